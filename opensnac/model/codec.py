@@ -1,0 +1,248 @@
+"""SNAC: waveform to codes and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from opensnac.config import CodecConfig
+from opensnac.errors import AudioError, CodesError
+from opensnac.model import pretrained
+from opensnac.model.decoder import Decoder
+from opensnac.model.encoder import Encoder
+from opensnac.model.quantizer import Quantized, ResidualVectorQuantizer
+from opensnac.model.reach import decoder_context, encoder_context
+
+Audio = Float[Tensor, "batch 1 samples"]
+Codes = Int[Tensor, "batch codes"]
+
+PIECE_SECONDS = 4.0  # what encode and decode work on at once: memory stays flat, caches stay warm
+
+
+class SNAC(nn.Module):
+    """Multi-scale neural audio codec (arXiv 2410.14411).
+
+    Takes the keys of a published `config.json` (see CodecConfig); ConfigError names an unknown one. Audio is
+    (batch, 1, samples) at `config.sampling_rate`, in [-1, 1]; codes are one (batch, frames / stride) integer tensor
+    per scale, coarse to fine. State dicts have the published names and shapes.
+    """
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__()
+        self.config = CodecConfig.from_dict(config)
+        self.name = "unnamed"
+        self._fingerprint: str | None = None
+        self.encoder = Encoder(self.config)
+        self.quantizer = ResidualVectorQuantizer(self.config)
+        self.decoder = Decoder(self.config)
+
+    @classmethod
+    def from_config(cls, config: CodecConfig | Mapping[str, Any] | str | Path) -> SNAC:
+        """A model with fresh random weights from a configuration, its mapping or a `config.json`'s path."""
+        if isinstance(config, str | Path):
+            config = CodecConfig.from_json(Path(config))
+        return cls(**(config.to_dict() if isinstance(config, CodecConfig) else config))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path | None = None,
+        *,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> SNAC:
+        """A trained model, in eval mode: a bundled name, a folder or a hub id; the bundled default if no name.
+
+        Reads `model.safetensors`, else `pytorch_model.bin` (tensors only, nothing is unpickled).
+        Raises ModelError when there is no such model or its weights do not fit its configuration.
+        """
+        folder, label = pretrained.locate(name, revision, cache_dir, local_files_only)
+        model = cls.from_config(folder / "config.json")
+        model._fingerprint = pretrained.load_weights(model, folder)
+        model.name = label
+        return model.eval()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json` and `model.safetensors` into `folder`, which is made if need be."""
+        pretrained.save(self, Path(folder))
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload to a hub repository; `options` (token, revision, private, ...) as huggingface_hub names them."""
+        return pretrained.push_to_hub(self, repo_id, **options)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights as they were before folding, 64 hexadecimal digits: which model a file needs."""
+        return self._fingerprint or pretrained.fingerprint(self.state_dict())
+
+    @property
+    def hop_length(self) -> int:
+        """Samples of one latent frame."""
+        return self.config.hop_length
+
+    @property
+    def frame_rate(self) -> float:
+        """Latent frames a second."""
+        return self.config.frame_rate
+
+    @property
+    def code_rates(self) -> tuple[float, ...]:
+        """Codes a second of each scale, coarse to fine."""
+        return self.config.code_rates
+
+    @property
+    def bits_per_second(self) -> float:
+        """Bit rate of one channel at fixed width."""
+        return self.config.bits_per_second
+
+    @property
+    def latent_dim(self) -> int:
+        """Channels of a latent frame."""
+        return self.config.encoder_dim * 2 ** len(self.config.encoder_rates)
+
+    def fold_weight_norm(self) -> SNAC:
+        """Replace each weight's gain and direction by the weight itself, in place: for inference, not for training."""
+        self._fingerprint = self.fingerprint
+        for module in self.modules():
+            if parametrize.is_parametrized(module, "weight"):
+                parametrize.remove_parametrizations(module, "weight")
+        return self
+
+    def forward(self, audio: Audio) -> tuple[Audio, list[Codes]]:
+        """Audio through the codec and back: (audio of the same length, codes). Differentiable, in one piece."""
+        audio_hat, quantized = self.reconstruct(audio)
+        return audio_hat, quantized.codes
+
+    def reconstruct(self, audio: Audio) -> tuple[Audio, Quantized]:
+        """As forward, with what training needs of the quantiser."""
+        latent = self.encoder(self._padded(audio).transpose(1, 2))
+        quantized = self.quantizer(latent)
+        audio_hat = self.decoder(quantized.latent, seed=0)
+        return audio_hat.transpose(1, 2)[..., : audio.shape[-1]], quantized
+
+    def encode(self, audio: Audio) -> list[Codes]:
+        """(batch, 1, samples) -> codes (batch, frames / stride) int64 of each scale, coarse to fine.
+
+        Audio is padded with zeros to whole groups of frames (`config.frame_multiple`); working memory does not grow
+        with its length. Raises AudioError for anything but finite mono floating-point audio of that shape.
+        """
+        x = self._padded(audio).transpose(1, 2)
+
+        def encode_piece(start: int, stop: int) -> Tensor:
+            return self.encoder(x[:, start * self.hop_length : stop * self.hop_length])
+
+        frames, context = x.shape[1] // self.hop_length, encoder_context(self.config)
+        latents = self._piecewise(encode_piece, frames, context, frame_steps=1)
+        codes = [self.quantizer(latent).codes for latent in latents]
+        return [torch.cat(scale, dim=1) for scale in zip(*codes, strict=True)]
+
+    def decode(
+        self, codes: Sequence[Codes], num_samples: int | None = None, *, seed: int = 0, noise: bool = True
+    ) -> Audio:
+        """Codes of each scale, coarse to fine -> audio (batch, 1, samples), cut to `num_samples` if given.
+
+        The decoder's noise depends on `seed` and position alone; `noise=False` leaves it out. Raises CodesError for
+        codes that do not fit the model: number of scales, lengths, type, range.
+        """
+        frames = self._check_codes(codes)
+        if num_samples is not None and not 0 <= num_samples <= frames * self.hop_length:
+            raise CodesError(
+                f"num_samples is {num_samples}, but {frames} frames of {self.hop_length} hold "
+                f"{frames * self.hop_length} samples; ask for no more than that"
+            )
+
+        def decode_piece(start: int, stop: int) -> Tensor:
+            strides = self.config.vq_strides
+            piece = [scale[:, start // s : stop // s] for scale, s in zip(codes, strides, strict=True)]
+            return self.decoder(self.quantizer.from_codes(piece), seed if noise else None, start)
+
+        context = decoder_context(self.config)
+        pieces = self._piecewise(decode_piece, frames, context, frame_steps=self.hop_length)
+        return torch.cat(list(pieces), dim=1).transpose(1, 2)[..., :num_samples]
+
+    def _piecewise(
+        self, run: Callable[[int, int], Tensor], frames: int, context: int, frame_steps: int
+    ) -> list[Tensor]:
+        """Run [start, stop) frame by frame range with enough context, and cut the context's share away.
+
+        A frame is `frame_steps` steps of the output's time axis.
+        """
+        multiple = self.config.frame_multiple
+        size = max(1, round(PIECE_SECONDS * self.frame_rate / multiple)) * multiple
+        pieces = []
+        for start in range(0, frames, size):
+            stop = min(start + size, frames)
+            first = max(0, start - context)
+            output = run(first, min(frames, stop + context))
+            pieces.append(output[:, (start - first) * frame_steps : (stop - first) * frame_steps])
+        return pieces
+
+    def _padded(self, audio: Audio) -> Audio:
+        _check_audio(audio, next(self.parameters()).dtype)
+        samples = self.config.num_frames(audio.shape[-1]) * self.hop_length
+        return F.pad(audio, (0, samples - audio.shape[-1]))
+
+    def _check_codes(self, codes: Sequence[Codes]) -> int:
+        """The number of frames that the codes stand for, or CodesError."""
+        strides, size = self.config.vq_strides, self.config.codebook_size
+        if not isinstance(codes, list | tuple) or len(codes) != len(strides):
+            came = f"{len(codes)} tensors" if isinstance(codes, list | tuple) else type(codes).__name__
+            raise CodesError(
+                f"codes came as {came}; a list of {len(strides)} was needed, one per scale, coarse to fine"
+            )
+        for scale, code in enumerate(codes):
+            _check_code(scale, code, size)
+        shapes = ", ".join(str(tuple(code.shape)) for code in codes)
+        frames = codes[0].shape[1] * strides[0]
+        expected = [(codes[0].shape[0], frames // stride) for stride in strides]
+        if [tuple(code.shape) for code in codes] != expected or frames % self.config.frame_multiple:
+            raise CodesError(
+                f"codes came in shapes {shapes}; for strides {list(strides)} each scale must hold frames / stride "
+                f"codes of the same batch, frames being a multiple of {self.config.frame_multiple}"
+            )
+        return frames
+
+
+def _check_audio(audio: Audio, dtype: torch.dtype) -> None:
+    if not isinstance(audio, Tensor):
+        raise AudioError(f"audio came as {type(audio).__name__}; a torch tensor (batch, 1, samples) was needed")
+    shape = tuple(audio.shape)
+    if audio.ndim != 3:
+        hint = "audio[None, None]" if audio.ndim == 1 else "audio[:, None] for a batch of mono clips"
+        raise AudioError(f"audio came in shape {shape}; (batch, 1, samples) was needed: use {hint}")
+    if audio.shape[1] != 1:
+        raise AudioError(
+            f"audio came with {audio.shape[1]} channels, shape {shape}; (batch, 1, samples) was needed: code each "
+            "channel by itself with audio.reshape(-1, 1, audio.shape[-1]), or mix down with audio.mean(1, keepdim=True)"
+        )
+    if audio.numel() == 0:
+        raise AudioError(f"audio is empty, shape {shape}; at least one clip of one sample was needed")
+    if audio.dtype != dtype:
+        raise AudioError(
+            f"audio came as {audio.dtype}; {dtype} in [-1, 1] was needed, as the model's weights are: convert it "
+            "(16-bit integers: audio.float() / 32768)"
+        )
+    if not torch.isfinite(audio).all():
+        raise AudioError("audio holds NaN or infinite values; finite ones were needed: repair or cut the recording")
+
+
+def _check_code(scale: int, code: Codes, codebook_size: int) -> None:
+    came = f"shape {tuple(code.shape)}, {code.dtype}" if isinstance(code, Tensor) else type(code).__name__
+    if not isinstance(code, Tensor) or code.ndim != 2 or code.is_floating_point() or code.dtype == torch.bool:
+        raise CodesError(f"codes of scale {scale} came as {came}; an integer tensor (batch, codes) was needed")
+    if code.numel() == 0:
+        raise CodesError(f"codes of scale {scale} are empty ({came}); at least one frame was needed")
+    low, high = int(code.min()), int(code.max())
+    if low < 0 or high >= codebook_size:
+        raise CodesError(
+            f"codes of scale {scale} run from {low} to {high}; 0 to {codebook_size - 1} was needed: "
+            "subtract the vocabulary's offsets, or use the model that made them"
+        )

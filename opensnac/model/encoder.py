@@ -1,0 +1,42 @@
+"""Waveform to latent frames."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from opensnac.config import CodecConfig
+from opensnac.model.attention import LocalAttention
+from opensnac.model.layers import Convolution, Depthwise, Downsample, ResidualUnit, Signal, Snake
+
+DILATIONS = (1, 3, 9)
+
+
+class EncoderBlock(nn.Module):
+    """Three residual units, then a step down by `stride` that doubles the channels."""
+
+    def __init__(self, channels: int, stride: int, depthwise: bool) -> None:
+        super().__init__()
+        units = [ResidualUnit(channels, dilation, depthwise) for dilation in DILATIONS]
+        self.block = nn.Sequential(*units, Snake(channels), Downsample(channels, 2 * channels, stride))
+
+    def forward(self, x: Signal) -> Signal:
+        return self.block(x)
+
+
+class Encoder(nn.Module):
+    """Audio (batch, samples, 1) -> latent (batch, samples / hop, latent_dim)."""
+
+    def __init__(self, config: CodecConfig) -> None:
+        super().__init__()
+        channels = config.encoder_dim
+        layers: list[nn.Module] = [Convolution(1, channels)]
+        for stride in config.encoder_rates:
+            layers.append(EncoderBlock(channels, stride, config.depthwise))
+            channels *= 2
+        if config.attn_window_size is not None:
+            layers.append(LocalAttention(channels, config.attn_window_size))
+        layers.append(Depthwise(channels) if config.depthwise else Convolution(channels, channels))
+        self.block = nn.Sequential(*layers)
+
+    def forward(self, audio: Signal) -> Signal:
+        return self.block(audio)
