@@ -26,4 +26,36 @@ class ModelMismatchError(ModelError):
 
 
 class BitstreamError(OpensnacError):
-    """Bytes that are no intact `.snac` stream."""
+    """A `.snac` stream that cannot be read or written."""
+
+
+class HeaderError(BitstreamError, ValueError):
+    """A value that the header of a `.snac` stream cannot hold."""
+
+
+class NotSnacError(BitstreamError):
+    """The bytes are something else than a `.snac` stream, or nothing at all."""
+
+
+class UnsupportedFormatError(BitstreamError):
+    """An intact stream of a newer format than this version reads."""
+
+
+class DamagedStreamError(BitstreamError):
+    """Part of a stream is missing or changed: `problem` says what is wrong, `advice` what can be done."""
+
+    def __init__(self, problem: str, advice: str = "") -> None:
+        super().__init__(problem, advice)
+        self.problem = problem
+        self.advice = advice
+
+    def __str__(self) -> str:
+        return f"{self.problem}; {self.advice}" if self.advice else self.problem
+
+
+class TruncatedStreamError(DamagedStreamError):
+    """The stream ends before its end record does."""
+
+
+class CorruptStreamError(DamagedStreamError):
+    """Bytes of the stream contradict each other or a checksum, or follow its end."""

@@ -15,9 +15,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from opensnac.model import kernels
 from opensnac.model.noise import position_noise
 
-KERNEL_SIZE = 7
+KERNEL_SIZE = kernels.TAPS
 
 Signal = Float[Tensor, "batch time channels"]
 
@@ -30,8 +31,7 @@ class Snake(nn.Module):
         self.alpha = nn.Parameter(torch.ones(1, channels, 1))
 
     def forward(self, x: Signal) -> Signal:
-        alpha = self.alpha.view(-1)
-        return x + torch.sin(alpha * x).square() * (1 / (alpha + 1e-9))
+        return kernels.snake(x, self.alpha.view(-1))
 
 
 class _Convolution(nn.Module):
@@ -63,13 +63,7 @@ class Depthwise(_Convolution):
         self.dilation = dilation
 
     def forward(self, x: Signal) -> Signal:
-        time, reach = x.shape[1], self.dilation * (KERNEL_SIZE // 2)
-        padded = F.pad(x, (0, 0, reach, reach))
-        taps = self.weight[:, 0, :].unbind(1)
-        y = self.bias + padded[:, :time] * taps[0]
-        for k in range(1, KERNEL_SIZE):
-            y = y + padded[:, k * self.dilation : k * self.dilation + time] * taps[k]
-        return y
+        return kernels.depthwise(x, self.weight[:, 0, :].T, self.bias, self.dilation)
 
 
 class Convolution(_Convolution):

@@ -1,0 +1,225 @@
+"""`.snac` stream -> codes, packet by packet, forwards only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opensnac.bitstream.header import FORMAT_VERSION, PAYLOAD_FIXED_WIDTH, Header, read_header
+from opensnac.bitstream.packets import (
+    CHECKSUM_BYTES,
+    END_OF_STREAM,
+    NUM_SAMPLES_BYTES,
+    checksum,
+    grid_to_codes,
+    payload_bytes,
+    unpack,
+)
+from opensnac.bitstream.source import PIECE, ByteSource
+from opensnac.errors import CorruptStreamError, DamagedStreamError, TruncatedStreamError
+
+Codes = list[NDArray[np.int64]]
+
+
+class Reader:
+    """Reads one recording from a binary file or pipe.
+
+    `header` is there from the start. Iterating gives the codes of each intact packet as it arrives: one int64
+    array (channels, n_i) a scale, coarse to fine. Iteration that ends without an error has seen the whole
+    stream intact and the input end after it; else a DamagedStreamError says what is wrong and where.
+
+    `num_frames`, `num_packets` and `num_bytes` count what was read so far; `num_samples` (of one channel, at
+    `header.original_rate`) is known once the end record was read, None before.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._source = ByteSource(file)
+        self.header = read_header(self._source)
+        self.num_frames = 0
+        self.num_packets = 0
+        self.num_samples: int | None = None
+        self._packets = self._read_packets()
+
+    def __iter__(self) -> Iterator[Codes]:
+        return self._packets
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes taken from the file so far."""
+        return self._source.position
+
+    @property
+    def usable_frames(self) -> int:
+        """Frames read so far, cut to a multiple of `header.frame_multiple`: what a model can decode."""
+        return self.num_frames - self.num_frames % self.header.frame_multiple
+
+    @property
+    def usable_samples(self) -> int:
+        """Samples (of one channel, at `header.original_rate`) of the usable frames; exact at the end."""
+        return self.header.num_samples(self.usable_frames) if self.num_samples is None else self.num_samples
+
+    def _read_packets(self) -> Iterator[Codes]:
+        preceding = self.header.to_bytes()[-CHECKSUM_BYTES:]
+        try:
+            while (coarse_frames := self._take_count()) != END_OF_STREAM:
+                body = bytes([coarse_frames]) + self._take_payload(coarse_frames)
+                preceding = self._take_checksum(body, preceding)
+                yield self._accept(body[1:], coarse_frames)
+            self._take_end_record()
+            self._require_nothing_more()
+        except DamagedStreamError as error:
+            raise type(error)(error.problem, self._advice()) from None
+
+    def _take_count(self) -> int:
+        count = self._source.take_up_to(1)
+        if not count:
+            where = f"after packet {self.num_packets}" if self.num_packets else "after the header"
+            raise TruncatedStreamError(
+                f"the stream ends at byte {self._source.position}, {where}: no end record came"
+            )
+        return count[0]
+
+    def _take_payload(self, coarse_frames: int) -> bytes:
+        return self._source.take(payload_bytes(coarse_frames, self.header), self._packet_name)
+
+    def _take_checksum(self, body: bytes, preceding: bytes) -> bytes:
+        start = self._source.position - len(body)
+        came = self._source.take(CHECKSUM_BYTES, self._packet_name)
+        needed = checksum(body, preceding)
+        if came != needed:
+            raise CorruptStreamError(
+                f"{self._packet_name} (bytes {start} to {self._source.position - 1}) was changed, or one "
+                f"before it is missing: its checksum is {came.hex()} and its content has {needed.hex()}"
+            )
+        return came
+
+    def _accept(self, payload: bytes, coarse_frames: int) -> Codes:
+        try:
+            grid = unpack(payload, coarse_frames, self.header)
+        except CorruptStreamError as error:
+            start = self._source.position - CHECKSUM_BYTES - len(payload)
+            problem = f"{self._packet_name}, payload at byte {start}: {error.problem}"
+            raise CorruptStreamError(problem) from error
+        self.num_packets += 1
+        self.num_frames += coarse_frames * self.header.coarse_frame
+        return grid_to_codes(grid, self.header)
+
+    def _take_end_record(self) -> None:
+        start = self._source.position - 1
+        num_samples = int.from_bytes(self._source.take(NUM_SAMPLES_BYTES, "the end record"))
+        needed = self._source.crc32
+        came = int.from_bytes(self._source.take(4, "the end record"))
+        if came != needed:
+            raise CorruptStreamError(
+                f"the end record at byte {start} does not fit the stream: its checksum is {came:08x} and the "
+                f"bytes before have {needed:08x}"
+            )
+        if not self.header.fits(self.num_frames, num_samples):
+            needed_frames = self.header.num_frames(num_samples)
+            raise CorruptStreamError(
+                f"the end record at byte {start} promises {num_samples} samples at {self.header.original_rate} "
+                f"Hz, which need {needed_frames} frames; the packets hold {self.num_frames}"
+            )
+        self.num_samples = num_samples
+
+    def _require_nothing_more(self) -> None:
+        end = self._source.position
+        more = len(self._source.take_up_to(PIECE))
+        if more:
+            count = "1 byte follows" if more == 1 else f"{more}{' or more' * (more == PIECE)} bytes follow"
+            raise CorruptStreamError(f"{count} the end of the stream at byte {end}")
+
+    @property
+    def _packet_name(self) -> str:
+        return f"packet {self.num_packets + 1}"
+
+    def _advice(self) -> str:
+        if not self.usable_frames:
+            return "nothing before the damage can be decoded: fetch or encode it again"
+        seconds = self.usable_samples / self.header.original_rate
+        return f"decode with --salvage to keep the first {seconds:.1f} s"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A whole stream in memory.
+
+    codes: one int64 array (channels, n_i) a scale, coarse to fine. num_samples: of one channel, at
+    `header.original_rate`; exact, or what the frames kept last where `damage` took the end record.
+    """
+
+    header: Header
+    codes: Codes
+    num_samples: int
+    num_packets: int
+    num_bytes: int
+    damage: DamagedStreamError | None = None
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of each channel."""
+        return self.codes[0].shape[1] * self.header.vq_strides[0]
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return self.num_samples / self.header.original_rate
+
+    def info(self) -> dict[str, Any]:
+        """Everything there is to know about the stream but the codes, as plain JSON values."""
+        payload_bits = self.num_frames // self.header.coarse_frame * self.header.bits_per_coarse_frame
+        seconds = self.num_frames * self.header.hop_length / self.header.sampling_rate
+        return {
+            "format_version": FORMAT_VERSION,
+            "payload_type": PAYLOAD_FIXED_WIDTH,
+            **asdict(self.header),
+            "vq_strides": list(self.header.vq_strides),
+            "num_samples": self.num_samples,
+            "duration_seconds": self.duration,
+            "num_frames": self.num_frames,
+            "codes_per_scale": [scale.shape[1] for scale in self.codes],
+            "bits_per_second": payload_bits / seconds if seconds else 0.0,
+            "file_bits_per_second": 8 * self.num_bytes / self.duration if self.duration else 0.0,
+            "num_packets": self.num_packets,
+            "num_bytes": self.num_bytes,
+            "damage": None if self.damage is None else self.damage.problem,
+        }
+
+
+def read(file: BinaryIO, salvage: bool = False) -> Recording:
+    """Read a whole stream, of which every byte must be intact.
+
+    With `salvage` a damaged stream gives what precedes the damage, cut to whole multiples of
+    `header.frame_multiple`, and the error as `damage`; it is raised where nothing can be kept.
+    """
+    reader = Reader(file)
+    packets: list[Codes] = []
+    damage = None
+    try:
+        for packet in reader:
+            packets.append(packet)
+    except DamagedStreamError as error:
+        if not salvage or not reader.usable_frames:
+            raise
+        damage = error
+    return Recording(
+        header=reader.header,
+        codes=_join(packets, reader.usable_frames, reader.header),
+        num_samples=reader.usable_samples,
+        num_packets=reader.num_packets,
+        num_bytes=reader.num_bytes,
+        damage=damage,
+    )
+
+
+def _join(packets: list[Codes], num_frames: int, header: Header) -> Codes:
+    """The packets' codes end to end, scale by scale, cut to `num_frames` frames."""
+    none = np.zeros((header.channels, 0), dtype=np.int64)
+    return [
+        np.concatenate([none, *(packet[i] for packet in packets)], axis=1)[:, : num_frames // stride]
+        for i, stride in enumerate(header.vq_strides)
+    ]

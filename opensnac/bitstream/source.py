@@ -1,0 +1,46 @@
+"""Exact reads from a file or pipe, counted and checksummed on the way."""
+
+from __future__ import annotations
+
+import zlib
+from typing import BinaryIO
+
+from opensnac.errors import BitstreamError, TruncatedStreamError
+
+PIECE = 1 << 16  # bytes asked for at once: memory follows what arrives, not what a length promises
+
+
+class ByteSource:
+    """Reads a binary file forwards only, so that a pipe will do.
+
+    `position` counts the bytes taken so far and `crc32` is their running CRC-32.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.position = 0
+        self.crc32 = 0
+
+    def take(self, count: int, part: str) -> bytes:
+        """The next `count` bytes, which are `part` of the stream; TruncatedStreamError if it ends before."""
+        data = self.take_up_to(count)
+        if len(data) < count:
+            raise TruncatedStreamError(
+                f"the stream ends at byte {self.position}, inside {part}, which needs at least "
+                f"{count - len(data)} more"
+            )
+        return data
+
+    def take_up_to(self, count: int) -> bytes:
+        """The next `count` bytes, or fewer where the file ends; short reads of a pipe are joined."""
+        data = bytearray()
+        while len(data) < count:
+            piece = self._file.read(min(count - len(data), PIECE))
+            if piece is None:
+                raise BitstreamError("the input is non-blocking and empty now; open it in blocking mode")
+            if not piece:
+                break
+            data += piece
+        self.position += len(data)
+        self.crc32 = zlib.crc32(data, self.crc32)
+        return bytes(data)

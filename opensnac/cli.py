@@ -1,0 +1,356 @@
+"""The command line: parse, call, print. What needs torch is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+
+import typer
+
+from opensnac import __version__
+from opensnac.batch import Job, PlanError, Report, plan, run
+from opensnac.errors import OpensnacError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from opensnac.transcode import Result
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+FAILED, MISUSED, INTERRUPTED, TERMINATED = 1, 2, 130, 143  # exit codes
+SNAC = ".snac"
+
+Inputs = Annotated[
+    list[str], typer.Argument(metavar="IN", help="Files and folders, or - for standard input.")
+]
+Out = Annotated[
+    str | None,
+    typer.Option(
+        "--out", "-o", help="A file, a folder, or - for standard output. Default: beside each input."
+    ),
+]
+Model = Annotated[str | None, typer.Option(help="A bundled model's name, a folder, or a hub id.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Files worked on at once; they share the cores.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace outputs that exist.")]
+
+
+def main() -> None:
+    """The `opensnac` command."""
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(TERMINATED)
+    )  # unwind, so that nothing half-written stays
+    app()
+
+
+@app.callback(invoke_without_command=True)
+def opensnac(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    """opensnac, a neural audio codec: speech at about one kilobit a second.
+
+    Exit codes: 0 all done, 1 something failed and is listed (the rest was done), 2 wrong use.
+    OPENSNAC_DEBUG=1 in the environment shows where an unexpected error came from.
+    """
+    if version:
+        print(f"opensnac {__version__}")
+        raise typer.Exit
+
+
+@app.command(epilog="Example: [bold]opensnac encode talks/ -o coded/ --jobs 2[/bold]")
+def encode(
+    inputs: Inputs,
+    out: Out = None,
+    model: Model = None,
+    mono: Annotated[bool, typer.Option("--mono", help="Mix all channels into one.")] = False,
+    jobs: Jobs = 1,
+    force: Force = False,
+) -> None:
+    """Code recordings (WAV, FLAC, OGG, Opus, MP3, ...) into .snac files.
+
+    A folder is searched for recordings, whose tree is kept. What exists is not replaced without --force.
+    """
+    with _reporting():
+        from opensnac import audio
+
+        batch = _plan(inputs, out, audio.READABLE, [SNAC])
+        from opensnac import transcode
+
+        codec = transcode.ModelShelf(model).get()
+
+        def work(job: Job, report: Report) -> Result:
+            return transcode.encode_file(
+                _source(job), _target(job), codec, mono=mono, force=force, report=report
+            )
+
+        with transcode.shared_cores(jobs):
+            _run(batch, work, jobs)
+
+
+@app.command(epilog="Example: [bold]opensnac decode talk.snac -o talk.flac --sample-rate 48000[/bold]")
+def decode(
+    inputs: Inputs,
+    out: Out = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A bundled model's name, a folder, or a hub id. Default: the one each file names."
+        ),
+    ] = None,
+    sample_rate: Annotated[
+        int | None,
+        typer.Option(min=1_000, max=768_000, help="Rate of the output, Hz. Default: the recording's own."),
+    ] = None,
+    audio_format: Annotated[
+        str | None, typer.Option("--format", metavar="wav|flac|ogg", help="Of the output. Default: as -o ends, else wav.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the decoder's noise.")] = 0,
+    noise: Annotated[bool, typer.Option("--noise/--no-noise", help="The decoder's noise.")] = True,
+    salvage: Annotated[
+        bool, typer.Option("--salvage", help="Of a damaged file, decode what precedes the damage.")
+    ] = False,
+    jobs: Jobs = 1,
+    force: Force = False,
+) -> None:
+    """Decode .snac files into WAV, FLAC (16 bit) or OGG (Vorbis) files.
+
+    A folder is searched for .snac files, whose tree is kept. Each output has exactly the recording's length.
+    """
+    with _reporting():
+        ending = _ending(audio_format)
+        from opensnac import audio
+
+        batch = _plan(inputs, out, [SNAC], list(audio.WRITABLE), ending)
+        from opensnac import transcode
+
+        shelf = transcode.ModelShelf(model)
+
+        def work(job: Job, report: Report) -> Result:
+            return transcode.decode_file(
+                _source(job),
+                _target(job),
+                shelf,
+                sample_rate=sample_rate,
+                ending=ending,
+                seed=seed,
+                noise=noise,
+                salvage=salvage,
+                force=force,
+                report=report,
+            )
+
+        with transcode.shared_cores(jobs):
+            _run(batch, work, jobs)
+
+
+@app.command(epilog="Example: [bold]opensnac info talk.snac --json[/bold]")
+def info(
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE", help=".snac files, folders of them, or - for standard input."),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line for each file.")] = False,
+) -> None:
+    """Show what .snac files hold: model, length, rates, bits per second, codes per scale."""
+    with _reporting():
+        from opensnac import bitstream
+
+        batch = [job for name in files for job in plan([name], None, [SNAC], [".json"])]
+
+        def show(job: Job, report: Report) -> None:
+            with open(job.source, "rb") if job.source else nullcontext(sys.stdin.buffer) as file:
+                facts = {"file": job.name} | bitstream.read(file).info()
+            print(json.dumps(facts) if as_json else _describe(facts))
+
+        _run(batch, show)
+
+
+@app.command(epilog="Example: [bold]opensnac models[/bold]")
+def models() -> None:
+    """List the models that need no download: bundled ones, and those in the hub's cache."""
+    with _reporting():
+        from opensnac.model.pretrained import DEFAULT_MODEL, bundled_models, cached_models
+
+        for name in bundled_models():
+            print(f"{name}  bundled{', default' if name == DEFAULT_MODEL else ''}")
+        for name in cached_models():
+            print(f"{name}  cached")
+
+
+@app.command(epilog="Example: [bold]opensnac train speech.toml --out runs/speech --resume[/bold]")
+def train(
+    config: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="What to train, and on what.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of checkpoints and logs.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint there.")] = False,
+) -> None:
+    """Train a model from a configuration file."""
+    with _reporting():
+        from opensnac.training.loop import train_from_file
+
+        train_from_file(config, out, resume)
+
+
+@app.command(epilog="Example: [bold]opensnac evaluate recordings/ --codec opus-6 --out report/[/bold]")
+def evaluate(
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of recordings.")],
+    codec: Annotated[
+        list[str] | None, typer.Option(help="Codec to measure; give it again for more. Default: all.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report.")] = Path("evaluation"),
+    jobs: Annotated[int, typer.Option(min=1, help="Recordings measured at once.")] = 1,
+) -> None:
+    """Measure the quality of decoded speech beside other codecs."""
+    with _reporting():
+        from opensnac.evaluation.evaluate import evaluate_folder
+
+        evaluate_folder(folder, codec or [], out, jobs)
+
+
+@app.command(epilog="Example: [bold]opensnac demo -o demo_output[/bold]")
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of what it makes.")] = Path("demo_output"),
+) -> None:
+    """Code and decode an example: sizes, speed, quality, and a picture of both spectrograms."""
+    with _reporting():
+        from opensnac.demo import run_demo
+
+        run_demo(out)
+
+
+def _plan(
+    inputs: list[str], out: str | None, read: Sequence[str], write: Sequence[str], ending: str | None = None
+) -> list[Job]:
+    batch = plan(inputs, out, read, write, ending)
+    if batch[0].target is None and sys.stdout.isatty():
+        raise PlanError("standard output is a terminal; name a file with -o, or pipe the bytes on")
+    return batch
+
+
+def _ending(audio_format: str | None) -> str | None:
+    if audio_format not in (None, "wav", "flac", "ogg"):
+        raise PlanError(f"--format is {audio_format!r}; it must be wav, flac or ogg")
+    return f".{audio_format}" if audio_format else None
+
+
+def _source(job: Job) -> Path | BinaryIO:
+    return sys.stdin.buffer if job.source is None else job.source
+
+
+def _target(job: Job) -> Path | BinaryIO:
+    return sys.stdout.buffer if job.target is None else job.target
+
+
+def _run(batch: list[Job], work: Callable[[Job, Report], Result | None], workers: int = 1) -> None:
+    """Do the work with a progress bar on a terminal; list failures, and exit with 1 if there are any."""
+    with _progress_bar() as bar:
+        task = bar.add_task("", total=sum(job.bytes for job in batch))
+        done = dict.fromkeys(batch, 0.0)
+
+        def advance(job: Job, share: float) -> None:
+            done[job] = share * job.bytes
+            bar.update(task, description=job.name, completed=sum(done.values()))
+
+        def fail(job: Job, error: Exception) -> None:
+            _say(_message(error, job))
+            advance(job, 1)
+
+        def work_and_warn(job: Job, report: Report) -> None:
+            result = work(job, report)
+            if result is not None and result.damage:
+                _say(f"{job.name}: only the first {result.seconds:.1f} s could be kept: {result.damage}")
+
+        failures = run(batch, work_and_warn, workers, advance, fail)
+    if failures:
+        if len(batch) > 1:
+            _say(f"{failures} of {len(batch)} files failed")
+        raise typer.Exit(FAILED)
+
+
+def _progress_bar() -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+        redirect_stdout=False,
+        transient=True,
+    )
+
+
+@contextmanager
+def _reporting() -> Iterator[None]:
+    """Turn what a command raises into one line on stderr and an exit code."""
+    try:
+        yield
+        sys.stdout.flush()
+    except (typer.Exit, typer.TyperException):
+        raise
+    except PlanError as error:
+        _say(str(error))
+        raise typer.Exit(MISUSED) from error
+    except KeyboardInterrupt as error:
+        _say("interrupted; what was finished stays, nothing is half-written")
+        raise typer.Exit(INTERRUPTED) from error
+    except BrokenPipeError as error:  # whoever read our output has gone: no complaint, nor at shutdown
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(FAILED) from error
+    except Exception as error:
+        _say(_message(error))
+        raise typer.Exit(FAILED) from error
+
+
+def _message(error: Exception, job: Job | None = None) -> str:
+    """One line about an error, which names the file."""
+    if os.environ.get("OPENSNAC_DEBUG"):
+        traceback.print_exception(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    elif isinstance(error, OpensnacError | FileExistsError):
+        text = str(error)
+    elif isinstance(error, MemoryError):
+        text = "there is not enough memory for this file"
+    else:
+        text = f"unexpected {type(error).__name__}: {error} (OPENSNAC_DEBUG=1 shows where)"
+    named = job is None or any(str(path) in text for path in (job.source, job.target) if path)
+    return " ".join((text if named or job is None else f"{job.name}: {text}").split())
+
+
+def _say(text: str) -> None:
+    print(f"opensnac: {text}", file=sys.stderr)
+
+
+def _describe(facts: dict[str, Any]) -> str:
+    """What `info` shows of a stream."""
+    strides, counts = facts["vq_strides"], facts["codes_per_scale"]
+    channels = "1 channel" if facts["channels"] == 1 else f"{facts['channels']} channels"
+    rate, hop = facts["sampling_rate"], facts["hop_length"]
+    scales = ", ".join(f"{count} (stride {s})" for count, s in zip(counts, strides, strict=True))
+    bits = f"{facts['num_bytes']} bytes, {facts['file_bits_per_second']:.0f} bits per second"
+    lines = {
+        "model": f"{facts['model_name']}, weights {facts['weights_hash']}",
+        "recording": f"{facts['duration_seconds']:.3f} s, {channels}, "
+        f"{facts['num_samples']} samples at {facts['original_rate']} Hz",
+        "codec": f"{rate} Hz, {facts['num_frames']} frames of {hop} samples",
+        "codes": f"{scales}, each below {facts['codebook_size']}, in every channel",
+        "size": f"{bits}; codes alone {facts['bits_per_second']:.0f}",
+        "format": f"version {facts['format_version']}, {facts['num_packets']} packets",
+    }
+    return "\n".join([facts["file"], *(f"  {name:<10}{text}" for name, text in lines.items())])

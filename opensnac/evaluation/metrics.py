@@ -1,0 +1,220 @@
+"""One function per metric: how far decoded audio is from its original.
+
+Every metric takes (reference, decoded, sample_rate): float32 of shape (samples,), equally long and aligned in
+time, full scale at ±1, rate in Hz. It resamples to the rate that it is defined at. A metric that does not apply
+to a clip (too short, silent, too low a rate) is None, never zero.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from opensnac import audio
+
+LONGEST_PESQ = 60.0  # seconds; the library holds 50 utterances and overruns beyond
+SHORTEST_STOI = 0.45  # seconds; one segment of 30 frames, with margin for what the library drops as silence
+SHORTEST_VISQOL = 1.0  # seconds; one patch of its spectrogram
+SI_SDR_LIMIT = 100.0  # dB; a perfect copy would be infinite, which has no mean
+MEL_RESOLUTIONS = ((2048, 150), (512, 40))  # samples in the window, mel bands; the hop is a quarter window
+MEL_FLOOR = 1e-5  # -100 dB below a full-scale sine
+SILENCE = 1e-6  # peak below which a signal holds nothing to compare
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric with what a report must know of it."""
+
+    name: str
+    label: str
+    digits: int
+    higher_is_better: bool
+    measure: Callable[[np.ndarray, np.ndarray, int], float | None]
+    packages: tuple[str, ...] = ()
+
+    def missing(self) -> str | None:
+        """None when the metric can be measured, else what is missing and how to install it."""
+        absent = [package for package in self.packages if package_version(package) is None]
+        if not absent:
+            return None
+        return f"{', '.join(absent)} not installed; run: pip install 'opensnac[evaluate]'"
+
+
+def package_version(package: str) -> str | None:
+    """Version of an installed package, None when there is none."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def pesq_wideband(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> float | None:
+    """PESQ, ITU-T P.862.2 (wideband, 16 kHz): 1.04 to 4.64. Needs 1/4 s to 60 s of speech."""
+    from pesq import BufferTooShortError, NoUtterancesError, pesq
+
+    too_long = len(reference) > LONGEST_PESQ * sample_rate
+    if sample_rate < 16_000 or too_long or _silent(reference) or _silent(decoded):
+        return None
+    try:
+        return float(pesq(16_000, *_both_at(16_000, reference, decoded, sample_rate), "wb"))
+    except (BufferTooShortError, NoUtterancesError):
+        return None
+
+
+def stoi(reference: np.ndarray, decoded: np.ndarray, sample_rate: int, extended: bool = False) -> float | None:
+    """Short-time objective intelligibility (Taal et al. 2011), or ESTOI (Jensen and Taal 2016): at most 1."""
+    from pystoi import stoi as measure
+
+    if sample_rate < 10_000 or len(reference) < SHORTEST_STOI * sample_rate or _silent(reference):
+        return None
+    original, copy = _both_at(10_000, reference, decoded, sample_rate)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Not enough STFT frames")  # it would return a made-up 1e-5
+        try:
+            return float(measure(original, copy, 10_000, extended=extended))
+        except RuntimeWarning:
+            return None
+
+
+def visqol(reference: np.ndarray, decoded: np.ndarray, sample_rate: int, mode: str) -> float | None:
+    """ViSQOL v3 (Chinen et al. 2020), 1 to 5: mode "audio" at 48 kHz, or "speech" at 16 kHz with the lattice.
+
+    A perfect copy scores 4.73 as audio; as speech the lattice gives it about 4.5, a little more or less by clip.
+    """
+    rate = {"audio": 48_000, "speech": 16_000}[mode]
+    if len(reference) < SHORTEST_VISQOL * sample_rate or _silent(reference) or _silent(decoded):
+        return None
+    original, copy = _both_at(rate, reference, decoded, sample_rate)
+    try:
+        return float(_visqol_model(mode).measure_from_arrays(original, copy, rate).moslqo)
+    except IndexError:  # the speech mode's voice detector found nothing to compare
+        return None
+
+
+@functools.cache
+def _visqol_model(mode: str) -> Any:
+    from visqol import VisqolApi
+
+    model = VisqolApi()
+    model.create(mode=mode, use_lattice_model=mode == "speech")
+    return model
+
+
+def dnsmos(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> float | None:
+    """DNSMOS P.835 overall (Reddy et al. 2022), 1 to 5: hears the decoded audio alone, at 16 kHz."""
+    from speechmos import dnsmos as model
+
+    if _silent(reference) or _silent(decoded):
+        return None
+    _, copy = _both_at(16_000, reference, decoded, sample_rate)
+    return float(model.run(np.clip(copy, -1, 1), 16_000)["ovrl_mos"])
+
+
+def si_sdr(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> float | None:
+    """Scale-invariant signal-to-distortion ratio in dB (Le Roux et al. 2019), means removed, held to ±100 dB."""
+    original = reference.astype(np.float64) - reference.mean(dtype=np.float64)
+    copy = decoded.astype(np.float64) - decoded.mean(dtype=np.float64)
+    if _silent(original) or _silent(copy):
+        return None
+    target = original * (copy @ original) / (original @ original)
+    signal, distortion = target @ target, (copy - target) @ (copy - target)
+    if distortion == 0 or signal == 0:
+        return SI_SDR_LIMIT if distortion == 0 else -SI_SDR_LIMIT
+    return float(np.clip(10 * math.log10(signal / distortion), -SI_SDR_LIMIT, SI_SDR_LIMIT))
+
+
+def mel_distance(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> float | None:
+    """Mean absolute difference of mel spectra in dB, over two resolutions, up to half the sampling rate.
+
+    Magnitudes are those of a Hann window scaled so that a full-scale sine is 0 dB, floored at -100 dB.
+    """
+    distances = []
+    for window, bands in MEL_RESOLUTIONS:
+        filters = _mel_filters(window, bands, sample_rate)
+        levels = [
+            20 * np.log10(np.maximum(_spectrogram(signal, window) @ filters, MEL_FLOOR))
+            for signal in (reference, decoded)
+        ]
+        distances.append(np.abs(levels[0] - levels[1]).mean())
+    return float(np.mean(distances))
+
+
+def _spectrogram(signal: np.ndarray, window: int) -> np.ndarray:
+    """Magnitudes (frames, window / 2 + 1), hop a quarter window, with silence around both ends."""
+    hann = np.hanning(window + 1)[:-1]
+    padded = np.pad(signal, (window // 2, window))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, window)[:: window // 4]
+    return np.abs(np.fft.rfft(frames * hann)) * (2 / hann.sum())
+
+
+@functools.cache
+def _mel_filters(window: int, bands: int, sample_rate: int) -> np.ndarray:
+    """Triangles of peak 1, evenly spaced on the mel scale 2595 log10(1 + f / 700): (bins, bands)."""
+    highest = 2595 * np.log10(1 + sample_rate / 2 / 700)
+    edges = 700 * (10 ** (np.linspace(0, highest, bands + 2) / 2595) - 1)  # Hz
+    bins = np.fft.rfftfreq(window, 1 / sample_rate)[:, None]
+    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    return np.maximum(0, np.minimum(rising, falling))
+
+
+@dataclass(frozen=True)
+class CodebookUse:
+    """How much of one scale's codebook a set of codes uses.
+
+    `share` of the entries occur at all; so few codes as `count` could show `share_if_uniform` of them even if all
+    were equally likely. `perplexity` is 2 to the entropy in bits: the number of equally likely entries.
+    """
+
+    count: int
+    share: float
+    share_if_uniform: float
+    perplexity: float
+
+
+def codebook_use(codes: np.ndarray, codebook_size: int) -> CodebookUse:
+    """Use of a codebook by `codes`: integers of any shape, 0 to codebook_size - 1, at least one."""
+    counts = np.bincount(codes.ravel(), minlength=codebook_size)
+    frequencies = counts[counts > 0] / codes.size
+    return CodebookUse(
+        count=codes.size,
+        share=len(frequencies) / codebook_size,
+        share_if_uniform=1 - (1 - 1 / codebook_size) ** codes.size,
+        perplexity=float(np.exp(-(frequencies * np.log(frequencies)).sum())),
+    )
+
+
+def _both_at(rate: int, reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Both signals at `rate`: (2, samples)."""
+    return audio.resample(np.stack([reference, decoded]).astype(np.float32), sample_rate, rate)
+
+
+def _silent(signal: np.ndarray) -> bool:
+    return bool(np.abs(signal).max(initial=0) < SILENCE)
+
+
+_METRICS = (
+    Metric("pesq_wb", "PESQ-WB", 2, True, pesq_wideband, ("pesq",)),
+    Metric("stoi", "STOI", 3, True, stoi, ("pystoi",)),
+    Metric("estoi", "ESTOI", 3, True, functools.partial(stoi, extended=True), ("pystoi",)),
+    Metric("visqol_audio", "ViSQOL audio", 2, True, functools.partial(visqol, mode="audio"), ("visqol-python",)),
+    Metric(
+        "visqol_speech",
+        "ViSQOL speech",
+        2,
+        True,
+        functools.partial(visqol, mode="speech"),
+        ("visqol-python", "ai-edge-litert"),
+    ),
+    Metric("dnsmos", "DNSMOS", 2, True, dnsmos, ("speechmos", "onnxruntime", "librosa", "requests")),
+    Metric("si_sdr", "SI-SDR, dB", 1, True, si_sdr),
+    Metric("mel_distance", "Mel distance, dB", 2, False, mel_distance),
+)
+METRICS = {metric.name: metric for metric in _METRICS}

@@ -1,0 +1,145 @@
+"""Snake and depthwise convolution by a small C kernel, where a CPU and a C compiler are at hand.
+
+The source is compiled on first use and kept under the user's cache folder; without a compiler, on other devices and
+types, and inside torch.compile the same functions run as plain PyTorch. `OPENSNAC_KERNELS=0` switches the kernel off.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+SOURCE = Path(__file__).with_name("kernels.c")
+FLAGS = ["-O3", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared", "-fopenmp", "-nodefaultlibs", "-lc"]
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "opensnac"
+TAPS = 7
+
+
+def _openmp_library() -> str:
+    """The OpenMP that PyTorch runs on, so that both share one set of threads; else the system's."""
+    bundled = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
+    return str(bundled[0]) if bundled else "-lgomp"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return "".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+    except OSError:
+        return platform.processor()
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels, or None where they cannot be had."""
+    if os.environ.get("OPENSNAC_KERNELS") == "0" or os.name == "nt":
+        return None
+    compiler, openmp = os.environ.get("CC", "cc"), _openmp_library()
+    identity = "\n".join((SOURCE.read_text(), " ".join(FLAGS), compiler, openmp, _processor()))
+    path = CACHE / f"kernels-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
+    try:
+        if not path.exists():
+            _compile(compiler, openmp, path)
+        loaded = ctypes.CDLL(str(path))
+    except (OSError, subprocess.SubprocessError):
+        return None
+    loaded.tiles.restype = ctypes.c_int64
+    return loaded
+
+
+def _compile(compiler: str, openmp: str, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        output = Path(folder) / path.name
+        command = [compiler, *FLAGS, str(SOURCE), openmp, f"-Wl,-rpath,{Path(openmp).parent}", "-o", str(output)]
+        subprocess.run(command, check=True, capture_output=True, timeout=120)
+        os.replace(output, path)
+
+
+def _usable(x: Tensor) -> bool:
+    on_cpu = x.device.type == "cpu" and x.dtype == torch.float32
+    return on_cpu and not torch.compiler.is_compiling() and library() is not None
+
+
+def _call(name: str, *arguments: Tensor | int | None) -> None:
+    """Run a kernel: tensors go as pointers, whole numbers as 64 bits."""
+    pointers = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
+    types = [ctypes.c_int64(a) if isinstance(b, int) else ctypes.c_void_p(a) for a, b in zip(pointers, arguments)]
+    getattr(library(), name)(*types)
+
+
+def _tiles(rows: int) -> int:
+    return int(library().tiles(ctypes.c_int64(rows)))  # type: ignore[union-attr]
+
+
+def snake(x: Float[Tensor, "batch time channels"], alpha: Float[Tensor, "channels"]) -> Tensor:
+    """x + sin^2(alpha x) / alpha."""
+    if _usable(x):
+        return _Snake.apply(x.contiguous(), alpha.contiguous())
+    return x + torch.sin(alpha * x).square() * (1 / (alpha + 1e-9))
+
+
+def depthwise(
+    x: Float[Tensor, "batch time channels"],
+    taps: Float[Tensor, "taps channels"],
+    bias: Float[Tensor, "channels"],
+    dilation: int,
+) -> Tensor:
+    """Each channel convolved with its own seven taps, `dilation` steps apart, centred, zeros outside."""
+    if _usable(x):
+        return _Depthwise.apply(x.contiguous(), taps.contiguous(), bias.contiguous(), dilation)
+    time, reach = x.shape[1], dilation * (TAPS // 2)
+    padded = torch.nn.functional.pad(x, (0, 0, reach, reach))
+    y = bias + padded[:, :time] * taps[0]
+    for k in range(1, TAPS):
+        y = y + padded[:, k * dilation : k * dilation + time] * taps[k]
+    return y
+
+
+class _Snake(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, alpha: Tensor) -> Tensor:
+        ctx.save_for_backward(x, alpha)
+        y = torch.empty_like(x)
+        _call("snake_forward", x, alpha, y, x.numel() // alpha.numel(), alpha.numel())
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        x, alpha = ctx.saved_tensors
+        rows, channels = x.numel() // alpha.numel(), alpha.numel()
+        dx, partial = torch.empty_like(x), x.new_empty(_tiles(rows), channels)
+        _call("snake_backward", x, alpha, dy.contiguous(), dx, partial, rows, channels)
+        return dx, partial.sum(0)
+
+
+class _Depthwise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, taps: Tensor, bias: Tensor, dilation: int) -> Tensor:
+        ctx.save_for_backward(x, taps)
+        ctx.dilation = dilation
+        y = torch.empty_like(x)
+        _call("depthwise_forward", x, taps, bias, y, *x.shape, dilation)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[override]
+        x, taps = ctx.saved_tensors
+        batch, time, channels = x.shape
+        dy, dx = dy.contiguous(), torch.empty_like(x)
+        _call("depthwise_forward", dy, taps.flip(0), None, dx, batch, time, channels, ctx.dilation)
+        partial = x.new_empty(batch * _tiles(time), TAPS + 1, channels)
+        _call("depthwise_weight_gradient", x, dy, partial, batch, time, channels, ctx.dilation)
+        gradient = partial.sum(0)
+        return dx, gradient[:TAPS], gradient[TAPS], None

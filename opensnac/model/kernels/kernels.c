@@ -1,0 +1,148 @@
+/* Snake and depthwise convolution over time-major float32 arrays (batch, time, channels), forward and backward.
+ *
+ * Sixteen channels are worked on at once; vector types are GCC's and Clang's, so any processor runs this. Sums over
+ * time are taken in tiles of fixed size that are added up in order: results do not depend on the number of threads.
+ */
+#include <stdint.h>
+#include <string.h>
+
+#define LANES 16
+#define TAPS 7
+#define TILE 1024 /* steps of time that one thread takes at once */
+
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef int64_t idx;
+
+static inline vec load(const float *p, idx n) {
+    vec v = {0};
+    if (n >= LANES) memcpy(&v, p, sizeof v);
+    else memcpy(&v, p, 4 * n);
+    return v;
+}
+
+static inline void store(float *p, vec v, idx n) {
+    if (n >= LANES) memcpy(p, &v, sizeof v);
+    else memcpy(p, &v, 4 * n);
+}
+
+static inline idx min_(idx a, idx b) { return a < b ? a : b; }
+
+idx tiles(idx time) { return (time + TILE - 1) / TILE; }
+
+/* u minus the nearest multiple of pi, in three steps so that it stays exact for large u. */
+static inline vec reduce_pi(vec u) {
+    const float magic = 12582912.0f; /* adding it rounds to a whole number */
+    vec n = (u * 0.318309886183790672f + magic) - magic;
+    return ((u - n * 3.140625f) - n * 9.67502593994140625e-4f) - n * 1.509957990978376432e-7f;
+}
+
+static inline vec sine(vec r) { /* |r| <= pi / 2 */
+    vec q = r * r;
+    vec p = q * -2.5052108385e-8f + 2.7557319224e-6f;
+    p = p * q - 1.9841269841e-4f;
+    p = p * q + 8.3333333333e-3f;
+    p = p * q - 1.6666666667e-1f;
+    return r + r * q * p;
+}
+
+static inline vec cosine(vec r) { /* |r| <= pi / 2 */
+    vec q = r * r;
+    vec p = q * 2.0876756988e-9f - 2.7557319224e-7f;
+    p = p * q + 2.4801587302e-5f;
+    p = p * q - 1.3888888889e-3f;
+    p = p * q + 4.1666666667e-2f;
+    p = p * q - 0.5f;
+    return p * q + 1.0f;
+}
+
+/* y = x + sin^2(alpha x) / alpha */
+void snake_forward(const float *x, const float *alpha, float *y, idx rows, idx channels) {
+#pragma omp parallel for schedule(static)
+    for (idx tile = 0; tile < tiles(rows); tile++)
+        for (idx c = 0; c < channels; c += LANES) {
+            idx n = channels - c;
+            vec a = load(alpha + c, n), inverse = 1.0f / (a + 1e-9f);
+            for (idx t = tile * TILE; t < min_(rows, (tile + 1) * TILE); t++) {
+                vec v = load(x + t * channels + c, n), s = sine(reduce_pi(a * v));
+                store(y + t * channels + c, v + s * s * inverse, n);
+            }
+        }
+}
+
+/* dx, and for each tile of rows its share of dalpha: partial (tiles, channels). */
+void snake_backward(const float *x, const float *alpha, const float *dy, float *dx, float *partial, idx rows,
+                    idx channels) {
+#pragma omp parallel for schedule(static)
+    for (idx tile = 0; tile < tiles(rows); tile++)
+        for (idx c = 0; c < channels; c += LANES) {
+            idx n = channels - c;
+            vec a = load(alpha + c, n), inverse = 1.0f / (a + 1e-9f), sum = {0};
+            for (idx t = tile * TILE; t < min_(rows, (tile + 1) * TILE); t++) {
+                vec v = load(x + t * channels + c, n), g = load(dy + t * channels + c, n);
+                vec r = reduce_pi(a * v), s = sine(r), twice = 2.0f * s * cosine(r) * inverse;
+                store(dx + t * channels + c, g * (1.0f + twice * a), n);
+                sum += g * (twice * v - s * s * inverse * inverse);
+            }
+            store(partial + tile * channels + c, sum, n);
+        }
+}
+
+/* Steps [begin, end) of one clip; taps that fall outside it see zeros. */
+static inline void depthwise_steps(const float *x, const vec *w, vec b, float *y, idx begin, idx end, idx time,
+                                   idx channels, idx n, idx dilation, int inside) {
+    for (idx t = begin; t < end; t++) {
+        vec sum = b;
+        for (int k = 0; k < TAPS; k++) {
+            idx from = t + (k - TAPS / 2) * dilation;
+            if (inside || (from >= 0 && from < time)) sum += w[k] * load(x + from * channels, n);
+        }
+        store(y + t * channels, sum, n);
+    }
+}
+
+/* taps (7, channels); bias may be null. The gradient of x is the same sum with the taps turned round. */
+void depthwise_forward(const float *x, const float *taps, const float *bias, float *y, idx batch, idx time,
+                       idx channels, idx dilation) {
+    idx per_clip = tiles(time), reach = TAPS / 2 * dilation;
+#pragma omp parallel for schedule(static)
+    for (idx job = 0; job < batch * per_clip; job++) {
+        idx clip = job / per_clip * time * channels, begin = job % per_clip * TILE, end = min_(time, begin + TILE);
+        idx from = begin > reach ? begin : min_(end, reach), to = time - reach < end ? time - reach : end;
+        if (to < from) to = from;
+        for (idx c = 0; c < channels; c += LANES) {
+            idx n = channels - c;
+            vec w[TAPS], b = {0};
+            if (bias) b = load(bias + c, n);
+            for (int k = 0; k < TAPS; k++) w[k] = load(taps + k * channels + c, n);
+            const float *in = x + clip + c;
+            float *out = y + clip + c;
+            depthwise_steps(in, w, b, out, begin, from, time, channels, n, dilation, 0);
+            if (n >= LANES) depthwise_steps(in, w, b, out, from, to, time, channels, LANES, dilation, 1);
+            else depthwise_steps(in, w, b, out, from, to, time, channels, n, dilation, 1);
+            depthwise_steps(in, w, b, out, to, end, time, channels, n, dilation, 0);
+        }
+    }
+}
+
+/* For each tile its share of the taps' and the bias' gradient: partial (batch x tiles, 8, channels), bias last. */
+void depthwise_weight_gradient(const float *x, const float *dy, float *partial, idx batch, idx time, idx channels,
+                               idx dilation) {
+    idx per_clip = tiles(time);
+#pragma omp parallel for schedule(static)
+    for (idx job = 0; job < batch * per_clip; job++) {
+        idx clip = job / per_clip * time * channels, begin = job % per_clip * TILE, end = min_(time, begin + TILE);
+        for (idx c = 0; c < channels; c += LANES) {
+            idx n = channels - c;
+            vec sum[TAPS + 1] = {{0}};
+            for (idx t = begin; t < end; t++) {
+                vec g = load(dy + clip + t * channels + c, n);
+                sum[TAPS] += g;
+                for (int k = 0; k < TAPS; k++) {
+                    idx from = t + (k - TAPS / 2) * dilation;
+                    if (from >= 0 && from < time) sum[k] += g * load(x + clip + from * channels + c, n);
+                }
+            }
+            for (int k = 0; k <= TAPS; k++) store(partial + (job * (TAPS + 1) + k) * channels + c, sum[k], n);
+        }
+    }
+}
