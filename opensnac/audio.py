@@ -29,14 +29,14 @@ def read(source: str | Path | BinaryIO) -> tuple[np.ndarray, int]:
 
     `source` is a file name or an open binary stream, which need not be seekable. Samples keep the file's
     scale: integers are divided by their full scale, floats are taken as they are and may exceed ±1.
-    Raises AudioError for what is no audio, has no samples, is cut, or holds NaN or infinity.
+    Raises AudioError for what is no audio, has no samples, or holds NaN or infinity. A cut FLAC is refused; a
+    cut WAV or OGG, which may be a stream of no known end, is read as far as it goes.
     """
     name = stream_name(source)
     try:
         with soundfile.SoundFile(_seekable(source)) as file:
             check_rate(file.samplerate, name)
             samples = _read_samples(file, name)
-            promised, has_exact_length = file.frames, file.format != "MP3"  # an MP3's length may be a guess
             rate = file.samplerate
     except OSError as error:
         raise AudioError(f"{name}: cannot be read: {error.strerror or error}") from error
@@ -49,8 +49,6 @@ def read(source: str | Path | BinaryIO) -> tuple[np.ndarray, int]:
         ) from error
     if len(samples) == 0:
         raise AudioError(f"{name}: holds no samples; at least one is needed")
-    if has_exact_length and len(samples) < promised:
-        raise AudioError(f"{name}: promises {promised} samples but is cut after {len(samples)}")
     return samples.T, rate
 
 

@@ -106,16 +106,14 @@ def decode(
     out: Out = None,
     model: Annotated[
         str | None,
-        typer.Option(
-            help="A bundled model's name, a folder, or a hub id. Default: the one each file names."
-        ),
+        typer.Option(help="A bundled model's name, a folder, or a hub id. Default: the one each file names."),
     ] = None,
     sample_rate: Annotated[
         int | None,
         typer.Option(min=1_000, max=768_000, help="Rate of the output, Hz. Default: the recording's own."),
     ] = None,
     audio_format: Annotated[
-        str | None, typer.Option("--format", metavar="wav|flac|ogg", help="Of the output. Default: as -o ends, else wav.")
+        str | None, typer.Option("--format", metavar="wav|flac|ogg", help="Default: as -o ends, else wav.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the decoder's noise.")] = 0,
     noise: Annotated[bool, typer.Option("--noise/--no-noise", help="The decoder's noise.")] = True,
@@ -301,7 +299,7 @@ def _reporting() -> Iterator[None]:
     try:
         yield
         sys.stdout.flush()
-    except (typer.Exit, typer.TyperException):
+    except typer.Exit:
         raise
     except PlanError as error:
         _say(str(error))

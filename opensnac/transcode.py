@@ -89,7 +89,7 @@ def encode_file(
 ) -> Result:
     """Code a recording that soundfile reads into a `.snac` file or stream; `mono` mixes its channels first.
 
-    Samples beyond ±1 are clipped. A named target appears whole or not at all; `force` lets it replace another.
+    Samples beyond ±1 are clipped. A named target appears whole or not at all; `force` replaces another.
     Raises AudioError for the recording, FileExistsError for the target.
     """
     if isinstance(target, str | Path):

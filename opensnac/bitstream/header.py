@@ -118,6 +118,11 @@ class Header:
         """Bits of a coarse frame's codes, all channels and scales."""
         return self.channels * sum(self.codes_per_coarse_frame) * self.bits_per_code
 
+    @property
+    def bits_per_second(self) -> float:
+        """Bit rate of the codes, all channels and scales, without the stream's own bytes."""
+        return self.bits_per_coarse_frame * self.sampling_rate / (self.coarse_frame * self.hop_length)
+
     def num_frames(self, num_samples: int) -> int:
         """Frames that code `num_samples` samples (per channel, at `original_rate`), padding included."""
         samples = -(-num_samples * self.sampling_rate // self.original_rate)

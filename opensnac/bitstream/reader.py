@@ -121,8 +121,9 @@ class Reader:
         if not self.header.fits(self.num_frames, num_samples):
             needed_frames = self.header.num_frames(num_samples)
             raise CorruptStreamError(
-                f"the end record at byte {start} promises {num_samples} samples at {self.header.original_rate} "
-                f"Hz, which need {needed_frames} frames; the packets hold {self.num_frames}"
+                f"the end record at byte {start} promises {num_samples} samples at "
+                f"{self.header.original_rate} Hz, which need {needed_frames} frames; the packets hold "
+                f"{self.num_frames}"
             )
         self.num_samples = num_samples
 
@@ -171,8 +172,6 @@ class Recording:
 
     def info(self) -> dict[str, Any]:
         """Everything there is to know about the stream but the codes, as plain JSON values."""
-        payload_bits = self.num_frames // self.header.coarse_frame * self.header.bits_per_coarse_frame
-        seconds = self.num_frames * self.header.hop_length / self.header.sampling_rate
         return {
             "format_version": FORMAT_VERSION,
             "payload_type": PAYLOAD_FIXED_WIDTH,
@@ -182,7 +181,7 @@ class Recording:
             "duration_seconds": self.duration,
             "num_frames": self.num_frames,
             "codes_per_scale": [scale.shape[1] for scale in self.codes],
-            "bits_per_second": payload_bits / seconds if seconds else 0.0,
+            "bits_per_second": self.header.bits_per_second,
             "file_bits_per_second": 8 * self.num_bytes / self.duration if self.duration else 0.0,
             "num_packets": self.num_packets,
             "num_bytes": self.num_bytes,

@@ -30,7 +30,8 @@ class Writer:
     """Writes one recording to a binary file or pipe, which stays open.
 
     Packets hold `coarse_frames_per_packet` coarse frames (1 to 255): 1 gives a live listener each coarse
-    frame at once, more spend fewer bytes. Without `close` the stream has no end record: it reads as truncated.
+    frame at once, more spend fewer bytes. Without `close` the stream has no end record and reads
+    as truncated.
     """
 
     def __init__(

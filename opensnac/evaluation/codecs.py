@@ -3,7 +3,7 @@
 What counts as a codec's bytes is what a receiver needs to decode, without the container's own overhead:
 
 - opensnac: the whole `.snac` file, header and checksums included, for the format has no other form.
-- Opus: the packets inside the Ogg file. Pages and comments are left out of `num_bytes`; `file_bytes` has them.
+- Opus: the packets inside the Ogg file. Pages and comments are not in `num_bytes` but in `file_bytes`.
 - Codec2: the raw frames, which c2enc writes without any container.
 
 Times include writing and reading files, and starting the program where the codec is one.
@@ -19,20 +19,23 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 import soundfile
 
-from opensnac import SNAC, __version__, audio, bitstream
+from opensnac import __version__, audio, bitstream
 from opensnac.errors import OpensnacError
+
+if TYPE_CHECKING:
+    from opensnac import SNAC
 
 
 class Coded(NamedTuple):
     """One clip after a codec: float32 (samples,), as long and as fast as the original and aligned to it.
 
-    `num_bytes` is None for what is not coded. `codes` (coarse to fine) and `codebook_size` are there for codecs
-    that show them.
+    `num_bytes` is None for what is not coded. `codes` (coarse to fine) and `codebook_size` are there for
+    codecs that show them.
     """
 
     audio: np.ndarray
@@ -80,7 +83,7 @@ class Original(Codec):
 
 
 class Opensnac(Codec):
-    """A model of this package through a `.snac` file. `model` is a bundled name, folder or hub id; None: default."""
+    """A model of this package through a `.snac` file: a bundled name, folder or hub id; None: the default."""
 
     counted = "the whole .snac file"
 
@@ -91,6 +94,8 @@ class Opensnac(Codec):
     @functools.cached_property
     def model(self) -> SNAC:
         """The model, loaded on first use."""
+        from opensnac import SNAC  # imports torch
+
         return SNAC.from_pretrained(self._model_name).fold_weight_norm()
 
     def missing(self) -> str | None:
@@ -188,22 +193,24 @@ def ogg_packet_sizes(stream: bytes) -> list[int]:
 class Codec2(Codec):
     """Codec2, a speech vocoder at 8 kHz, by c2enc and c2dec.
 
-    Its decoder answers late: the delay, found by correlating envelopes of decoded and original speech and by the
-    shift of best intelligibility, is 20 ms, 30 ms for the two lowest rates. It is taken off here.
+    Its decoder answers late. Envelopes of decoded and original speech correlate best, and the intelligibility
+    of the decoded is highest, when it is shifted by 20 ms, at the two lowest rates by 30 ms: so is done here.
     """
 
     counted = "Codec2 frames, which have no container"
     rate = 8_000
-    delays = {  # samples at 8 kHz  # noqa: RUF012
-        "3200": 160, "2400": 160, "1600": 160, "1400": 160, "1300": 160, "1200": 160, "700C": 240, "450": 240,
-    }  # fmt: skip
+    delays: ClassVar = dict.fromkeys(("3200", "2400", "1600", "1400", "1300", "1200"), 160) | {  # samples
+        "700C": 240,
+        "450": 240,
+    }
     longest_frame = 320  # samples; c2enc drops what does not fill a frame
 
     def __init__(self, mode: str) -> None:
         self.name = f"codec2:{mode}"
         self._mode = "700C" if mode == "700" else mode
         if self._mode not in self.delays:
-            raise OpensnacError(f"codec2 at {mode} b/s; its rates are {', '.join(self.delays)}, as in codec2:1200")
+            modes = ", ".join(self.delays)
+            raise OpensnacError(f"codec2 at {mode} b/s; its rates are {modes}, as in codec2:1200")
 
     def missing(self) -> str | None:
         return _missing_programs("c2enc", "c2dec", debian_package="codec2")
@@ -234,7 +241,7 @@ class Codec2(Codec):
 
 
 def by_name(name: str) -> Codec:
-    """The codec called `name`, such as opensnac, opensnac:FOLDER, opus:6 or codec2:1200. Runs and loads nothing.
+    """The codec called `name`, such as opensnac, opensnac:FOLDER, opus:6 or codec2:1200; loads nothing yet.
 
     Raises OpensnacError, which lists the forms, for any other name.
     """
@@ -248,7 +255,8 @@ def by_name(name: str) -> Codec:
     if family == "codec2" and choice:
         return Codec2(choice)
     raise OpensnacError(
-        f"no codec {name!r}; use opensnac, opensnac:NAME_OR_FOLDER, opus:KILOBITS (opus:6) or codec2:BITS (codec2:1200)"
+        f"no codec {name!r}; use opensnac, opensnac:NAME_OR_FOLDER, opus:KILOBITS (such as opus:6) "
+        "or codec2:BITS (such as codec2:1200)"
     )
 
 

@@ -1,8 +1,8 @@
 """One function per metric: how far decoded audio is from its original.
 
-Every metric takes (reference, decoded, sample_rate): float32 of shape (samples,), equally long and aligned in
-time, full scale at ±1, rate in Hz. It resamples to the rate that it is defined at. A metric that does not apply
-to a clip (too short, silent, too low a rate) is None, never zero.
+Every metric takes (reference, decoded, sample_rate): float32 of shape (samples,), equally long and aligned
+in time, full scale at ±1, rate in Hz. It resamples to the rate that it is defined at. A metric that does not
+apply to a clip (too short, silent, too low a rate) is None, never zero.
 """
 
 from __future__ import annotations
@@ -68,8 +68,19 @@ def pesq_wideband(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) 
         return None
 
 
-def stoi(reference: np.ndarray, decoded: np.ndarray, sample_rate: int, extended: bool = False) -> float | None:
-    """Short-time objective intelligibility (Taal et al. 2011), or ESTOI (Jensen and Taal 2016): at most 1."""
+def stoi(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> float | None:
+    """Short-time objective intelligibility (Taal et al. 2011), at 10 kHz: at most 1."""
+    return _intelligibility(reference, decoded, sample_rate, extended=False)
+
+
+def estoi(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> float | None:
+    """Extended short-time objective intelligibility (Jensen and Taal 2016), at 10 kHz: at most 1."""
+    return _intelligibility(reference, decoded, sample_rate, extended=True)
+
+
+def _intelligibility(
+    reference: np.ndarray, decoded: np.ndarray, sample_rate: int, extended: bool
+) -> float | None:
     from pystoi import stoi as measure
 
     if sample_rate < 10_000 or len(reference) < SHORTEST_STOI * sample_rate or _silent(reference):
@@ -83,12 +94,19 @@ def stoi(reference: np.ndarray, decoded: np.ndarray, sample_rate: int, extended:
             return None
 
 
-def visqol(reference: np.ndarray, decoded: np.ndarray, sample_rate: int, mode: str) -> float | None:
-    """ViSQOL v3 (Chinen et al. 2020), 1 to 5: mode "audio" at 48 kHz, or "speech" at 16 kHz with the lattice.
+def visqol_audio(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> float | None:
+    """ViSQOL v3 (Chinen et al. 2020) in audio mode, at 48 kHz: 1 to 4.73, which a perfect copy scores."""
+    return _visqol(reference, decoded, sample_rate, "audio", 48_000)
 
-    A perfect copy scores 4.73 as audio; as speech the lattice gives it about 4.5, a little more or less by clip.
-    """
-    rate = {"audio": 48_000, "speech": 16_000}[mode]
+
+def visqol_speech(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> float | None:
+    """ViSQOL v3 in speech mode with its lattice, at 16 kHz: 1 to 5; a perfect copy scores some 4.5."""
+    return _visqol(reference, decoded, sample_rate, "speech", 16_000)
+
+
+def _visqol(
+    reference: np.ndarray, decoded: np.ndarray, sample_rate: int, mode: str, rate: int
+) -> float | None:
     if len(reference) < SHORTEST_VISQOL * sample_rate or _silent(reference) or _silent(decoded):
         return None
     original, copy = _both_at(rate, reference, decoded, sample_rate)
@@ -118,7 +136,7 @@ def dnsmos(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> floa
 
 
 def si_sdr(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> float | None:
-    """Scale-invariant signal-to-distortion ratio in dB (Le Roux et al. 2019), means removed, held to ±100 dB."""
+    """Scale-invariant signal-to-distortion ratio (Le Roux et al. 2019) in dB, means removed, within ±100."""
     original = reference.astype(np.float64) - reference.mean(dtype=np.float64)
     copy = decoded.astype(np.float64) - decoded.mean(dtype=np.float64)
     if _silent(original) or _silent(copy):
@@ -147,9 +165,9 @@ def mel_distance(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -
 
 
 def _spectrogram(signal: np.ndarray, window: int) -> np.ndarray:
-    """Magnitudes (frames, window / 2 + 1), hop a quarter window, with silence around both ends."""
+    """Magnitudes (frames, window / 2 + 1), hop a quarter window, from the first sample to the last."""
     hann = np.hanning(window + 1)[:-1]
-    padded = np.pad(signal, (window // 2, window))
+    padded = np.pad(signal, window // 2)
     frames = np.lib.stride_tricks.sliding_window_view(padded, window)[:: window // 4]
     return np.abs(np.fft.rfft(frames * hann)) * (2 / hann.sum())
 
@@ -169,8 +187,8 @@ def _mel_filters(window: int, bands: int, sample_rate: int) -> np.ndarray:
 class CodebookUse:
     """How much of one scale's codebook a set of codes uses.
 
-    `share` of the entries occur at all; so few codes as `count` could show `share_if_uniform` of them even if all
-    were equally likely. `perplexity` is 2 to the entropy in bits: the number of equally likely entries.
+    `share` of the entries occur at all; as few codes as `count` would show `share_if_uniform` of them even if
+    all were equally likely. `perplexity` is 2 to the power of the entropy in bits.
     """
 
     count: int
@@ -200,20 +218,14 @@ def _silent(signal: np.ndarray) -> bool:
     return bool(np.abs(signal).max(initial=0) < SILENCE)
 
 
+_SPEECHMOS = ("speechmos", "onnxruntime", "librosa", "requests")  # it imports what it does not ask for
 _METRICS = (
     Metric("pesq_wb", "PESQ-WB", 2, True, pesq_wideband, ("pesq",)),
     Metric("stoi", "STOI", 3, True, stoi, ("pystoi",)),
-    Metric("estoi", "ESTOI", 3, True, functools.partial(stoi, extended=True), ("pystoi",)),
-    Metric("visqol_audio", "ViSQOL audio", 2, True, functools.partial(visqol, mode="audio"), ("visqol-python",)),
-    Metric(
-        "visqol_speech",
-        "ViSQOL speech",
-        2,
-        True,
-        functools.partial(visqol, mode="speech"),
-        ("visqol-python", "ai-edge-litert"),
-    ),
-    Metric("dnsmos", "DNSMOS", 2, True, dnsmos, ("speechmos", "onnxruntime", "librosa", "requests")),
+    Metric("estoi", "ESTOI", 3, True, estoi, ("pystoi",)),
+    Metric("visqol_audio", "ViSQOL audio", 2, True, visqol_audio, ("visqol-python",)),
+    Metric("visqol_speech", "ViSQOL speech", 2, True, visqol_speech, ("visqol-python", "ai-edge-litert")),
+    Metric("dnsmos", "DNSMOS", 2, True, dnsmos, _SPEECHMOS),
     Metric("si_sdr", "SI-SDR, dB", 1, True, si_sdr),
     Metric("mel_distance", "Mel distance, dB", 2, False, mel_distance),
 )

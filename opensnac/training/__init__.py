@@ -1,0 +1,1 @@
+"""From a folder of recordings to a codec: data, discriminators, losses, step, loop, checkpoints."""

@@ -1,0 +1,57 @@
+"""Checkpoints: whole or not at all, and tensors and plain values only, so that none is ever unpickled."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from opensnac.errors import ModelError
+from opensnac.training.step import Trainer
+
+
+def save(path: Path, trainer: Trainer, rng: np.random.Generator, elapsed: float, best: float) -> None:
+    """Write everything that the next step depends on; `elapsed` seconds trained so far, `best` validation."""
+    state: dict[str, Any] = {
+        "step": trainer.step,
+        "skipped": trainer.skipped,
+        "elapsed": elapsed,
+        "best": best,
+        "config": json.dumps(trainer.config.to_dict()),
+        "generator": trainer.generator.state_dict(),
+        "ema": trainer.ema.state_dict(),
+        "discriminators": trainer.discriminators.state_dict(),
+        "generator_optimizer": trainer.generator_optimizer.state_dict(),
+        "discriminator_optimizer": trainer.discriminator_optimizer.state_dict(),
+        "codebook_health": trainer.health.state_dict(),
+        "torch_rng": torch.get_rng_state(),
+        "data_rng": json.dumps(rng.bit_generator.state),
+    }
+    temporary = path.with_suffix(".partial")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def load(path: Path, trainer: Trainer, rng: np.random.Generator) -> tuple[float, float]:
+    """Bring a trainer back to where `save` left it; returns (elapsed, best)."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ModelError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
+    model = json.loads(state["config"])["model"]
+    if model != json.loads(json.dumps(trainer.config.to_dict()["model"])):
+        raise ModelError(f"{path} holds another model than the configuration asks for; use another output folder")
+    trainer.step, trainer.skipped = state["step"], state["skipped"]
+    trainer.generator.load_state_dict(state["generator"])
+    trainer.ema.load_state_dict(state["ema"])
+    trainer.discriminators.load_state_dict(state["discriminators"])
+    trainer.generator_optimizer.load_state_dict(state["generator_optimizer"])
+    trainer.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
+    trainer.health.load_state_dict(state["codebook_health"])
+    torch.set_rng_state(state["torch_rng"])
+    rng.bit_generator.state = json.loads(state["data_rng"])
+    return state["elapsed"], state["best"]

@@ -1,0 +1,129 @@
+"""Codebooks that live: started from data, and codes that nobody uses moved to where the data is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils import parametrize
+
+from opensnac.model.quantizer import ResidualVectorQuantizer, VectorQuantizer
+
+POOL_FACTOR = 4  # recent vectors kept for each code, to draw new entries from
+PATIENCE = 8  # a code is dead when this many vectors a code have gone by without it
+KMEANS_ROUNDS = 10
+
+
+@torch.no_grad()
+def start_from_data(quantizer: ResidualVectorQuantizer, latent: Tensor, generator: torch.Generator) -> None:
+    """Fit each scale to encoder output (clips, frames, latent_dim), coarse to fine.
+
+    The projection takes the principal axes of what the coarser scales left, plus one constant channel: with it the
+    angle between two vectors tells their distance too, so nearest in angle is nearly nearest in space. Entries are
+    k-means centres.
+    """
+    residual = latent
+    for scale in quantizer.quantizers:
+        _fit_projections(scale, residual)  # type: ignore[arg-type]
+        vectors = scale.project(residual).flatten(0, 1)  # type: ignore[operator]
+        scale.codebook.weight.copy_(_kmeans(vectors, len(scale.codebook.weight), generator))  # type: ignore
+        codes = scale.nearest(scale.project(residual))  # type: ignore[operator]
+        residual = residual - scale.expand(scale.codebook(codes))  # type: ignore[operator]
+
+
+def _fit_projections(scale: VectorQuantizer, residual: Tensor) -> None:
+    pooled = residual.unflatten(1, (-1, scale.stride)).mean(2).flatten(0, 1)
+    mean, dim = pooled.mean(0), scale.codebook.weight.shape[1]
+    _, singular, axes = torch.linalg.svd(pooled - mean, full_matrices=False)
+    axes = axes[: dim - 1]
+    size = (singular[: dim - 1].square().sum() / len(pooled)).sqrt().clamp(min=1e-6)  # rms length of what is kept
+    inward, inward_bias = F.pad(axes / size, (0, 0, 0, 1)), torch.zeros(dim)
+    inward_bias[:-1], inward_bias[-1] = -(axes / size) @ mean, 2.0
+    outward = F.pad(axes.T * size, (0, 1))
+    # An exact zero direction has no norm; a trace of noise keeps the weight's parametrisation finite.
+    _set(scale.in_proj, inward + 1e-4 * inward.std() * torch.randn_like(inward), inward_bias)
+    _set(scale.out_proj, outward, mean)
+
+
+def _set(projection: torch.nn.Module, weight: Tensor, bias: Tensor) -> None:
+    if parametrize.is_parametrized(projection, "weight"):
+        norm = weight.norm(dim=1)[:, None, None]
+        projection.parametrizations.weight.original0.copy_(norm)  # type: ignore[union-attr]
+        projection.parametrizations.weight.original1.copy_(weight[:, :, None])  # type: ignore[union-attr]
+    else:
+        projection.weight.copy_(weight[:, :, None])  # type: ignore[operator]
+    projection.bias.copy_(bias)  # type: ignore[operator]
+
+
+def _kmeans(vectors: Tensor, entries: int, generator: torch.Generator) -> Tensor:
+    picks = torch.randperm(len(vectors), generator=generator)[:entries].to(vectors.device)
+    centres = vectors[picks.repeat(-(-entries // len(picks)))[:entries]].clone()
+    for _ in range(KMEANS_ROUNDS):
+        nearest = torch.cat([torch.cdist(part, centres).argmin(1) for part in vectors.split(16384)])
+        counts = torch.bincount(nearest, minlength=entries)
+        sums = torch.zeros_like(centres).index_add_(0, nearest, vectors)
+        used = counts > 0
+        centres[used] = sums[used] / counts[used, None]
+        empty = int((~used).sum())
+        if empty:
+            redraw = torch.randint(len(vectors), (empty,), generator=generator).to(vectors.device)
+            centres[~used] = vectors[redraw]
+    return centres
+
+
+class CodebookHealth:
+    """Which codes are in use, and vectors at hand to revive the others with, for each scale."""
+
+    def __init__(self, quantizer: ResidualVectorQuantizer) -> None:
+        sizes = [len(scale.codebook.weight) for scale in quantizer.quantizers]  # type: ignore[arg-type,union-attr]
+        self.since_use = [torch.zeros(size, dtype=torch.int64) for size in sizes]  # vectors since a code's last use
+        self.counts = [torch.zeros(size) for size in sizes]  # uses, fading over about as many vectors as codes x 4
+        self.pools: list[Tensor] = [torch.empty(0) for _ in sizes]
+
+    @torch.no_grad()
+    def observe(self, codes: Sequence[Tensor], projected: Sequence[Tensor]) -> None:
+        """Take note of one step's codes and of the vectors they stand for."""
+        for i, (code, vectors) in enumerate(zip(codes, projected, strict=True)):
+            flat, vectors = code.flatten().cpu(), vectors.detach().flatten(0, 1).float().cpu()
+            size = len(self.counts[i])
+            self.since_use[i] += len(flat)
+            self.since_use[i][flat] = 0
+            self.counts[i] *= 0.5 ** (len(flat) / (size * POOL_FACTOR))
+            self.counts[i].index_add_(0, flat, torch.ones(len(flat)))
+            self.pools[i] = torch.cat([self.pools[i].view(-1, vectors.shape[1]), vectors])[-size * POOL_FACTOR :]
+
+    @torch.no_grad()
+    def revive(
+        self, quantizers: Sequence[ResidualVectorQuantizer], generator: torch.Generator
+    ) -> list[int]:
+        """Move dead codes onto recent vectors, alike in all of `quantizers`; returns how many at each scale."""
+        revived = []
+        for i, since in enumerate(self.since_use):
+            dead = torch.nonzero(since > PATIENCE * len(since)).flatten()
+            if len(dead) and len(self.pools[i]):
+                draw = torch.randint(len(self.pools[i]), (len(dead),), generator=generator)
+                for quantizer in quantizers:
+                    weight = quantizer.quantizers[i].codebook.weight  # type: ignore[union-attr]
+                    weight[dead.to(weight.device)] = self.pools[i][draw].to(weight)  # type: ignore[operator,index]
+                since[dead] = 0
+            revived.append(len(dead))
+        return revived
+
+    def usage(self) -> list[tuple[float, float]]:
+        """For each scale the share of codes used lately and the perplexity of their use."""
+        report = []
+        for counts, since in zip(self.counts, self.since_use, strict=True):
+            p = counts / counts.sum().clamp(min=1e-9)
+            perplexity = float(torch.exp(-(p * torch.log(p.clamp(min=1e-12))).sum()))
+            report.append((float((since < PATIENCE * len(since)).float().mean()), perplexity))
+        return report
+
+    def state_dict(self) -> dict[str, list[Tensor]]:
+        """Everything, for a checkpoint."""
+        return {"since_use": self.since_use, "counts": self.counts, "pools": self.pools}
+
+    def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
+        """Go on from a checkpoint."""
+        self.since_use, self.counts, self.pools = state["since_use"], state["counts"], state["pools"]

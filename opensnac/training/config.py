@@ -1,0 +1,138 @@
+"""A training run as data: one TOML file, strict keys, one section for each thing that can be chosen."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from opensnac.config import CodecConfig
+from opensnac.errors import ConfigError
+
+Section = TypeVar("Section")
+
+NULLABLE = ("attn_window_size", "latent_dim")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Recordings and how crops are cut from them."""
+
+    train: tuple[str, ...] = ()  # folders, files or CSV manifests with a column `path`
+    valid: tuple[str, ...] = ()
+    crop_seconds: float = 0.38  # rounded to whole groups of frames
+    batch_size: int = 16
+    gain_db: tuple[float, float] = (0.0, 0.0)  # random gain between these, one a crop
+    in_memory: bool = False  # decode everything once to int16: twice the sampling rate in bytes a second
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """Size of the adversaries; the published recipe's are (32, 128, 512, 1024, 1024) and 32."""
+
+    periods: tuple[int, ...] = (2, 3, 5, 7, 11)
+    period_channels: tuple[int, ...] = (32, 128, 512, 1024, 1024)
+    windows: tuple[int, ...] = (2048, 1024, 512)
+    window_channels: int = 32
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the generator's losses; those of the Descript Audio Codec's recipe."""
+
+    mel: float = 15.0
+    feature: float = 2.0
+    adversarial: float = 1.0
+    codebook: float = 1.0
+    commitment: float = 0.25
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW for both sides; the rate warms up, then falls along a cosine to `final_fraction` of itself."""
+
+    learning_rate: float = 1e-4
+    discriminator_learning_rate: float = 1e-4
+    betas: tuple[float, float] = (0.8, 0.99)
+    warmup_steps: int = 200
+    final_fraction: float = 0.1
+    clip_norm: float = 1.0
+    discriminator_clip_norm: float = 10.0
+    ema_decay: float = 0.999
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """How long, and when each part joins in."""
+
+    steps: int = 400_000
+    minutes: float | None = None  # stop, and let the rate fall, by the clock instead of by steps
+    quantize_from: int = 500  # before this step the latent passes unquantised; then codebooks start from data
+    adversarial_from: int = 5_000
+    discriminate_from: int = 4_500  # the discriminators learn alone for a while before they judge
+    revive_every: int = 100
+    log_every: int = 50
+    validate_every: int = 1_000
+    checkpoint_every: int = 1_000
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A whole run. ConfigError names any key that is not known."""
+
+    name: str
+    model: CodecConfig
+    data: DataConfig = field(default_factory=DataConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    losses: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    seed: int = 0
+    device: str = "auto"
+
+    @classmethod
+    def from_toml(cls, path: Path) -> TrainConfig:
+        """Read a run from a TOML file; paths in it are relative to the working folder."""
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"{path} cannot be read as TOML: {error}") from error
+        try:
+            return cls.from_dict(values)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """Build from nested mappings, as TOML gives them."""
+        values = dict(values)
+        if "name" not in values or "model" not in values:
+            raise ConfigError("a training configuration needs at least `name` and a section [model]")
+        sections: dict[str, type] = {
+            "data": DataConfig,
+            "discriminator": DiscriminatorConfig,
+            "losses": LossConfig,
+            "optimizer": OptimizerConfig,
+            "schedule": ScheduleConfig,
+        }
+        for key, section in sections.items():
+            if key in values:
+                values[key] = _section(section, values[key], f"[{key}]")
+        # TOML has no null: false stands for it where a key may be null.
+        model = {key: None if value is False and key in NULLABLE else value for key, value in values["model"].items()}
+        values["model"] = CodecConfig.from_dict(model)
+        return _section(cls, values, "the top level")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; what a checkpoint stores."""
+        return asdict(self)
+
+
+def _section(section: type[Section], values: Mapping[str, Any], where: str) -> Section:
+    known = [f.name for f in fields(section)]  # type: ignore[arg-type]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ConfigError(f"unknown key {', '.join(map(repr, unknown))} in {where}; known: {', '.join(known)}")
+    return section(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})

@@ -1,0 +1,93 @@
+"""Losses of the codec's training: multi-scale mel, least-squares adversarial, feature matching, codebook."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+MEL_WINDOWS = (32, 64, 128, 256, 512, 1024, 2048)
+MEL_BANDS = (5, 10, 20, 40, 80, 160, 320)
+MEL_FLOOR = 1e-5
+
+Audio = Float[Tensor, "batch 1 samples"]
+Features = list[list[Tensor]]  # discriminator by layer; the last layer's are the scores
+
+
+@functools.cache
+def mel_filters(sample_rate: int, window: int, bands: int) -> Tensor:
+    """Triangular filters (bins, bands), equal steps on the mel scale of Slaney's Auditory Toolbox, area 1.
+
+    Each triangle is integrated over its bins' width rather than sampled at their centres: in short windows, where a
+    band is narrower than a bin, no band is left empty.
+    """
+    edges = _mel_to_hz(torch.linspace(0, float(_hz_to_mel(torch.tensor(sample_rate / 2.0))), bands + 2))
+    width = sample_rate / window
+    bins = torch.arange(window // 2 + 1) * width
+    points = bins[:, None] + (torch.arange(64) + 0.5 - 32) / 64 * width  # (bins, points of one bin)
+    rise = (points[..., None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    fall = (edges[2:] - points[..., None]) / (edges[2:] - edges[1:-1])
+    triangles = torch.minimum(rise, fall).clamp(min=0).mean(1)
+    return triangles * (2 / (edges[2:] - edges[:-2]))
+
+
+def _hz_to_mel(hz: Tensor) -> Tensor:
+    """Linear to 1 kHz (15 mel), then logarithmic: 27 mel for each factor of 6.4."""
+    return torch.where(hz < 1000, hz * 3 / 200, 15 + 27 * torch.log(hz.clamp(min=1) / 1000) / torch.log(torch.tensor(6.4)))
+
+
+def _mel_to_hz(mel: Tensor) -> Tensor:
+    return torch.where(mel < 15, mel * 200 / 3, 1000 * 6.4 ** ((mel - 15) / 27))
+
+
+def log_mel(audio: Audio, sample_rate: int, window: int, bands: int) -> Float[Tensor, "batch bands frames"]:
+    """log10 of mel magnitudes, Hann window, hop = window / 4, floor 1e-5."""
+    hann = torch.hann_window(window, device=audio.device)
+    spectrum = torch.stft(audio[:, 0].float(), window, window // 4, window=hann, return_complex=True)
+    filters = mel_filters(sample_rate, window, bands).to(audio.device)
+    # sqrt of the power with a floor: the plain magnitude has no gradient at zero
+    magnitude = (spectrum.real.square() + spectrum.imag.square()).clamp(min=1e-12).sqrt()
+    return (filters.T @ magnitude).clamp(min=MEL_FLOOR).log10()
+
+
+def mel_loss(audio_hat: Audio, audio: Audio, sample_rate: int) -> Tensor:
+    """Sum over seven window lengths of the mean absolute difference of log mel magnitudes (arXiv 2306.06546)."""
+    total = audio.new_zeros(())
+    for window, bands in zip(MEL_WINDOWS, MEL_BANDS, strict=True):
+        with torch.no_grad():
+            target = log_mel(audio, sample_rate, window, bands)
+        total = total + F.l1_loss(log_mel(audio_hat, sample_rate, window, bands), target)
+    return total
+
+
+def discriminator_loss(fake: Features, real: Features) -> Tensor:
+    """Least squares (arXiv 1611.04076), summed over discriminators: real scores to 1, fake ones to 0."""
+    return sum(
+        (f[-1].square().mean() + (1 - r[-1]).square().mean() for f, r in zip(fake, real, strict=True)),
+        start=fake[0][-1].new_zeros(()),
+    )
+
+
+def adversarial_loss(fake: Features) -> Tensor:
+    """Least squares, summed over discriminators: fake scores to 1."""
+    return sum(((1 - f[-1]).square().mean() for f in fake), start=fake[0][-1].new_zeros(()))
+
+
+def feature_loss(fake: Features, real: Features) -> Tensor:
+    """Mean absolute difference of the discriminators' inner features (arXiv 1910.06711), summed over all layers."""
+    pairs = [(f, r) for fs, rs in zip(fake, real, strict=True) for f, r in zip(fs[:-1], rs[:-1], strict=True)]
+    return sum((F.l1_loss(f, r.detach()) for f, r in pairs), start=fake[0][-1].new_zeros(()))
+
+
+def codebook_loss(projected: Sequence[Tensor], chosen: Sequence[Tensor]) -> Tensor:
+    """Pulls the chosen entries to the encoder's vectors (arXiv 1711.00937), summed over scales."""
+    return torch.stack([F.mse_loss(c, p.detach()) for p, c in zip(projected, chosen, strict=True)]).sum()
+
+
+def commitment_loss(projected: Sequence[Tensor], chosen: Sequence[Tensor]) -> Tensor:
+    """Pulls the encoder's vectors to the chosen entries, summed over scales."""
+    return torch.stack([F.mse_loss(p, c.detach()) for p, c in zip(projected, chosen, strict=True)]).sum()

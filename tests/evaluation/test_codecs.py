@@ -1,0 +1,120 @@
+"""Codecs: real bytes counted, the same length and rate back, aligned; what is missing says how to install it."""
+
+import re
+import sys
+
+import numpy as np
+import pytest
+
+from opensnac.errors import OpensnacError
+from opensnac.evaluation.codecs import Codec, Codec2, Opus, _run, by_name, ogg_packet_sizes
+from opensnac.evaluation.metrics import METRICS
+
+RATE = 24_000
+
+
+def ready(codec: Codec) -> Codec:
+    if (reason := codec.missing()) is not None:
+        pytest.skip(reason)
+    return codec
+
+
+@pytest.mark.parametrize("name", ["original", "opus:6", "codec2:1200", "codec2:700C"])
+@pytest.mark.parametrize(("rate", "num_samples"), [(24_000, 28_800), (16_000, 12_345), (44_100, 30_001)])
+def test_audio_comes_back_at_the_same_length_and_rate(name, rate, num_samples, clip):
+    signal = np.resize(clip, num_samples)
+    coded = ready(by_name(name))(signal, rate)
+    assert coded.audio.shape == signal.shape
+    assert coded.audio.dtype == np.float32
+    assert np.isfinite(coded.audio).all()
+    assert np.abs(coded.audio).max() > 0.05
+
+
+@pytest.mark.parametrize("name", ["opus:6", "codec2:3200", "codec2:1200"])
+def test_decoded_audio_is_aligned(name, clip):
+    if (reason := METRICS["stoi"].missing()) is not None:
+        pytest.skip(reason)
+    decoded = ready(by_name(name))(clip, RATE).audio
+    shifts = (-RATE // 100, 0, RATE // 100)  # 10 ms early, in place, 10 ms late
+    scores = [METRICS["stoi"].measure(clip, np.roll(decoded, shift), RATE) for shift in shifts]
+    assert np.argmax(scores) == 1, scores
+
+
+def test_opus_returns_the_waveform_in_place(clip):
+    decoded = ready(Opus("16"))(clip, RATE).audio
+    correlation = np.correlate(decoded, clip, mode="full")
+    assert abs(np.argmax(correlation) - (len(clip) - 1)) <= 2
+
+
+def test_opus_bytes_are_packets_and_the_file_is_larger(clip):
+    coded = ready(Opus("16"))(clip, RATE)
+    assert 12_000 < 8 * coded.num_bytes / (len(clip) / RATE) < 20_000
+    assert coded.num_bytes + 100 < coded.file_bytes
+
+
+def test_codec2_bytes_are_whole_frames(clip):
+    coded = ready(Codec2("1200"))(clip, RATE)
+    assert coded.num_bytes == 31 * 6  # 1.2 s and 20 ms of delay in frames of 40 ms and 48 bits
+    assert coded.file_bytes == coded.num_bytes
+
+
+def test_opensnac_counts_the_snac_file_and_shows_its_codes(model_folder, clip):
+    codec = by_name(f"opensnac:{model_folder}")
+    coded = codec(clip, RATE)
+    frames = codec.model.config.num_frames(len(clip))
+    assert coded.audio.shape == clip.shape
+    assert [len(scale) for scale in coded.codes] == [frames // 4, frames // 2, frames]
+    assert coded.codebook_size == 64
+    payload = 6 * sum(len(scale) for scale in coded.codes) / 8
+    assert payload < coded.num_bytes <= payload + 100
+    assert coded.file_bytes == coded.num_bytes
+    assert re.fullmatch(r"opensnac \S+, tiny [0-9a-f]{16}", codec.version())
+
+
+def test_a_model_that_is_not_there_is_missing_with_a_message():
+    assert "no model 'nowhere'" in by_name("opensnac:nowhere").missing()
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("opus:6", "opusenc, opusdec not found; run: apt-get install opus-tools"),
+        ("codec2:1200", "c2enc, c2dec not found; run: apt-get install codec2"),
+    ],
+)
+def test_a_missing_program_says_how_to_install_it(name, line, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert by_name(name).missing() == line
+
+
+@pytest.mark.parametrize("name", ["", "mp3", "opus", "opus:fast", "codec2", "originals"])
+def test_an_unknown_codec_is_refused_with_the_known_forms(name):
+    with pytest.raises(OpensnacError, match=f"no codec {name!r}; use opensnac, .*opus:6.*codec2:1200"):
+        by_name(name)
+
+
+def test_rates_that_a_codec_does_not_have_are_refused():
+    with pytest.raises(OpensnacError, match="opus at 3 kb/s; opusenc codes at 6 to 256 kb/s"):
+        by_name("opus:3")
+    with pytest.raises(OpensnacError, match=r"codec2 at 1000 b/s; its rates are 3200, .*700C"):
+        by_name("codec2:1000")
+
+
+def test_a_failing_program_is_quoted():
+    script = "import sys; print('first', file=sys.stderr); sys.exit('no such voice')"
+    with pytest.raises(OpensnacError, match="failed with exit code 1: no such voice"):
+        _run([sys.executable, "-c", script])
+
+
+def ogg_page(segments: list[int]) -> bytes:
+    return b"OggS" + bytes(22) + bytes([len(segments), *segments]) + bytes(sum(segments))
+
+
+def test_ogg_packets_run_over_segments_and_pages():
+    stream = ogg_page([255, 10, 3]) + ogg_page([7, 255]) + ogg_page([255, 0])
+    assert ogg_packet_sizes(stream) == [265, 3, 7, 510]
+
+
+def test_what_is_no_ogg_is_refused():
+    with pytest.raises(OpensnacError, match="no Ogg page at byte 31 of 35"):
+        ogg_packet_sizes(ogg_page([3]) + b"RIFF")

@@ -1,0 +1,135 @@
+"""Metrics: perfect on identity, worse with more noise, right where they can be worked out, absent where they do not apply."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from opensnac.evaluation.metrics import METRICS, Metric, codebook_use, mel_distance, pesq_wideband, si_sdr
+
+RATE = 24_000
+PERFECT = {
+    "pesq_wb": (4.6439, 1e-3),  # the highest that P.862.2 gives
+    "stoi": (1.0, 1e-6),
+    "estoi": (1.0, 1e-6),
+    "visqol_audio": (4.7321, 1e-3),  # the highest of its support vector regression
+    "visqol_speech": (4.6, 0.4),  # the lattice is not normalised
+    "si_sdr": (100.0, 0.0),
+    "mel_distance": (0.0, 0.0),
+}
+# How much better a noisier clip may score: the learned metrics are not quite monotone near perfection.
+TOLERANCE = {"visqol_speech": 0.15, "dnsmos": 0.15}
+# What the noisiest clip loses at least against the cleanest.
+LEAST_LOSS = {
+    "pesq_wb": 2.0,
+    "stoi": 0.05,
+    "estoi": 0.1,
+    "visqol_audio": 1.5,
+    "visqol_speech": 1.5,
+    "dnsmos": 0.3,
+    "si_sdr": 30.0,
+    "mel_distance": 15.0,
+}
+
+
+def installed(name: str) -> Metric:
+    metric = METRICS[name]
+    if (reason := metric.missing()) is not None:
+        pytest.skip(reason)
+    return metric
+
+
+@pytest.mark.parametrize("name", PERFECT)
+def test_a_perfect_copy_scores_perfectly(name, clip):
+    value, tolerance = PERFECT[name]
+    assert installed(name).measure(clip, clip.copy(), RATE) == pytest.approx(value, abs=tolerance)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_more_noise_never_scores_better(name, clip):
+    metric = installed(name)
+    noise = np.random.default_rng(1).standard_normal(len(clip)).astype(np.float32)
+    scores = [metric.measure(clip, clip + level * noise, RATE) for level in (1e-3, 1e-2, 1e-1)]
+    losses = -np.diff(scores) if metric.higher_is_better else np.diff(scores)
+    assert (losses >= -TOLERANCE.get(name, 0)).all(), scores
+    assert losses.sum() > LEAST_LOSS[name], scores
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_silence_and_what_is_too_short_have_no_score(name, clip):
+    metric = installed(name)
+    silence = np.zeros_like(clip)
+    if name != "mel_distance":  # silence has a spectrum
+        assert metric.measure(silence, clip, RATE) is None
+        assert metric.measure(clip, silence, RATE) in (None, 0.0 if name in ("stoi", "estoi") else None)
+    short = clip[: RATE // 10]
+    if name not in ("dnsmos", "si_sdr", "mel_distance"):
+        assert metric.measure(short, short, RATE) is None
+
+
+@pytest.mark.parametrize("name", ["pesq_wb", "visqol_audio", "mel_distance"])
+def test_any_sampling_rate_is_brought_to_the_metric_s_own(name, clip):
+    at_48k = np.repeat(clip, 2)
+    value, tolerance = PERFECT[name]
+    assert installed(name).measure(at_48k, at_48k, 48_000) == pytest.approx(value, abs=tolerance)
+
+
+def test_wideband_pesq_is_absent_for_narrowband_recordings(clip):
+    assert pesq_wideband(clip, clip, 8_000) is None
+
+
+def test_pesq_is_absent_beyond_what_its_library_holds(clip):
+    long = np.tile(clip, 51)
+    assert pesq_wideband(long, long, RATE) is None
+
+
+def test_dnsmos_hears_the_decoded_audio_alone(clip):
+    measure = installed("dnsmos").measure
+    score = measure(clip, clip, RATE)
+    assert 1 < score < 5
+    assert measure(clip[::-1].copy(), clip, RATE) == score
+
+
+def test_si_sdr_by_hand():
+    reference = np.array([1, -1, 1, -1], np.float32)
+    orthogonal = np.array([1, 1, -1, -1], np.float32)
+    decoded = reference + 0.1 * orthogonal  # energies 4 and 0.04: 20 dB
+    assert si_sdr(reference, decoded, RATE) == pytest.approx(20, abs=1e-4)
+    assert si_sdr(reference, 3 * decoded + 0.5, RATE) == pytest.approx(20, abs=1e-4), (
+        "scale and offset are free"
+    )
+    assert si_sdr(reference, orthogonal, RATE) == -100
+
+
+def test_mel_distance_of_half_the_level_is_six_decibels():
+    noise = 0.1 * np.random.default_rng(0).standard_normal(RATE).astype(np.float32)
+    assert mel_distance(noise, noise / 2, RATE) == pytest.approx(20 * math.log10(2), abs=1e-3)
+
+
+def test_mel_distance_to_silence_is_what_rises_above_the_floor():
+    silence = np.zeros(RATE, np.float32)
+    assert mel_distance(silence, silence, RATE) == 0
+    assert mel_distance(silence + 1e-7, silence, RATE) == 0  # -140 dB
+
+
+def test_codebook_use_by_hand():
+    use = codebook_use(np.array([[0, 0], [3, 3]]), codebook_size=4)
+    assert (use.count, use.share, use.perplexity) == (4, 0.5, pytest.approx(2))
+    assert use.share_if_uniform == pytest.approx(1 - 0.75**4)
+
+
+@given(st.lists(st.integers(0, 15), min_size=1))
+def test_perplexity_is_at_most_the_number_of_entries_used(codes):
+    use = codebook_use(np.array(codes), codebook_size=16)
+    assert use.share == len(set(codes)) / 16
+    assert 1 - 1e-9 <= use.perplexity <= len(set(codes)) + 1e-9
+
+
+def test_a_metric_without_its_package_says_how_to_install_it():
+    metric = Metric("x", "X", 1, True, si_sdr, ("no-such-package-anywhere",))
+    assert metric.missing() == (
+        "no-such-package-anywhere not installed; run: pip install 'opensnac[evaluate]'"
+    )
+    assert METRICS["si_sdr"].missing() is None

@@ -1,0 +1,334 @@
+"""Samples come back from files as they were written, lengths are exact, bad files are refused in words."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opensnac import audio
+from opensnac.errors import AudioError
+from opensnac.files import whole_file
+
+# Container, subtype and the largest error that its coding may cause.
+FORMATS = {
+    "u8.wav": ("WAV", "PCM_U8", 1 / 128),
+    "s16.wav": ("WAV", "PCM_16", 1 / 32768),
+    "s24.wav": ("WAV", "PCM_24", 1e-6),
+    "float.wav": ("WAV", "FLOAT", 0.0),
+    "double.wav": ("WAV", "DOUBLE", 1e-7),
+    "s16.flac": ("FLAC", "PCM_16", 1 / 32768),
+    "s24.flac": ("FLAC", "PCM_24", 1e-6),
+    "vorbis.ogg": ("OGG", "VORBIS", 0.1),
+    "opus.opus": ("OGG", "OPUS", 0.1),
+    "layer3.mp3": ("MP3", "MPEG_LAYER_III", 0.1),
+}
+RATES = st.sampled_from([8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000, 96000])
+
+
+def tone(num_samples: int, rate: int = 24000, channels: int = 1, hertz: float = 440.0) -> np.ndarray:
+    """Float32 (channels, samples); every channel has its own loudness."""
+    loudness = 0.5 / np.arange(1, channels + 1)[:, None]
+    return (loudness * np.sin(2 * np.pi * hertz / rate * np.arange(num_samples))).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("channels", [1, 2, 6])
+def test_every_format_gives_its_samples_and_rate(tmp_path: Path, name: str, channels: int) -> None:
+    container, subtype, tolerance = FORMATS[name]
+    if container == "MP3" and channels > 2:
+        pytest.skip("MP3 has two channels at most")
+    written = tone(24000, channels=channels)
+    soundfile.write(tmp_path / name, written.T, 24000, subtype, format=container)
+    samples, rate = audio.read(tmp_path / name)
+    assert rate == 24000
+    assert samples.dtype == np.float32
+    assert samples.shape == written.shape
+    assert np.abs(samples - written)[:, 2000:-2000].max() <= tolerance
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000, 96000])
+def test_rates_come_back(tmp_path: Path, rate: int) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(1000, rate).T, rate)
+    assert audio.read(tmp_path / "a.wav")[1] == rate
+
+
+def test_a_long_file_is_read_block_by_block_without_seams(tmp_path: Path) -> None:
+    written = np.random.default_rng(0).uniform(-1, 1, (2, 3 * audio.BLOCK_SAMPLES + 7)).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", written.T, 48000, "FLOAT")
+    np.testing.assert_array_equal(audio.read(tmp_path / "a.wav")[0], written)
+
+
+def test_floats_beyond_full_scale_are_read_as_they_are(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.float32([2.5, -3.0]), 8000, "FLOAT")
+    assert audio.read(tmp_path / "a.wav")[0].tolist() == [[2.5, -3.0]]
+
+
+def test_a_file_without_seeking_is_read_whole() -> None:
+    class Pipe(io.BytesIO):
+        def seekable(self) -> bool:
+            return False
+
+    content = io.BytesIO()
+    soundfile.write(content, tone(500).T, 24000, format="WAV", subtype="FLOAT")
+    np.testing.assert_array_equal(audio.read(Pipe(content.getvalue()))[0], tone(500))
+
+
+def test_a_named_pipe_is_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.wav")
+    content = io.BytesIO()
+    soundfile.write(content, tone(500).T, 24000, format="WAV", subtype="FLOAT")
+    writer = threading.Thread(target=(tmp_path / "pipe.wav").write_bytes, args=(content.getvalue(),))
+    writer.start()
+    samples, _ = audio.read(tmp_path / "pipe.wav")
+    writer.join()
+    np.testing.assert_array_equal(samples, tone(500))
+
+
+def test_a_streamed_wav_whose_length_was_never_filled_in_is_read() -> None:
+    content = bytearray(_wav(tone(500)))
+    content[4:8] = content[40:44] = b"\xff" * 4
+    assert audio.read(io.BytesIO(content))[0].shape == (1, 500)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"not readable as audio \(.*give a WAV, FLAC, OGG, Opus or MP3"),
+        (b"just some text, named wav", "not readable as audio"),
+        (b"RIFF\x24\x00\x00\x00WAVEfmt ", "not readable as audio"),
+    ],
+)
+def test_what_is_no_audio_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "a.wav").write_bytes(content)
+    with pytest.raises(AudioError, match=f"a.wav: {message}"):
+        audio.read(tmp_path / "a.wav")
+
+
+def test_a_recording_without_samples_is_refused() -> None:
+    with pytest.raises(AudioError, match="stream: holds no samples; at least one is needed"):
+        audio.read(io.BytesIO(_wav(tone(0))))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_samples_that_are_no_numbers_are_refused(tmp_path: Path, bad: float) -> None:
+    samples = tone(100)
+    samples[0, 50] = bad
+    soundfile.write(tmp_path / "a.wav", samples.T, 8000, "FLOAT")
+    with pytest.raises(AudioError, match=r"a\.wav: holds NaN or infinity near sample 0; repair"):
+        audio.read(tmp_path / "a.wav")
+
+
+def test_a_header_that_promises_terabytes_is_refused_without_allocating_them() -> None:
+    content = io.BytesIO()
+    soundfile.write(content, tone(5000).T, 16000, format="FLAC")
+    forged = bytearray(content.getvalue())
+    forged[21] |= 0x0F  # the upper bits of the 36 that hold the number of samples
+    with pytest.raises(AudioError, match="not readable as audio"):
+        audio.read(io.BytesIO(forged))
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.99])
+def test_a_cut_flac_is_refused(share: float) -> None:
+    content = io.BytesIO()
+    soundfile.write(content, tone(50_000).T, 16000, format="FLAC")
+    with pytest.raises(AudioError, match="not readable as audio"):
+        audio.read(io.BytesIO(content.getvalue()[: int(share * len(content.getvalue()))]))
+
+
+def test_impossible_rates_are_refused() -> None:
+    content = bytearray(_wav(tone(100)))
+    content[24:28] = struct.pack("<I", 7)
+    with pytest.raises(AudioError, match="the rate is 7 Hz; 1000 to 768000 Hz are possible"):
+        audio.read(io.BytesIO(content))
+
+
+def test_headerless_samples_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.raw").write_bytes(bytes(1000))
+    with pytest.raises(AudioError, match="headerless samples have no known rate"):
+        audio.read(tmp_path / "a.raw")
+
+
+@pytest.mark.parametrize("name", ["missing.wav", "."])
+def test_what_cannot_be_opened_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(AudioError, match=r"cannot be read: (No such file|Is a directory)"):
+        audio.read(tmp_path / name)
+
+
+@pytest.mark.parametrize("ending", audio.WRITABLE)
+@pytest.mark.parametrize("channels", [1, 2, 6])
+@pytest.mark.parametrize("num_samples", [1, 1000, 100_000])
+def test_writing_keeps_length_rate_and_channels(
+    tmp_path: Path, ending: str, channels: int, num_samples: int
+) -> None:
+    path = tmp_path / f"a{ending.upper()}"
+    audio.write(path, tone(num_samples, 44100, channels), 44100)
+    samples, rate = audio.read(path)
+    assert (samples.shape, rate) == ((channels, num_samples), 44100)
+    if ending != ".ogg":
+        assert np.abs(samples - tone(num_samples, 44100, channels)).max() <= 1 / 32768
+
+
+def test_an_hour_of_ogg_does_not_overflow_the_stack() -> None:
+    target = io.BytesIO()
+    audio.write(target, np.zeros((1, 8000 * 3600), np.float32), 8000, ".ogg")
+    assert soundfile.info(io.BytesIO(target.getvalue())).frames == 8000 * 3600
+
+
+def test_samples_beyond_full_scale_are_clipped_and_never_wrap() -> None:
+    target = io.BytesIO()
+    audio.write(target, np.float32([[1.5, -1.5, 1.0, -1.0, 0.0]]), 8000)
+    samples, _ = soundfile.read(io.BytesIO(target.getvalue()), dtype="int16")
+    assert samples.tolist() == [32767, -32768, 32767, -32768, 0]
+
+
+@pytest.mark.parametrize("name", ["a.mp3", "a.opus", "a.wave", "a", "a.txt"])
+def test_unknown_endings_are_refused_with_the_known_ones(tmp_path: Path, name: str) -> None:
+    with pytest.raises(AudioError, match=r"cannot write .*use one of \.wav, \.flac, \.ogg"):
+        audio.write(tmp_path / name, tone(10), 8000)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_format_cannot_hold_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(AudioError, match=r"FLAC cannot hold 9 channels at 8000 Hz .*use another of \.wav"):
+        audio.write(tmp_path / "a.flac", tone(10, channels=9), 8000)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("shape", [(10,), (1, 0), (1, 1, 10)])
+def test_audio_of_another_shape_is_not_written(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    with pytest.raises(AudioError, match=r"has shape .*\(channels, samples\) is needed"):
+        audio.write(tmp_path / "a.wav", np.zeros(shape, np.float32), 8000)
+
+
+def test_a_failure_midway_leaves_nothing_and_keeps_what_was_there(tmp_path: Path) -> None:
+    samples = np.zeros((1, 3 * audio.BLOCK_SAMPLES), np.float32)
+    samples[0, -1] = np.nan  # found in the third block, when two are written
+    (tmp_path / "a.wav").write_text("older")
+    with pytest.raises(AudioError, match="audio to write holds NaN or infinity near sample 131072"):
+        audio.write(tmp_path / "a.wav", samples, 8000, force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+    assert (tmp_path / "a.wav").read_text() == "older"
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soundfile.SoundFile, "_cdata_io", lambda *arguments: 3)  # as if 3 samples fitted
+    with pytest.raises(AudioError, match="could not be written to its end; is the disk full"):
+        audio.write(tmp_path / "a.wav", tone(1000), 8000)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wav_beyond_four_gigabytes_becomes_rf64() -> None:
+    hours = np.broadcast_to(np.float32(0), (6, 360_000_000))  # takes no memory
+    assert audio._container(hours, ".wav") == ("RF64", "PCM_16")
+    assert audio._container(hours[:1], ".wav") == ("WAV", "PCM_16")
+
+
+@given(num_samples=st.integers(1, 5000), there=RATES, back=RATES, channels=st.integers(1, 3))
+@settings(max_examples=150, deadline=None)
+def test_resampling_there_and_back_has_exact_lengths(
+    num_samples: int, there: int, back: int, channels: int
+) -> None:
+    samples = tone(num_samples, back, channels)
+    coded = audio.resample(samples, back, there)
+    assert coded.shape == (channels, -(-num_samples * there // back))
+    assert audio.resample(coded, there, back, num_samples).shape == samples.shape
+    assert coded.dtype == np.float32
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 24000, 44100, 48000, 96000])
+def test_resampling_keeps_a_tone_in_place(rate: int) -> None:
+    resampled = audio.resample(tone(rate, rate, 2, hertz=997), rate, 24000)
+    expected = tone(24000, 24000, 2, hertz=997)
+    assert np.abs(resampled - expected)[:, 500:-500].max() < 1e-4
+
+
+def test_resampling_removes_what_the_lower_rate_cannot_hold() -> None:
+    aliased = audio.resample(tone(48000, 48000, hertz=15000), 48000, 24000)
+    assert np.abs(aliased[:, 500:-500]).max() < 1e-4
+
+
+def test_resampling_does_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = np.random.default_rng(0).normal(size=(2, 10_000)).astype(np.float32)
+    whole = audio.resample(samples, 44100, 24000)
+    monkeypatch.setattr(audio, "BLOCK_SAMPLES", 777)
+    np.testing.assert_allclose(audio.resample(samples, 44100, 24000), whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("rates", [(8000, 24000), (24000, 24000), (96000, 24000)])
+def test_a_longer_result_than_the_input_ends_in_silence(rates: tuple[int, int]) -> None:
+    resampled = audio.resample(tone(9600, rates[0]), *rates, num_samples=100_000)
+    assert resampled.shape == (1, 100_000)
+    assert not resampled[:, 40_000:].any()
+
+
+def test_silence_stays_silence() -> None:
+    assert not audio.resample(np.zeros((1, 44100), np.float32), 44100, 24000).any()
+
+
+def test_a_whole_file_is_not_there_before_its_end(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "folder" / "a.bin"
+    with whole_file(target) as path:
+        path.write_bytes(b"content")
+        assert not target.exists()
+    assert target.read_bytes() == b"content"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_whole_file_does_not_replace_without_force(tmp_path: Path) -> None:
+    target = tmp_path / "a.bin"
+    target.write_bytes(b"older")
+    with pytest.raises(FileExistsError, match=r"a\.bin: exists; --force replaces it"), whole_file(target):
+        pytest.fail("the block must not run")
+    with whole_file(target, force=True) as path:
+        path.write_bytes(b"newer")
+    assert target.read_bytes() == b"newer"
+
+
+def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
+    target = tmp_path / "a.bin"
+    with pytest.raises(FileExistsError, match="exists"), whole_file(target) as path:
+        _ = path.write_bytes(b"ours"), target.write_bytes(b"theirs")
+    assert target.read_bytes() == b"theirs"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_link_stays_and_its_file_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "real").write_bytes(b"older")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with whole_file(tmp_path / "link", force=True) as path:
+        path.write_bytes(b"newer")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_bytes() == b"newer"
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_folder_or_device_is_never_replaced(tmp_path: Path, force: bool) -> None:
+    for target in (tmp_path, Path(os.devnull)):
+        with pytest.raises(FileExistsError, match="is no plain file"), whole_file(target, force):
+            pytest.fail("the block must not run")
+
+
+def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with whole_file(tmp_path / "a.bin") as path:
+            path.write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert list(tmp_path.iterdir()) == []
+
+
+def _wav(samples: np.ndarray) -> bytes:
+    content = io.BytesIO()
+    soundfile.write(content, samples.T, 24000, format="WAV", subtype="PCM_16")
+    return content.getvalue()

@@ -1,0 +1,248 @@
+"""A recording becomes a `.snac` file and, by the same model only, a recording of the same length again."""
+
+from __future__ import annotations
+
+import io
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opensnac import SNAC, audio, bitstream, transcode
+from opensnac.errors import AudioError, BitstreamError, ModelError, ModelMismatchError
+
+TINY = {
+    "sampling_rate": 24000,
+    "encoder_dim": 2,
+    "encoder_rates": [2, 4, 8, 8],
+    "decoder_dim": 16,
+    "decoder_rates": [8, 8, 4, 2],
+    "attn_window_size": None,
+    "codebook_size": 4096,
+    "codebook_dim": 8,
+    "vq_strides": [4, 2, 1],
+    "noise": True,
+    "depthwise": True,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a small model with random weights."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    torch.manual_seed(0)
+    SNAC(**TINY).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> SNAC:
+    return transcode.ModelShelf(folder).get()
+
+
+def speech(num_samples: int, channels: int = 1, seed: int = 0) -> np.ndarray:
+    """Float32 (channels, samples) of noise whose loudness changes; nothing in it repeats."""
+    noise = np.random.default_rng(seed).normal(size=(channels, num_samples))
+    return (0.3 * noise * np.sin(np.arange(num_samples) / 999)).clip(-1, 1).astype(np.float32)
+
+
+def coded(samples: np.ndarray, rate: int, model: SNAC, **options: bool) -> bytes:
+    source, target = io.BytesIO(), io.BytesIO()
+    soundfile.write(source, samples.T, rate, "FLOAT", format="WAV")
+    source.seek(0)
+    transcode.encode_file(source, target, model, **options)
+    return target.getvalue()
+
+
+def decoded(stream: bytes, model: SNAC, **options: object) -> tuple[np.ndarray, int]:
+    target = io.BytesIO()
+    transcode.decode_file(io.BytesIO(stream), target, model, **options)  # type: ignore[arg-type]
+    return audio.read(io.BytesIO(target.getvalue()))
+
+
+@given(
+    num_samples=st.integers(1, 9000),
+    rate=st.sampled_from([8000, 11025, 16000, 24000, 44100, 48000, 96000]),
+    channels=st.integers(1, 2),
+)
+@settings(max_examples=25, deadline=None)
+def test_the_length_comes_back_exactly(model: SNAC, num_samples: int, rate: int, channels: int) -> None:
+    samples, back = decoded(coded(speech(num_samples, channels), rate, model), model)
+    assert (samples.shape, back) == ((channels, num_samples), rate)
+
+
+@pytest.mark.parametrize("rate", [8000, 24000, 44100, 96000])
+def test_a_chosen_rate_gives_the_length_in_proportion_rounded_up(model: SNAC, rate: int) -> None:
+    samples, back = decoded(coded(speech(10_001), 22050, model), model, sample_rate=rate)
+    assert (samples.shape, back) == ((1, -(-10_001 * rate // 22050)), rate)
+
+
+@pytest.mark.parametrize("num_samples", [1, 24000])
+def test_silence_is_coded_as_anything_else(model: SNAC, num_samples: int) -> None:
+    silence = np.zeros((2, num_samples), np.float32)
+    assert decoded(coded(silence, 24000, model), model)[0].shape == (2, num_samples)
+
+
+def test_the_file_holds_the_codes_of_each_channel_by_itself(model: SNAC) -> None:
+    samples = speech(150_000, channels=2)  # longer than one of the model's pieces
+    recording = bitstream.read(io.BytesIO(coded(samples, 24000, model)))
+    assert recording.header == transcode.header_for(model, 2, 24000)
+    with torch.inference_mode():
+        together = model.encode(torch.from_numpy(samples)[:, None])
+    for scale, expected in zip(recording.codes, together, strict=True):
+        np.testing.assert_array_equal(scale, expected.numpy())
+
+
+def test_decoding_is_the_models_own(model: SNAC) -> None:
+    stream = coded(speech(30_000, channels=2), 24000, model)
+    codes = [torch.from_numpy(scale) for scale in bitstream.read(io.BytesIO(stream)).codes]
+    for options in ({"seed": 7, "noise": True}, {"noise": False}):
+        with torch.inference_mode():
+            expected = model.decode(codes, 30_000, **options)[:, 0].numpy()  # type: ignore[arg-type]
+        np.testing.assert_allclose(decoded(stream, model, **options)[0], expected, atol=1 / 32768 + 1e-5)
+
+
+def test_the_seed_decides_the_noise(model: SNAC) -> None:
+    stream = coded(speech(5000), 24000, model)
+    same, again, other = (decoded(stream, model, seed=seed)[0] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(same, again)
+    assert (same != other).any()
+
+
+def test_mono_is_the_mean_of_the_channels(model: SNAC) -> None:
+    stereo = speech(5000, channels=2)
+    mixed = coded(stereo, 24000, model, mono=True)
+    assert mixed == coded(stereo.mean(axis=0, keepdims=True), 24000, model)
+    assert decoded(mixed, model)[0].shape == (1, 5000)
+
+
+def test_samples_beyond_full_scale_are_clipped(model: SNAC) -> None:
+    loud = 20 * speech(5000)
+    assert coded(loud, 24000, model) == coded(loud.clip(-1, 1), 24000, model)
+
+
+def test_another_models_file_is_refused_by_both_names(model: SNAC) -> None:
+    torch.manual_seed(1)
+    other = SNAC(**TINY).eval()
+    other.name = "other"
+    ours, theirs = model.fingerprint[:16], other.fingerprint[:16]
+    with pytest.raises(ModelMismatchError, match=rf"stream: .*'tiny' .*{ours}.*'other' .*{theirs}.*--model"):
+        decoded(coded(speech(100), 24000, model), other)
+
+
+def test_a_forged_layout_is_refused(model: SNAC) -> None:
+    header = replace(transcode.header_for(model, 1, 24000), hop_length=256)
+    with pytest.raises(ModelMismatchError, match=r"has hop_length 256, but its model 'tiny' .* has 512"):
+        transcode.check_model(header, model)
+
+
+def test_the_model_that_a_file_names_is_loaded(
+    folder: Path, model: SNAC, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    header = transcode.header_for(model, 1, 24000)
+    shelf = transcode.ModelShelf()
+    assert shelf.for_header(header).fingerprint == model.fingerprint
+    assert shelf.for_header(header) is shelf.get("tiny")
+
+
+def test_a_model_that_is_not_there_is_named_with_what_to_do(model: SNAC) -> None:
+    header = replace(transcode.header_for(model, 1, 24000), model_name="nowhere")
+    with pytest.raises(ModelError, match=f"needs the model 'nowhere' .*{header.weights_hash}.*with --model"):
+        transcode.ModelShelf().for_header(header)
+
+
+def test_a_shelf_loads_a_model_once_for_all_threads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = []
+    load = SNAC.from_pretrained
+    monkeypatch.setattr(SNAC, "from_pretrained", lambda name: loads.append(name) or load(name))
+    shelf = transcode.ModelShelf(folder)
+    threads = [threading.Thread(target=shelf.get) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert loads == [folder]
+
+
+def test_salvage_keeps_what_precedes_the_damage(model: SNAC, tmp_path: Path) -> None:
+    stream = bytearray(coded(speech(24000 * 12), 24000, model))
+    stream[-300] ^= 0x40
+    with pytest.raises(BitstreamError, match=r"stream: packet .* was changed.*--salvage"):
+        decoded(bytes(stream), model)
+    whole = decoded(coded(speech(24000 * 12), 24000, model), model)[0]
+    (tmp_path / "a.snac").write_bytes(stream)
+    result = transcode.decode_file(tmp_path / "a.snac", tmp_path / "a.wav", model, salvage=True)
+    kept, _ = audio.read(tmp_path / "a.wav")
+    assert result.damage is not None
+    assert 24000 * 5 < kept.shape[1] == round(result.seconds * 24000) < whole.shape[1]
+    reached = kept.shape[1] - 11 * 512  # later samples depend on lost frames
+    np.testing.assert_allclose(kept[:, :reached], whole[:, :reached], atol=1 / 32768 + 1e-5)
+
+
+def test_a_stream_of_no_samples_is_refused(model: SNAC) -> None:
+    target = io.BytesIO()
+    none = [np.zeros((1, 0), np.int64)] * 3
+    bitstream.write(target, transcode.header_for(model, 1, 24000), none, 0)
+    with pytest.raises(BitstreamError, match="holds no samples; there is nothing to decode"):
+        decoded(target.getvalue(), model)
+
+
+def test_too_many_channels_are_refused_with_the_way_out(model: SNAC) -> None:
+    with pytest.raises(AudioError, match="has 256 channels; at most 255 can be coded: mix down with --mono"):
+        coded(np.zeros((256, 10), np.float32), 24000, model)
+    assert decoded(coded(np.zeros((256, 10), np.float32), 24000, model, mono=True), model)[0].shape == (1, 10)
+
+
+def test_impossible_rates_are_refused(model: SNAC) -> None:
+    with pytest.raises(AudioError, match="decoding: the rate is 10 Hz; 1000 to 768000"):
+        decoded(coded(speech(100), 24000, model), model, sample_rate=10)
+
+
+def test_an_existing_output_is_kept_and_the_work_not_even_begun(model: SNAC, tmp_path: Path) -> None:
+    existing = tmp_path / "a.snac"
+    existing.write_text("older")
+    with pytest.raises(FileExistsError, match="exists; --force replaces it"):
+        transcode.encode_file(tmp_path / "missing.wav", existing, model)
+    with pytest.raises(FileExistsError, match="exists; --force replaces it"):
+        transcode.decode_file(tmp_path / "missing.snac", existing, model, ending=".wav")
+    assert existing.read_text() == "older"
+
+
+def test_progress_rises_to_its_end_and_can_stop_the_work(model: SNAC, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", speech(24000 * 9, channels=2).T, 24000)
+    shares: list[float] = []
+    transcode.encode_file(tmp_path / "a.wav", tmp_path / "a.snac", model, report=shares.append)
+    transcode.decode_file(tmp_path / "a.snac", tmp_path / "b.wav", model, report=shares.append)
+    half = len(shares) // 2
+    assert half > 3  # several reports before the end, so that an interrupt is heard
+    for part in (shares[:half], shares[half:]):
+        assert part == sorted(part)
+        assert part[-1] == 1
+
+    def stop(share: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        transcode.decode_file(tmp_path / "a.snac", tmp_path / "c.wav", model, report=stop)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.snac", "a.wav", "b.wav"]
+    assert not model.decoder._forward_hooks
+
+
+def test_threads_share_the_cores() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    seen = []
+    with transcode.shared_cores(2):
+        thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+    assert seen == [2]
+    assert torch.get_num_threads() == 4
+    torch.set_num_threads(before)
