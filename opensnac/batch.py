@@ -155,14 +155,11 @@ def run(
             report(0)
             work(job, report)
             report(1)
+        except BrokenPipeError:
+            raise
         except Exception as error:  # whatever one file holds, the others are still done
-            if isinstance(error, BrokenPipeError):
-                raise
             on_failure(job, error)
             return False
-        except BaseException:
-            stopped.set()
-            raise
         return True
 
     if workers == 1:

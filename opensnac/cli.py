@@ -288,7 +288,7 @@ def _progress_bar() -> Progress:
         TimeRemainingColumn(),
         console=Console(stderr=True),
         disable=not sys.stderr.isatty(),
-        redirect_stdout=False,
+        redirect_stdout=sys.stdout.isatty(),  # else it carries bytes
         transient=True,
     )
 

@@ -30,6 +30,8 @@ from opensnac.errors import OpensnacError
 if TYPE_CHECKING:
     from opensnac import SNAC
 
+DEFAULT_CODECS = ("opensnac", "opus:6", "codec2:1200")
+
 
 class Coded(NamedTuple):
     """One clip after a codec: float32 (samples,), as long and as fast as the original and aligned to it.

@@ -20,10 +20,10 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from opensnac import audio
+from opensnac import __version__, audio
 from opensnac.errors import OpensnacError
 from opensnac.evaluation import report
-from opensnac.evaluation.codecs import Codec, by_name
+from opensnac.evaluation.codecs import DEFAULT_CODECS, Codec, by_name
 from opensnac.evaluation.metrics import METRICS, package_version
 
 Record = dict[str, Any]  # one clip after one codec: a line of clips.jsonl, as `measure` makes it
@@ -43,12 +43,13 @@ class Task:
 def evaluate_folder(folder: Path, codecs: Sequence[str], out: Path, jobs: int = 1) -> dict[str, Any]:
     """Measure `codecs` (names as codecs.by_name takes) on every recording in `folder`, mixed down to mono.
 
+    No codecs named: the default ones. The original itself is always measured too, as the ceiling.
     Writes `results.json` and `report.md` into `out`, prints the table, and returns what `results.json` holds
     (report.SCHEMA). Results go to `out/clips.jsonl` as they come; those that still match are not made again.
     `jobs` processes work at once, one thread each. Codecs and metrics that are not installed are skipped,
     clips that fail with a codec are listed. OpensnacError for an unknown codec or a folder without clips.
     """
-    chosen = [by_name(name) for name in dict.fromkeys(["original", *codecs])]
+    chosen = [by_name(name) for name in dict.fromkeys(["original", *(codecs or DEFAULT_CODECS)])]
     clips = find_clips(folder)
     skipped = {codec.name: reason for codec in chosen if (reason := codec.missing()) is not None}
     running = [codec for codec in chosen if codec.name not in skipped]
@@ -88,11 +89,9 @@ def plan(folder: Path, clips: Sequence[Path], codecs: Sequence[Codec], metrics: 
     for path in clips:
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         for codec in codecs:
-            identity = json.dumps([content, codec.name, versions[codec.name], measured_by])
+            identity = json.dumps([__version__, content, codec.name, versions[codec.name], measured_by])
             key = hashlib.sha256(identity.encode()).hexdigest()[:32]
-            tasks.append(
-                Task(str(path), path.relative_to(folder).as_posix(), codec.name, tuple(metrics), key)
-            )
+            tasks.append(Task(str(path), path.relative_to(folder).as_posix(), codec.name, tuple(metrics), key))
     return tasks
 
 

@@ -78,9 +78,7 @@ def estoi(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> float
     return _intelligibility(reference, decoded, sample_rate, extended=True)
 
 
-def _intelligibility(
-    reference: np.ndarray, decoded: np.ndarray, sample_rate: int, extended: bool
-) -> float | None:
+def _intelligibility(reference: np.ndarray, decoded: np.ndarray, sample_rate: int, extended: bool) -> float | None:
     from pystoi import stoi as measure
 
     if sample_rate < 10_000 or len(reference) < SHORTEST_STOI * sample_rate or _silent(reference):
@@ -104,9 +102,7 @@ def visqol_speech(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) 
     return _visqol(reference, decoded, sample_rate, "speech", 16_000)
 
 
-def _visqol(
-    reference: np.ndarray, decoded: np.ndarray, sample_rate: int, mode: str, rate: int
-) -> float | None:
+def _visqol(reference: np.ndarray, decoded: np.ndarray, sample_rate: int, mode: str, rate: int) -> float | None:
     if len(reference) < SHORTEST_VISQOL * sample_rate or _silent(reference) or _silent(decoded):
         return None
     original, copy = _both_at(rate, reference, decoded, sample_rate)

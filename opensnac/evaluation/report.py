@@ -173,9 +173,7 @@ def table(results: Mapping[str, Any]) -> str:
         "",
         "Mean ± half the 95 % bootstrap interval over clips. b/s: actual bits of all clips by their length;",
     ]
-    lines += [
-        "file b/s: containers included. ×: times real time in one thread, files and program start included."
-    ]
+    lines += ["file b/s: containers included. ×: times real time in one thread, files and program start included."]
     codebook_rows = list(_codebook_rows(results))
     if codebook_rows:
         header = ["codec", "scale", "codes seen", "entries used", "if uniform", "perplexity"]

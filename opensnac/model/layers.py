@@ -40,8 +40,12 @@ class _Convolution(nn.Module):
     def __init__(self, shape: tuple[int, int, int], out_channels: int, fan_in: int, bias: bool = True) -> None:
         super().__init__()
         bound = 1 / math.sqrt(fan_in)
-        self.weight = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(out_channels).uniform_(-bound, bound)) if bias else None
+        self.weight: Tensor
+        self.register_parameter("weight", nn.Parameter(torch.empty(shape).uniform_(-bound, bound)))
+        self.bias: Tensor  # None without a bias, which only Pointwise is ever made
+        self.register_parameter(
+            "bias", nn.Parameter(torch.empty(out_channels).uniform_(-bound, bound)) if bias else None
+        )
         weight_norm(self)
 
 
@@ -79,7 +83,9 @@ class Convolution(_Convolution):
         reach = self.dilation * (KERNEL_SIZE // 2)
         if self.out_channels == 1:  # products first: seven numbers a step to shift instead of all channels
             products = F.pad(F.linear(x, self.weight[0].T), (0, 0, reach, reach))
-            return self.bias + sum(w[..., k : k + 1] for k, w in enumerate(self._windows(products)))
+            return self.bias + torch.cat(
+                [window[..., k : k + 1] for k, window in enumerate(self._windows(products))], dim=-1
+            ).sum(-1, keepdim=True)
         windows = self._windows(F.pad(x, (0, 0, reach, reach)))
         return F.linear(torch.cat(windows, dim=-1), self.weight.transpose(1, 2).flatten(1), self.bias)
 

@@ -21,7 +21,7 @@ _FACTORS = (0x7FEB352D, 0x846CA68B - 2**32)  # the second is negative so that no
 
 def position_noise(
     seed: int, layer: int, start: int, length: int, device: torch.device | str = "cpu"
-) -> Float[Tensor, "length"]:
+) -> Float[Tensor, " length"]:
     """N(0, 1) values at positions start .. start + length - 1 of the noise that (seed, layer) names, float32."""
     position = torch.arange(start, start + length, device=device, dtype=torch.int64)
     key = _mix(_mix(seed & _MASK) ^ (seed >> 32 & _MASK) ^ _mix(layer + 1))

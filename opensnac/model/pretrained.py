@@ -85,9 +85,7 @@ def _download(hub_id: str, revision: str | None, cache_dir: str | Path | None, l
 
     def fetch(filename: str) -> Path:
         return Path(
-            hf_hub_download(
-                hub_id, filename, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
-            )
+            hf_hub_download(hub_id, filename, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
         )
 
     try:

@@ -63,11 +63,16 @@ class ResidualVectorQuantizer(nn.Module):
             for stride in config.vq_strides
         )
 
+    @property
+    def scales(self) -> list[VectorQuantizer]:
+        """The quantisers, coarse to fine."""
+        return [scale for scale in self.quantizers if isinstance(scale, VectorQuantizer)]
+
     def forward(self, latent: Signal) -> Quantized:
         """Quantise; gradients pass straight through the choice of entries."""
         total, residual = torch.zeros_like(latent), latent
         result = Quantized(total, [], [], [])
-        for scale in self.quantizers:
+        for scale in self.scales:
             projected = scale.project(residual)
             codes = scale.nearest(projected)
             chosen = scale.codebook(codes)
@@ -81,6 +86,6 @@ class ResidualVectorQuantizer(nn.Module):
 
     def from_codes(self, codes: Sequence[Codes]) -> Signal:
         """Sum of the scales' vectors for codes (batch, frames / stride), coarse to fine."""
-        return torch.stack(
-            [scale.expand(scale.codebook(c)) for scale, c in zip(self.quantizers, codes, strict=True)]
-        ).sum(0)
+        return torch.stack([scale.expand(scale.codebook(c)) for scale, c in zip(self.scales, codes, strict=True)]).sum(
+            0
+        )

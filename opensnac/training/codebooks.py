@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils import parametrize
 
 from opensnac.model.quantizer import ResidualVectorQuantizer, VectorQuantizer
 
@@ -25,12 +24,12 @@ def start_from_data(quantizer: ResidualVectorQuantizer, latent: Tensor, generato
     k-means centres.
     """
     residual = latent
-    for scale in quantizer.quantizers:
-        _fit_projections(scale, residual)  # type: ignore[arg-type]
-        vectors = scale.project(residual).flatten(0, 1)  # type: ignore[operator]
-        scale.codebook.weight.copy_(_kmeans(vectors, len(scale.codebook.weight), generator))  # type: ignore
-        codes = scale.nearest(scale.project(residual))  # type: ignore[operator]
-        residual = residual - scale.expand(scale.codebook(codes))  # type: ignore[operator]
+    for scale in quantizer.scales:
+        _fit_projections(scale, residual)
+        vectors = scale.project(residual).flatten(0, 1)
+        scale.codebook.weight.copy_(_kmeans(vectors, len(scale.codebook.weight), generator))
+        codes = scale.nearest(scale.project(residual))
+        residual = residual - scale.expand(scale.codebook(codes))
 
 
 def _fit_projections(scale: VectorQuantizer, residual: Tensor) -> None:
@@ -43,18 +42,10 @@ def _fit_projections(scale: VectorQuantizer, residual: Tensor) -> None:
     inward_bias[:-1], inward_bias[-1] = -(axes / size) @ mean, 2.0
     outward = F.pad(axes.T * size, (0, 1))
     # An exact zero direction has no norm; a trace of noise keeps the weight's parametrisation finite.
-    _set(scale.in_proj, inward + 1e-4 * inward.std() * torch.randn_like(inward), inward_bias)
-    _set(scale.out_proj, outward, mean)
-
-
-def _set(projection: torch.nn.Module, weight: Tensor, bias: Tensor) -> None:
-    if parametrize.is_parametrized(projection, "weight"):
-        norm = weight.norm(dim=1)[:, None, None]
-        projection.parametrizations.weight.original0.copy_(norm)  # type: ignore[union-attr]
-        projection.parametrizations.weight.original1.copy_(weight[:, :, None])  # type: ignore[union-attr]
-    else:
-        projection.weight.copy_(weight[:, :, None])  # type: ignore[operator]
-    projection.bias.copy_(bias)  # type: ignore[operator]
+    scale.in_proj.weight = (inward + 1e-4 * inward.std() * torch.randn_like(inward))[:, :, None]
+    scale.in_proj.bias.copy_(inward_bias)
+    scale.out_proj.weight = outward[:, :, None]
+    scale.out_proj.bias.copy_(mean)
 
 
 def _kmeans(vectors: Tensor, entries: int, generator: torch.Generator) -> Tensor:
@@ -77,7 +68,7 @@ class CodebookHealth:
     """Which codes are in use, and vectors at hand to revive the others with, for each scale."""
 
     def __init__(self, quantizer: ResidualVectorQuantizer) -> None:
-        sizes = [len(scale.codebook.weight) for scale in quantizer.quantizers]  # type: ignore[arg-type,union-attr]
+        sizes = [len(scale.codebook.weight) for scale in quantizer.scales]
         self.since_use = [torch.zeros(size, dtype=torch.int64) for size in sizes]  # vectors since a code's last use
         self.counts = [torch.zeros(size) for size in sizes]  # uses, fading over about as many vectors as codes x 4
         self.pools: list[Tensor] = [torch.empty(0) for _ in sizes]
@@ -95,9 +86,7 @@ class CodebookHealth:
             self.pools[i] = torch.cat([self.pools[i].view(-1, vectors.shape[1]), vectors])[-size * POOL_FACTOR :]
 
     @torch.no_grad()
-    def revive(
-        self, quantizers: Sequence[ResidualVectorQuantizer], generator: torch.Generator
-    ) -> list[int]:
+    def revive(self, quantizers: Sequence[ResidualVectorQuantizer], generator: torch.Generator) -> list[int]:
         """Move dead codes onto recent vectors, alike in all of `quantizers`; returns how many at each scale."""
         revived = []
         for i, since in enumerate(self.since_use):
@@ -105,8 +94,8 @@ class CodebookHealth:
             if len(dead) and len(self.pools[i]):
                 draw = torch.randint(len(self.pools[i]), (len(dead),), generator=generator)
                 for quantizer in quantizers:
-                    weight = quantizer.quantizers[i].codebook.weight  # type: ignore[union-attr]
-                    weight[dead.to(weight.device)] = self.pools[i][draw].to(weight)  # type: ignore[operator,index]
+                    weight = quantizer.scales[i].codebook.weight
+                    weight[dead.to(weight.device)] = self.pools[i][draw].to(weight)
                 since[dead] = 0
             revived.append(len(dead))
         return revived

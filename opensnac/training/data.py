@@ -118,14 +118,14 @@ class Crops:
             piece = file.read(needed, dtype="float32", always_2d=True).mean(1)
         if ratio != 1:
             piece = soxr.resample(piece, recording.sample_rate, self.sample_rate)
-        return piece[: self.crop_samples]
+        return np.asarray(piece[: self.crop_samples], np.float32)
 
 
 def _read(recording: Recording, sample_rate: int) -> NDArray[np.int16]:
     samples, rate = soundfile.read(recording.path, dtype="float32", always_2d=True)
-    mono = samples.mean(1)
+    mono: NDArray[np.floating] = np.asarray(samples.mean(1))
     if rate != sample_rate:
-        mono = soxr.resample(mono, rate, sample_rate)
+        mono = np.asarray(soxr.resample(mono, rate, sample_rate))
     return np.round(np.clip(mono, -1, 1 - 2**-15) * 32768).astype(np.int16)
 
 

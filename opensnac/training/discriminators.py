@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -17,9 +19,7 @@ SLOPE = 0.1
 Audio = Float[Tensor, "batch 1 samples"]
 
 
-def _convolution(
-    inputs: int, outputs: int, kernel: tuple[int, int], stride: tuple[int, int] = (1, 1)
-) -> nn.Module:
+def _convolution(inputs: int, outputs: int, kernel: tuple[int, int], stride: tuple[int, int] = (1, 1)) -> nn.Module:
     padding = (kernel[0] // 2, kernel[1] // 2)
     return weight_norm(nn.Conv2d(inputs, outputs, kernel, stride, padding))
 
@@ -55,28 +55,24 @@ class SpectrumDiscriminator(nn.Module):
         self.window = window
         bins = window // 2 + 1
         edges = [int(edge * bins) for edge in BAND_EDGES]
-        self.bands = list(zip(edges[:-1], edges[1:], strict=True))
+        self.bands = list(pairwise(edges))
         self.layers = nn.ModuleList(self._band(channels) for _ in self.bands)
         self.score = _convolution(channels, 1, (3, 3))
 
     @staticmethod
-    def _band(channels: int) -> nn.ModuleList:
+    def _band(channels: int) -> nn.Sequential:
         down = [_convolution(channels, channels, (3, 9), (1, 2)) for _ in range(3)]
-        return nn.ModuleList(
-            [_convolution(2, channels, (3, 9)), *down, _convolution(channels, channels, (3, 3))]
-        )
+        return nn.Sequential(_convolution(2, channels, (3, 9)), *down, _convolution(channels, channels, (3, 3)))
 
     def forward(self, audio: Audio) -> list[Tensor]:
         """Features of every band and layer, scores last."""
         window = torch.hann_window(self.window, device=audio.device)
-        spectrum = torch.stft(
-            audio[:, 0].float(), self.window, self.window // 4, window=window, return_complex=True
-        )
+        spectrum = torch.stft(audio[:, 0].float(), self.window, self.window // 4, window=window, return_complex=True)
         x = torch.view_as_real(spectrum).permute(0, 3, 2, 1)  # (batch, real and imaginary, frames, bins)
         features, tops = [], []
         for (low, high), layers in zip(self.bands, self.layers, strict=True):
             band = x[..., low:high]
-            for layer in layers:  # type: ignore[union-attr]
+            for layer in layers.children():
                 band = F.leaky_relu(layer(band), SLOPE)
                 features.append(band)
             tops.append(band)

@@ -22,7 +22,7 @@ from opensnac.training.losses import mel_loss
 from opensnac.training.step import Trainer
 
 MAX_SKIPPED = 20  # non-finite steps a run may hold before it stops
-START_VECTORS = 8  # vectors a code of the coarsest codebook is fitted to
+START_VECTORS = 2  # vectors a code of the coarsest codebook is fitted to; finer scales get more
 VALID_SECONDS = 4.0
 VALID_CLIPS = 24
 
@@ -142,9 +142,7 @@ def _revive(trainer: Trainer, rng: np.random.Generator, log: Log) -> None:
 
 
 @torch.inference_mode()
-def _validate(
-    trainer: Trainer, clips: list[Tensor], out: Path, best: float, log: Log, elapsed: float
-) -> float:
+def _validate(trainer: Trainer, clips: list[Tensor], out: Path, best: float, log: Log, elapsed: float) -> float:
     """Mel distance of the averaged weights on fixed clips, with real codes; keeps the best model."""
     quantizing = trainer.step > trainer.config.schedule.quantize_from
     distances, used = [], [set[int]() for _ in trainer.config.model.vq_strides]

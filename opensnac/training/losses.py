@@ -37,7 +37,9 @@ def mel_filters(sample_rate: int, window: int, bands: int) -> Tensor:
 
 def _hz_to_mel(hz: Tensor) -> Tensor:
     """Linear to 1 kHz (15 mel), then logarithmic: 27 mel for each factor of 6.4."""
-    return torch.where(hz < 1000, hz * 3 / 200, 15 + 27 * torch.log(hz.clamp(min=1) / 1000) / torch.log(torch.tensor(6.4)))
+    return torch.where(
+        hz < 1000, hz * 3 / 200, 15 + 27 * torch.log(hz.clamp(min=1) / 1000) / torch.log(torch.tensor(6.4))
+    )
 
 
 def _mel_to_hz(mel: Tensor) -> Tensor:

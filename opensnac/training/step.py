@@ -78,17 +78,15 @@ class Trainer:
         norm = self._update(self.generator, self.generator_optimizer, total, self.config.optimizer.clip_norm)
         self._update_ema()
         self.step += 1
-        return report | {name: float(v) for name, v in values.items()} | {"gradient_norm": norm}
+        return report | {name: float(v.detach()) for name, v in values.items()} | {"gradient_norm": norm}
 
     def _discriminator_step(self, audio: Tensor, audio_hat: Tensor) -> dict[str, float]:
         loss = losses.discriminator_loss(self.discriminators(audio_hat), self.discriminators(audio))
         clip = self.config.optimizer.discriminator_clip_norm
         norm = self._update(self.discriminators, self.discriminator_optimizer, loss, clip)
-        return {"discriminator": float(loss), "discriminator_gradient_norm": norm}
+        return {"discriminator": float(loss.detach()), "discriminator_gradient_norm": norm}
 
-    def _update(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, clip_norm: float
-    ) -> float:
+    def _update(self, model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, clip_norm: float) -> float:
         """Backward, clip, step; returns the norm before clipping."""
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -10,7 +10,7 @@ RATE = 24_000
 
 @pytest.fixture(scope="session")
 def clip() -> np.ndarray:
-    """1.2 s of voiced syllables, float32 (samples,) at 24 kHz: a gliding pitch through two moving formants."""
+    """1.2 s of voiced syllables at 24 kHz, float32 (samples,): a gliding pitch, two moving formants."""
     time = np.arange(int(1.2 * RATE)) / RATE
     pitch = 120 + 25 * np.sin(2 * np.pi * 0.7 * time)
     phase = 2 * np.pi * np.cumsum(pitch) / RATE

@@ -1,4 +1,4 @@
-"""Codecs: real bytes counted, the same length and rate back, aligned; what is missing says how to install it."""
+"""Codecs: real bytes, the same length and rate back, aligned; what is missing says how to install it."""
 
 import re
 import sys

@@ -8,6 +8,7 @@ import pytest
 from opensnac import audio
 from opensnac.errors import OpensnacError
 from opensnac.evaluation import evaluate
+from opensnac.evaluation.codecs import DEFAULT_CODECS, Coded, Original
 from opensnac.evaluation.evaluate import evaluate_folder, find_clips
 from opensnac.evaluation.metrics import METRICS
 from opensnac.evaluation.report import SCHEMA, bootstrap_interval
@@ -70,20 +71,20 @@ def test_one_call_writes_scores_rates_and_codebook_use(folder, few_metrics, mode
 
 def test_a_second_run_measures_only_what_is_missing_or_changed(folder, few_metrics, measured, tmp_path, clip):
     out = tmp_path / "out"
-    first = evaluate_folder(folder, [], out)
+    first = evaluate_folder(folder, ["original"], out)
     assert measured == [("a.wav", "original"), ("deep/b.flac", "original")]
 
     store = out / "clips.jsonl"
     store.write_text(store.read_text()[:-30])  # as a kill leaves it
     measured.clear()
-    second = evaluate_folder(folder, [], out)
+    second = evaluate_folder(folder, ["original"], out)
     assert measured == [("deep/b.flac", "original")]
     assert second["codecs"][0]["scores"] == first["codecs"][0]["scores"]
 
     audio.write(folder / "a.wav", clip[None] / 2, RATE, force=True)
     measured.clear()
-    evaluate_folder(folder, [], out)
-    evaluate_folder(folder, [], out)
+    evaluate_folder(folder, ["original"], out)
+    evaluate_folder(folder, ["original"], out)
     assert measured == [("a.wav", "original")]
 
 
@@ -91,7 +92,7 @@ def test_a_broken_clip_is_listed_tried_again_and_stops_no_other(folder, few_metr
     (folder / "broken.wav").write_bytes(b"no audio at all")
     for _ in range(2):
         measured.clear()
-        results = evaluate_folder(folder, [], tmp_path / "out")
+        results = evaluate_folder(folder, ["original"], tmp_path / "out")
         assert ("broken.wav", "original") in measured
     (entry,) = results["codecs"]
     assert "broken.wav" in entry["failed"]["broken.wav"]
@@ -101,24 +102,27 @@ def test_a_broken_clip_is_listed_tried_again_and_stops_no_other(folder, few_metr
 
 def test_scores_that_do_not_apply_are_counted_and_not_zero(folder, few_metrics, measured, tmp_path):
     audio.write(folder / "silence.wav", np.zeros((1, RATE)), RATE)
-    (entry,) = evaluate_folder(folder, [], tmp_path / "out")["codecs"]
+    (entry,) = evaluate_folder(folder, ["original"], tmp_path / "out")["codecs"]
     assert entry["scores"]["si_sdr"] == {"mean": 100, "low": 100, "high": 100, "count": 2}
     report = (tmp_path / "out" / "report.md").read_text()
     assert "- SI-SDR, dB of original applied to 2 of 3 clips" in report
 
 
 def test_a_codec_that_returns_nan_fails_the_clip(folder, few_metrics, measured, tmp_path, monkeypatch):
-    broken = evaluate.by_name("original")
-    monkeypatch.setattr(type(broken), "__call__", lambda self, clip, rate: _coded(np.full_like(clip, np.nan)))
-    (entry,) = evaluate_folder(folder, [], tmp_path / "out")["codecs"]
+    def broken(self, clip, sample_rate):
+        return Coded(np.full_like(clip, np.nan), None, None, 0.0, 0.0)
+
+    monkeypatch.setattr(Original, "__call__", broken)
+    (entry,) = evaluate_folder(folder, ["original"], tmp_path / "out")["codecs"]
     assert len(entry["failed"]) == 2
     assert entry["scores"]["si_sdr"] is None
 
 
-def _coded(samples):
-    from opensnac.evaluation.codecs import Coded
-
-    return Coded(samples, None, None, 0.0, 0.0)
+def test_no_codec_named_means_the_default_ones(folder, few_metrics, measured, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))  # no programs
+    results = evaluate_folder(folder, [], tmp_path / "out")
+    assert {"original", *DEFAULT_CODECS} == set(results["skipped"]) | {e["codec"] for e in results["codecs"]}
+    assert "- Skipped opus:6: opusenc, opusdec not found" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_hidden_files_and_other_files_are_no_clips(folder):

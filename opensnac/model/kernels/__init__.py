@@ -21,9 +21,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 SOURCE = Path(__file__).with_name("kernels.c")
-FLAGS = ["-O3", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared", "-fopenmp", "-nodefaultlibs", "-lc"]
+FLAGS = [
+    "-O3",
+    "-march=native",
+    "-ffp-contract=fast",
+    "-fPIC",
+    "-shared",
+    "-fopenmp",
+    "-nodefaultlibs",
+    "-lc",
+]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "opensnac"
 TAPS = 7
+LANES = 16  # channels the kernels work on at once
 
 
 def _openmp_library() -> str:
@@ -62,28 +72,40 @@ def _compile(compiler: str, openmp: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         output = Path(folder) / path.name
-        command = [compiler, *FLAGS, str(SOURCE), openmp, f"-Wl,-rpath,{Path(openmp).parent}", "-o", str(output)]
+        command = [
+            compiler,
+            *FLAGS,
+            str(SOURCE),
+            openmp,
+            f"-Wl,-rpath,{Path(openmp).parent}",
+            "-o",
+            str(output),
+        ]
         subprocess.run(command, check=True, capture_output=True, timeout=120)
         os.replace(output, path)
 
 
 def _usable(x: Tensor) -> bool:
-    on_cpu = x.device.type == "cpu" and x.dtype == torch.float32
-    return on_cpu and not torch.compiler.is_compiling() and library() is not None
+    fits = x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[-1] % LANES == 0
+    return fits and not torch.compiler.is_compiling() and library() is not None
 
 
 def _call(name: str, *arguments: Tensor | int | None) -> None:
     """Run a kernel: tensors go as pointers, whole numbers as 64 bits."""
-    pointers = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
-    types = [ctypes.c_int64(a) if isinstance(b, int) else ctypes.c_void_p(a) for a, b in zip(pointers, arguments)]
-    getattr(library(), name)(*types)
+    getattr(library(), name)(*map(_c_value, arguments))
+
+
+def _c_value(argument: Tensor | int | None) -> ctypes.c_int64 | ctypes.c_void_p:
+    if isinstance(argument, int):
+        return ctypes.c_int64(argument)
+    return ctypes.c_void_p(None if argument is None else argument.data_ptr())
 
 
 def _tiles(rows: int) -> int:
     return int(library().tiles(ctypes.c_int64(rows)))  # type: ignore[union-attr]
 
 
-def snake(x: Float[Tensor, "batch time channels"], alpha: Float[Tensor, "channels"]) -> Tensor:
+def snake(x: Float[Tensor, "batch time channels"], alpha: Float[Tensor, " channels"]) -> Tensor:
     """x + sin^2(alpha x) / alpha."""
     if _usable(x):
         return _Snake.apply(x.contiguous(), alpha.contiguous())
@@ -93,7 +115,7 @@ def snake(x: Float[Tensor, "batch time channels"], alpha: Float[Tensor, "channel
 def depthwise(
     x: Float[Tensor, "batch time channels"],
     taps: Float[Tensor, "taps channels"],
-    bias: Float[Tensor, "channels"],
+    bias: Float[Tensor, " channels"],
     dilation: int,
 ) -> Tensor:
     """Each channel convolved with its own seven taps, `dilation` steps apart, centred, zeros outside."""
@@ -116,7 +138,7 @@ class _Snake(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
         x, alpha = ctx.saved_tensors
         rows, channels = x.numel() // alpha.numel(), alpha.numel()
         dx, partial = torch.empty_like(x), x.new_empty(_tiles(rows), channels)
@@ -134,7 +156,7 @@ class _Depthwise(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         x, taps = ctx.saved_tensors
         batch, time, channels = x.shape
         dy, dx = dy.contiguous(), torch.empty_like(x)

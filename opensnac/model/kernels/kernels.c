@@ -1,6 +1,7 @@
 /* Snake and depthwise convolution over time-major float32 arrays (batch, time, channels), forward and backward.
  *
- * Sixteen channels are worked on at once; vector types are GCC's and Clang's, so any processor runs this. Sums over
+ * Sixteen channels are worked on at once, and channels come in multiples of that. Vector types are GCC's and Clang's,
+ * so any processor runs this. Sums over
  * time are taken in tiles of fixed size that are added up in order: results do not depend on the number of threads.
  */
 #include <stdint.h>
@@ -13,17 +14,13 @@
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int64_t idx;
 
-static inline vec load(const float *p, idx n) {
-    vec v = {0};
-    if (n >= LANES) memcpy(&v, p, sizeof v);
-    else memcpy(&v, p, 4 * n);
+static inline vec load(const float *p) {
+    vec v;
+    memcpy(&v, p, sizeof v);
     return v;
 }
 
-static inline void store(float *p, vec v, idx n) {
-    if (n >= LANES) memcpy(p, &v, sizeof v);
-    else memcpy(p, &v, 4 * n);
-}
+static inline void store(float *p, vec v) { memcpy(p, &v, sizeof v); }
 
 static inline idx min_(idx a, idx b) { return a < b ? a : b; }
 
@@ -60,11 +57,10 @@ void snake_forward(const float *x, const float *alpha, float *y, idx rows, idx c
 #pragma omp parallel for schedule(static)
     for (idx tile = 0; tile < tiles(rows); tile++)
         for (idx c = 0; c < channels; c += LANES) {
-            idx n = channels - c;
-            vec a = load(alpha + c, n), inverse = 1.0f / (a + 1e-9f);
+            vec a = load(alpha + c), inverse = 1.0f / (a + 1e-9f);
             for (idx t = tile * TILE; t < min_(rows, (tile + 1) * TILE); t++) {
-                vec v = load(x + t * channels + c, n), s = sine(reduce_pi(a * v));
-                store(y + t * channels + c, v + s * s * inverse, n);
+                vec v = load(x + t * channels + c), s = sine(reduce_pi(a * v));
+                store(y + t * channels + c, v + s * s * inverse);
             }
         }
 }
@@ -75,28 +71,27 @@ void snake_backward(const float *x, const float *alpha, const float *dy, float *
 #pragma omp parallel for schedule(static)
     for (idx tile = 0; tile < tiles(rows); tile++)
         for (idx c = 0; c < channels; c += LANES) {
-            idx n = channels - c;
-            vec a = load(alpha + c, n), inverse = 1.0f / (a + 1e-9f), sum = {0};
+            vec a = load(alpha + c), inverse = 1.0f / (a + 1e-9f), sum = {0};
             for (idx t = tile * TILE; t < min_(rows, (tile + 1) * TILE); t++) {
-                vec v = load(x + t * channels + c, n), g = load(dy + t * channels + c, n);
+                vec v = load(x + t * channels + c), g = load(dy + t * channels + c);
                 vec r = reduce_pi(a * v), s = sine(r), twice = 2.0f * s * cosine(r) * inverse;
-                store(dx + t * channels + c, g * (1.0f + twice * a), n);
+                store(dx + t * channels + c, g * (1.0f + twice * a));
                 sum += g * (twice * v - s * s * inverse * inverse);
             }
-            store(partial + tile * channels + c, sum, n);
+            store(partial + tile * channels + c, sum);
         }
 }
 
 /* Steps [begin, end) of one clip; taps that fall outside it see zeros. */
 static inline void depthwise_steps(const float *x, const vec *w, vec b, float *y, idx begin, idx end, idx time,
-                                   idx channels, idx n, idx dilation, int inside) {
+                                   idx channels, idx dilation, int inside) {
     for (idx t = begin; t < end; t++) {
         vec sum = b;
         for (int k = 0; k < TAPS; k++) {
             idx from = t + (k - TAPS / 2) * dilation;
-            if (inside || (from >= 0 && from < time)) sum += w[k] * load(x + from * channels, n);
+            if (inside || (from >= 0 && from < time)) sum += w[k] * load(x + from * channels);
         }
-        store(y + t * channels, sum, n);
+        store(y + t * channels, sum);
     }
 }
 
@@ -110,16 +105,14 @@ void depthwise_forward(const float *x, const float *taps, const float *bias, flo
         idx from = begin > reach ? begin : min_(end, reach), to = time - reach < end ? time - reach : end;
         if (to < from) to = from;
         for (idx c = 0; c < channels; c += LANES) {
-            idx n = channels - c;
             vec w[TAPS], b = {0};
-            if (bias) b = load(bias + c, n);
-            for (int k = 0; k < TAPS; k++) w[k] = load(taps + k * channels + c, n);
+            if (bias) b = load(bias + c);
+            for (int k = 0; k < TAPS; k++) w[k] = load(taps + k * channels + c);
             const float *in = x + clip + c;
             float *out = y + clip + c;
-            depthwise_steps(in, w, b, out, begin, from, time, channels, n, dilation, 0);
-            if (n >= LANES) depthwise_steps(in, w, b, out, from, to, time, channels, LANES, dilation, 1);
-            else depthwise_steps(in, w, b, out, from, to, time, channels, n, dilation, 1);
-            depthwise_steps(in, w, b, out, to, end, time, channels, n, dilation, 0);
+            depthwise_steps(in, w, b, out, begin, from, time, channels, dilation, 0);
+            depthwise_steps(in, w, b, out, from, to, time, channels, dilation, 1);
+            depthwise_steps(in, w, b, out, to, end, time, channels, dilation, 0);
         }
     }
 }
@@ -132,17 +125,16 @@ void depthwise_weight_gradient(const float *x, const float *dy, float *partial, 
     for (idx job = 0; job < batch * per_clip; job++) {
         idx clip = job / per_clip * time * channels, begin = job % per_clip * TILE, end = min_(time, begin + TILE);
         for (idx c = 0; c < channels; c += LANES) {
-            idx n = channels - c;
             vec sum[TAPS + 1] = {{0}};
             for (idx t = begin; t < end; t++) {
-                vec g = load(dy + clip + t * channels + c, n);
+                vec g = load(dy + clip + t * channels + c);
                 sum[TAPS] += g;
                 for (int k = 0; k < TAPS; k++) {
                     idx from = t + (k - TAPS / 2) * dilation;
-                    if (from >= 0 && from < time) sum[k] += g * load(x + clip + from * channels + c, n);
+                    if (from >= 0 && from < time) sum[k] += g * load(x + clip + from * channels + c);
                 }
             }
-            for (int k = 0; k <= TAPS; k++) store(partial + (job * (TAPS + 1) + k) * channels + c, sum[k], n);
+            for (int k = 0; k <= TAPS; k++) store(partial + (job * (TAPS + 1) + k) * channels + c, sum[k]);
         }
     }
 }

@@ -1,0 +1,209 @@
+"""Laws of SNAC.encode and decode: lengths, batches, pieces, noise, folding, and what bad input is told."""
+
+from __future__ import annotations
+
+import configs
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opensnac import SNAC
+from opensnac.errors import AudioError, CodesError, ConfigError
+from opensnac.model import codec
+from opensnac.model.reach import decoder_reach, encoder_reach
+
+TOLERANCE = 1e-5
+
+
+def noise_audio(model: SNAC, samples: int, batch: int = 1, seed: int = 0) -> torch.Tensor:
+    return 0.3 * torch.randn(batch, 1, samples, generator=torch.Generator().manual_seed(seed))
+
+
+@settings(max_examples=25, deadline=None)
+@given(samples=st.integers(1, 3000))
+def test_lengths(tiny: SNAC, samples: int) -> None:
+    codes = tiny.encode(noise_audio(tiny, samples))
+    frames = tiny.config.num_frames(samples)
+    assert [code.shape for code in codes] == [(1, frames // stride) for stride in tiny.config.vq_strides]
+    assert tiny.decode(codes).shape == (1, 1, frames * tiny.hop_length)
+    assert tiny.decode(codes, samples).shape == (1, 1, samples)
+    assert tiny(noise_audio(tiny, samples))[0].shape == (1, 1, samples)
+
+
+@torch.inference_mode()
+def test_a_batch_equals_single_runs(small: SNAC) -> None:
+    audio = noise_audio(small, 5000, batch=3)
+    together = small.encode(audio)
+    decoded = small.decode(together, seed=5)
+    for i in range(3):
+        alone = small.encode(audio[i : i + 1])
+        assert all(torch.equal(a[0], b[i]) for a, b in zip(alone, together, strict=True))
+        torch.testing.assert_close(small.decode(alone, seed=5)[0], decoded[i], atol=TOLERANCE, rtol=0)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("piece_seconds", [0.01, 0.13, 0.4])
+def test_pieces_equal_the_whole(small: SNAC, piece_seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    audio = noise_audio(small, small.config.sampling_rate + 77)
+    monkeypatch.setattr(codec, "PIECE_SECONDS", 1e6)
+    whole = small.encode(audio)
+    whole_audio = small.decode(whole, seed=9)
+    monkeypatch.setattr(codec, "PIECE_SECONDS", piece_seconds)
+    pieces = small.encode(audio)
+    assert all(torch.equal(a, b) for a, b in zip(whole, pieces, strict=True))
+    torch.testing.assert_close(small.decode(whole, seed=9), whole_audio, atol=TOLERANCE, rtol=0)
+
+
+def reach_by_gradient(run, x: torch.Tensor, position: slice) -> tuple[int, int]:
+    """First and last step of x that `run(x)[position]` depends on."""
+    x = x.clone().requires_grad_()
+    run(x)[:, position].square().sum().backward()
+    touched = torch.nonzero(x.grad.abs().sum((0, 2))).flatten()
+    return int(touched[0]), int(touched[-1])
+
+
+@pytest.mark.parametrize("name", ["tiny", "odd_strides"])
+def test_reach_is_what_gradients_say(name: str) -> None:
+    torch.manual_seed(0)
+    model = SNAC(**configs.SMALL[name]).eval().double()
+    frame, frames, hop = 40, 81, model.hop_length
+    left, right = encoder_reach(model.config)
+    audio = torch.randn(1, frames * hop, 1, dtype=torch.float64)
+    first, last = reach_by_gradient(model.encoder, audio, slice(frame, frame + 1))
+    assert (frame * hop - first, last - frame * hop) == (left, right)
+
+    left, right = decoder_reach(model.config)
+    latent = torch.randn(1, frames, model.latent_dim, dtype=torch.float64)
+    first, last = reach_by_gradient(model.decoder, latent, slice(frame * hop, (frame + 1) * hop))
+    assert (frame - first, last - frame) == (left, right)
+
+
+def test_published_reach() -> None:
+    config = SNAC(**configs.SPEECH_24KHZ | {"encoder_dim": 2, "decoder_dim": 16}).config
+    assert encoder_reach(config) == (4757, 5268)
+    assert decoder_reach(config) == (10, 10)
+
+
+@torch.inference_mode()
+def test_noise_depends_on_the_seed_alone_and_can_be_left_out(tiny: SNAC) -> None:
+    codes = tiny.encode(noise_audio(tiny, 2000))
+    first = tiny.decode(codes, seed=1)
+    torch.manual_seed(123)
+    assert torch.equal(first, tiny.decode(codes, seed=1))
+    assert not torch.allclose(first, tiny.decode(codes, seed=2), atol=1e-4)
+    silent = tiny.decode(codes, noise=False)
+    assert torch.equal(silent, tiny.decode(codes, noise=False, seed=7))
+    assert not torch.allclose(first, silent, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_folded_weights_give_the_same(small: SNAC) -> None:
+    folded = SNAC(**small.config.to_dict()).eval()
+    folded.load_state_dict(small.state_dict())
+    fingerprint = folded.fingerprint
+    folded.fold_weight_norm()
+    assert folded.fingerprint == fingerprint == small.fingerprint
+    assert not any("parametrizations" in name for name in folded.state_dict())
+    audio = noise_audio(small, 4000)
+    codes = small.encode(audio)
+    assert all(torch.equal(a, b) for a, b in zip(codes, folded.encode(audio), strict=True))
+    torch.testing.assert_close(folded.decode(codes), small.decode(codes), atol=TOLERANCE, rtol=0)
+
+
+@torch.inference_mode()
+def test_silence_and_one_sample(tiny: SNAC) -> None:
+    for audio in (torch.zeros(1, 1, 5000), torch.ones(1, 1, 1)):
+        decoded = tiny.decode(tiny.encode(audio), audio.shape[-1])
+        assert decoded.shape == audio.shape
+        assert torch.isfinite(decoded).all()
+
+
+def test_properties() -> None:
+    model = SNAC(**configs.SPEECH_24KHZ)
+    assert sum(p.numel() for p in model.parameters()) == 19_842_914
+    assert model.hop_length == 512
+    assert model.frame_rate == 46.875
+    assert model.code_rates == (11.71875, 23.4375, 46.875)
+    assert model.bits_per_second == 984.375
+    assert model.latent_dim == 768
+
+
+def test_training_noise_is_drawn_afresh(tiny: SNAC) -> None:
+    model = SNAC(**tiny.config.to_dict()).train()
+    audio = noise_audio(model, 1000)
+    assert not torch.equal(model(audio)[0], model(audio)[0])
+
+
+BAD_AUDIO = {
+    "one dimension": (torch.zeros(100), r"shape \(100,\).*audio\[None, None\]"),
+    "two dimensions": (torch.zeros(1, 100), r"shape \(1, 100\).*audio\[:, None\]"),
+    "stereo": (torch.zeros(1, 2, 100), r"2 channels.*reshape"),
+    "integers": (torch.zeros(1, 1, 100, dtype=torch.int16), r"torch.int16.*32768"),
+    "doubles": (torch.zeros(1, 1, 100, dtype=torch.float64), r"torch.float64; torch.float32"),
+    "no samples": (torch.zeros(1, 1, 0), r"empty, shape \(1, 1, 0\)"),
+    "no clips": (torch.zeros(0, 1, 10), r"empty"),
+    "NaN": (torch.full((1, 1, 10), float("nan")), "NaN or infinite"),
+    "infinite": (torch.full((1, 1, 10), float("inf")), "NaN or infinite"),
+    "a list": ([0.0, 0.1], "came as list"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_AUDIO)
+def test_bad_audio_is_named(tiny: SNAC, case: str) -> None:
+    audio, message = BAD_AUDIO[case]
+    for method in (tiny.encode, tiny):
+        with pytest.raises(AudioError, match=message):
+            method(audio)
+
+
+def good_codes() -> list[torch.Tensor]:
+    return [torch.zeros(1, 2, dtype=torch.int64), torch.zeros(1, 4, dtype=torch.int64)] + [
+        torch.zeros(1, 8, dtype=torch.int64)
+    ]
+
+
+def changed(scale: int, code: object) -> list:
+    codes: list = good_codes()
+    codes[scale] = code
+    return codes
+
+
+BAD_CODES = {
+    "a tensor": (torch.zeros(3, 1, 2, dtype=torch.int64), "came as Tensor; a list of 3"),
+    "two scales": (good_codes()[:2], "came as 2 tensors; a list of 3"),
+    "floats": (changed(1, torch.zeros(1, 4)), "scale 1 came as shape .*torch.float32"),
+    "flat": (changed(0, torch.zeros(2, dtype=torch.int64)), r"scale 0 came as shape \(2,\)"),
+    "numbers": (changed(0, [0, 1]), "scale 0 came as list"),
+    "too large": (changed(2, torch.full((1, 8), 64)), "scale 2 run from 64 to 64; 0 to 63"),
+    "negative": (changed(2, torch.full((1, 8), -1)), "scale 2 run from -1"),
+    "unequal lengths": (changed(2, torch.zeros(1, 7, dtype=torch.int64)), r"\(1, 2\), \(1, 4\), \(1, 7\)"),
+    "unequal batches": (changed(1, torch.zeros(2, 4, dtype=torch.int64)), r"same batch"),
+    "empty": (changed(0, torch.zeros(1, 0, dtype=torch.int64)), "scale 0 are empty"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CODES)
+def test_bad_codes_are_named(tiny: SNAC, case: str) -> None:
+    codes, message = BAD_CODES[case]
+    with pytest.raises(CodesError, match=message):
+        tiny.decode(codes)
+
+
+def test_good_codes_pass_and_bad_num_samples_is_named(tiny: SNAC) -> None:
+    assert tiny.decode(good_codes(), 256).shape == (1, 1, 256)
+    for wrong in (257, -1):
+        with pytest.raises(CodesError, match=f"num_samples is {wrong}, but 8 frames of 32 hold 256"):
+            tiny.decode(good_codes(), wrong)
+
+
+def test_codes_that_do_not_fill_a_window_are_refused() -> None:
+    model = SNAC(**configs.ODD_ATTENTION).eval()
+    codes = [torch.zeros(1, 2, dtype=torch.int64), torch.zeros(1, 4, dtype=torch.int64)]
+    with pytest.raises(CodesError, match="multiple of 6"):
+        model.decode(codes)
+
+
+def test_unknown_keys_are_named() -> None:
+    with pytest.raises(ConfigError, match="'sample_rate'"):
+        SNAC(**configs.TINY, sample_rate=24000)

@@ -1,0 +1,81 @@
+"""The C kernels equal plain PyTorch, forward and backward, and their absence changes nothing but speed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from opensnac.model import kernels
+
+
+def run(function, inputs: tuple[torch.Tensor, ...], gradient: torch.Tensor) -> list[torch.Tensor]:
+    leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+    output = function(*leaves)
+    output.backward(gradient.to(output.dtype))
+    return [output.detach(), *(leaf.grad for leaf in leaves)]
+
+
+@pytest.mark.parametrize("dilation", [1, 3, 9])
+@pytest.mark.parametrize(("batch", "time", "channels"), [(2, 1500, 16), (1, 1, 32), (3, 20, 48), (1, 1024, 16)])
+def test_kernels_equal_double_precision(batch: int, time: int, channels: int, dilation: int) -> None:
+    assert kernels.library() is not None, "the tests need a C compiler"
+    torch.manual_seed(0)
+    x, gradient = 3 * torch.randn(batch, time, channels), torch.randn(batch, time, channels)
+    cases = {
+        "snake": (kernels.snake, (x, 0.5 + torch.rand(channels))),
+        "depthwise": (
+            lambda x, taps, bias: kernels.depthwise(x, taps, bias, dilation),
+            (x, torch.randn(7, channels), torch.randn(channels)),
+        ),
+    }
+    for name, (function, inputs) in cases.items():
+        exact = run(function, tuple(tensor.double() for tensor in inputs), gradient)  # doubles go through PyTorch
+        for ours, truth in zip(run(function, inputs, gradient), exact, strict=True):
+            error = float((ours - truth).abs().max() / truth.abs().max())
+            assert error < 3e-6, f"{name}: {error}"
+
+
+def test_snake_of_large_input_stays_exact() -> None:
+    x = torch.linspace(-3000, 3000, 1600).reshape(1, -1, 16)
+    alpha = torch.full((16,), 2.5)
+    truth = kernels.snake(x.double(), alpha.double())
+    torch.testing.assert_close(kernels.snake(x, alpha).double(), truth, atol=1e-3, rtol=0)
+
+
+def test_gradients_by_finite_differences() -> None:
+    """The PyTorch form, which the kernels are held against, against its own definition."""
+    x = torch.randn(1, 12, 3, dtype=torch.float64, requires_grad=True)
+    taps = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    convolved = torch.nn.functional.conv1d(x.mT, taps.T[:, None], bias, padding=6, dilation=2, groups=3).mT
+    torch.testing.assert_close(kernels.depthwise(x, taps, bias, 2), convolved)
+
+
+def test_results_do_not_depend_on_threads() -> None:
+    x, alpha = torch.randn(2, 5000, 16), torch.rand(16) + 0.5
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            results.append(run(kernels.snake, (x, alpha), torch.ones_like(x)))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("reason", ["switched off", "no compiler"])
+def test_without_a_kernel_the_same_by_pytorch(reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    x, alpha = torch.randn(1, 50, 16), torch.rand(16) + 0.5
+    expected = kernels.snake(x, alpha)
+    kernels.library.cache_clear()
+    if reason == "switched off":
+        monkeypatch.setenv("OPENSNAC_KERNELS", "0")
+    else:
+        monkeypatch.setenv("CC", "no-such-compiler")
+        monkeypatch.setattr(kernels, "CACHE", tmp_path)
+    try:
+        assert kernels.library() is None
+        torch.testing.assert_close(kernels.snake(x, alpha), expected, atol=1e-6, rtol=1e-6)
+    finally:
+        kernels.library.cache_clear()

@@ -1,0 +1,151 @@
+"""Weights in folders: written and read in every published form, and what is wrong with them is said."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from opensnac import SNAC
+from opensnac.errors import ConfigError, ModelError
+from opensnac.model import pretrained
+
+AUDIO = 0.3 * torch.randn(1, 1, 2000, generator=torch.Generator().manual_seed(0))
+
+
+def same(a: SNAC, b: SNAC) -> bool:
+    codes = a.encode(AUDIO)
+    audio = torch.allclose(a.decode(codes), b.decode(codes), atol=1e-6)
+    return audio and all(torch.equal(x, y) for x, y in zip(codes, b.encode(AUDIO), strict=True))
+
+
+def published_folder(model: SNAC, folder: Path) -> Path:
+    """As the published repositories are: config.json and a plain state dict in pytorch_model.bin."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(model.config.to_dict()))
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    return folder
+
+
+@torch.inference_mode()
+def test_round_trip(tiny: SNAC, tmp_path: Path) -> None:
+    tiny.save_pretrained(tmp_path / "model")
+    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
+    loaded = SNAC.from_pretrained(tmp_path / "model")
+    assert same(tiny, loaded)
+    assert loaded.fingerprint == tiny.fingerprint
+    assert loaded.name == "model"
+    assert not loaded.training
+    assert loaded.config == tiny.config
+
+
+@torch.inference_mode()
+def test_published_form(tiny: SNAC, tmp_path: Path) -> None:
+    loaded = SNAC.from_pretrained(str(published_folder(tiny, tmp_path / "hub")))
+    assert same(tiny, loaded)
+    assert loaded.fingerprint == tiny.fingerprint
+
+
+@torch.inference_mode()
+def test_safetensors_come_first(tiny: SNAC, tmp_path: Path) -> None:
+    folder = published_folder(tiny, tmp_path / "both")
+    tiny.save_pretrained(folder)
+    (folder / "pytorch_model.bin").write_bytes(b"not weights")
+    assert same(tiny, SNAC.from_pretrained(folder))
+
+
+@torch.inference_mode()
+def test_folded_form_keeps_its_identity(tiny: SNAC, tmp_path: Path) -> None:
+    folded = SNAC.from_config(tiny.config).eval()
+    folded.load_state_dict(tiny.state_dict())
+    folded.fold_weight_norm().save_pretrained(tmp_path / "folded")
+    loaded = SNAC.from_pretrained(tmp_path / "folded")
+    assert same(tiny, loaded)
+    assert loaded.fingerprint == tiny.fingerprint
+
+
+@torch.inference_mode()
+def test_half_precision_file_is_named_by_what_it_holds(tiny: SNAC, tmp_path: Path) -> None:
+    pretrained.save(tiny, tmp_path / "half", torch.float16)
+    loaded = SNAC.from_pretrained(tmp_path / "half")
+    assert next(loaded.parameters()).dtype == torch.float32
+    assert loaded.fingerprint != tiny.fingerprint
+    loaded.save_pretrained(tmp_path / "again")
+    assert SNAC.from_pretrained(tmp_path / "again").fingerprint == loaded.fingerprint
+
+
+def test_nothing_is_unpickled(tiny: SNAC, tmp_path: Path) -> None:
+    folder = published_folder(tiny, tmp_path / "evil")
+    marker = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (marker,))
+
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": Evil()}))
+    with pytest.raises(ModelError, match="more than tensors"):
+        SNAC.from_pretrained(folder)
+    assert not marker.exists()
+
+
+def broken(kind: str, tiny: SNAC, folder: Path) -> Path:
+    tiny.save_pretrained(folder)
+    weights, config = folder / "model.safetensors", folder / "config.json"
+    if kind == "cut":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif kind == "other shape":
+        config.write_text(json.dumps(tiny.config.to_dict() | {"codebook_size": 65}))
+    elif kind == "unknown key":
+        config.write_text(json.dumps(tiny.config.to_dict() | {"dropout": 0.1}))
+    elif kind == "no weights":
+        weights.unlink()
+    elif kind == "no json":
+        config.write_text("{")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "message"),
+    [
+        ("cut", ModelError, "cannot be read as weights"),
+        ("other shape", ModelError, "does not fit .*config.json"),
+        ("unknown key", ConfigError, "config.json: unknown configuration key 'dropout'"),
+        (
+            "no weights",
+            ModelError,
+            "model.safetensors or pytorch_model.bin were needed, config.json is there",
+        ),
+        ("no json", ConfigError, "cannot be read as JSON"),
+    ],
+)
+def test_broken_folders_are_named(tiny: SNAC, tmp_path: Path, kind: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        SNAC.from_pretrained(broken(kind, tiny, tmp_path / "model"))
+
+
+def test_unknown_names_say_what_there_is() -> None:
+    with pytest.raises(ModelError, match="no model 'speech_25khz': it is neither bundled .* nor a hub id"):
+        SNAC.from_pretrained("speech_25khz")
+
+
+def test_hub_models_come_from_the_cache(tiny: SNAC, tmp_path: Path) -> None:
+    """A hub cache as huggingface_hub lays it out, read without a network."""
+    commit = "0" * 40
+    repository = tmp_path / "models--somebody--tiny_codec"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    published_folder(tiny, tmp_path / "model").rename(repository / "snapshots")
+    (repository / "snapshots").rename(repository / "moved")
+    (repository / "snapshots").mkdir()
+    (repository / "moved").rename(repository / "snapshots" / commit)
+    loaded = SNAC.from_pretrained("somebody/tiny_codec", cache_dir=tmp_path, local_files_only=True)
+    assert loaded.name == "somebody/tiny_codec"
+    assert loaded.fingerprint == tiny.fingerprint
+    assert pretrained.cached_models(tmp_path) == ["somebody/tiny_codec"]
+    with pytest.raises(ModelError, match="hub model somebody/tiny_codec could not be had"):
+        SNAC.from_pretrained("somebody/tiny_codec", revision="v2", cache_dir=tmp_path, local_files_only=True)
+    with pytest.raises(ModelError, match="hub model somebody/other could not be had"):
+        SNAC.from_pretrained("somebody/other", cache_dir=tmp_path, local_files_only=True)

@@ -1,0 +1,53 @@
+"""The configuration refuses what no model can be built with, and derives every rate."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from opensnac.config import CodecConfig
+from opensnac.errors import ConfigError
+
+SPEECH = CodecConfig(
+    sampling_rate=24000,
+    encoder_dim=48,
+    encoder_rates=(2, 4, 8, 8),
+    decoder_dim=1024,
+    decoder_rates=(8, 8, 4, 2),
+    attn_window_size=None,
+    vq_strides=(4, 2, 1),
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"codebooksize": 4}, "'codebooksize'"),
+        ({"sampling_rate": 0}, "sampling_rate is 0; it must be a whole number of at least 1"),
+        ({"sampling_rate": 24000.0}, "sampling_rate is 24000.0"),
+        ({"vq_strides": []}, "vq_strides is"),
+        ({"vq_strides": [4, 0]}, "vq_strides entry is 0"),
+        ({"encoder_rates": [2, 4]}, "multiply to 8 .* to 512"),
+        ({"latent_dim": 700}, "latent_dim is 700, but .* gives 768"),
+        ({"decoder_dim": 1000}, "decoder_dim is 1000; .* multiple of 16"),
+        ({"attn_window_size": 32, "encoder_dim": 50}, "latent_dim is 800; with attention .* multiple of 64"),
+        ({"noise": 1}, "noise is 1; it must be true or false"),
+    ],
+)
+def test_impossible_values_are_named(change: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        CodecConfig.from_dict(SPEECH.to_dict() | {"latent_dim": None} | change)
+
+
+def test_round_trip_and_rates() -> None:
+    assert CodecConfig.from_dict(SPEECH.to_dict()) == SPEECH
+    assert SPEECH.to_dict()["latent_dim"] is None
+    assert (SPEECH.hop_length, SPEECH.frame_multiple, SPEECH.bits_per_code) == (512, 4, 12)
+    assert [SPEECH.num_frames(n) for n in (1, 2048, 2049)] == [4, 4, 8]
+
+
+def test_importing_opensnac_is_light() -> None:
+    code = "import sys, opensnac; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
