@@ -34,14 +34,10 @@ app = typer.Typer(
 FAILED, MISUSED, INTERRUPTED, TERMINATED = 1, 2, 130, 143  # exit codes
 SNAC = ".snac"
 
-Inputs = Annotated[
-    list[str], typer.Argument(metavar="IN", help="Files and folders, or - for standard input.")
-]
+Inputs = Annotated[list[str], typer.Argument(metavar="IN", help="Files and folders, or - for standard input.")]
 Out = Annotated[
     str | None,
-    typer.Option(
-        "--out", "-o", help="A file, a folder, or - for standard output. Default: beside each input."
-    ),
+    typer.Option("--out", "-o", help="A file, a folder, or - for standard output. Default: beside each input."),
 ]
 Model = Annotated[str | None, typer.Option(help="A bundled model's name, a folder, or a hub id.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Files worked on at once; they share the cores.")]
@@ -50,9 +46,7 @@ Force = Annotated[bool, typer.Option("--force", help="Replace outputs that exist
 
 def main() -> None:
     """The `opensnac` command."""
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(TERMINATED)
-    )  # unwind, so that nothing half-written stays
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # unwind, so that nothing half-written stays
     app()
 
 
@@ -92,9 +86,7 @@ def encode(
         codec = transcode.ModelShelf(model).get()
 
         def work(job: Job, report: Report) -> Result:
-            return transcode.encode_file(
-                _source(job), _target(job), codec, mono=mono, force=force, report=report
-            )
+            return transcode.encode_file(_source(job), _target(job), codec, mono=mono, force=force, report=report)
 
         with transcode.shared_cores(jobs):
             _run(batch, work, jobs)
@@ -201,11 +193,12 @@ def train(
         train_from_file(config, out, resume)
 
 
-@app.command(epilog="Example: [bold]opensnac evaluate recordings/ --codec opus-6 --out report/[/bold]")
+@app.command(epilog="Example: [bold]opensnac evaluate recordings/ --codec opensnac --codec opus:6 --out report/[/bold]")
 def evaluate(
     folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of recordings.")],
     codec: Annotated[
-        list[str] | None, typer.Option(help="Codec to measure; give it again for more. Default: all.")
+        list[str] | None,
+        typer.Option(help="Codec to measure; give it again for more. Default: opensnac, opus:6, codec2:1200."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report.")] = Path("evaluation"),
     jobs: Annotated[int, typer.Option(min=1, help="Recordings measured at once.")] = 1,

@@ -30,8 +30,6 @@ def whole_file(target: Path, force: bool = False) -> Iterator[Path]:
 def refuse_existing(target: Path, force: bool = False) -> None:
     """Raise FileExistsError where `target` exists and may not be replaced."""
     if target.exists() and not target.is_file():
-        raise FileExistsError(
-            f"{target}: exists and is no plain file; choose another name, or '-' for a pipe"
-        )
+        raise FileExistsError(f"{target}: exists and is no plain file; choose another name, or '-' for a pipe")
     if target.exists() and not force:
         raise FileExistsError(f"{target}: exists; --force replaces it")

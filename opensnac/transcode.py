@@ -7,27 +7,22 @@ exactly N samples at R, or ceil(N · X / R) at another rate X. Each channel is c
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from opensnac import SNAC, audio, bitstream
 from opensnac.bitstream import WEIGHTS_HASH_DIGITS, Header, Recording
 from opensnac.errors import AudioError, BitstreamError, ModelError, ModelMismatchError, OpensnacError
 from opensnac.files import refuse_existing, whole_file
+from opensnac.model.codec import Progress, no_progress
 
-Report = Callable[[float], None]  # takes the share of the work that is done, 0 to 1
 MAX_CHANNELS = 255  # what a header can say
-
-
-def _no_report(share: float) -> None:
-    pass
 
 
 @dataclass(frozen=True)
@@ -85,7 +80,7 @@ def encode_file(
     *,
     mono: bool = False,
     force: bool = False,
-    report: Report = _no_report,
+    report: Progress = no_progress,
 ) -> Result:
     """Code a recording that soundfile reads into a `.snac` file or stream; `mono` mixes its channels first.
 
@@ -100,9 +95,7 @@ def encode_file(
         recording, channels = recording.mean(axis=0, keepdims=True), 1
     with _about(source):
         if channels > MAX_CHANNELS:
-            raise AudioError(
-                f"has {channels} channels; at most {MAX_CHANNELS} can be coded: mix down with --mono"
-            )
+            raise AudioError(f"has {channels} channels; at most {MAX_CHANNELS} can be coded: mix down with --mono")
         header = header_for(model, channels, rate)
         samples = audio.resample(recording, rate, model.config.sampling_rate)
         del recording
@@ -123,7 +116,7 @@ def decode_file(
     noise: bool = True,
     salvage: bool = False,
     force: bool = False,
-    report: Report = _no_report,
+    report: Progress = no_progress,
 ) -> Result:
     """Decode a `.snac` file or stream into a WAV, FLAC or OGG file (or stream, as `ending` says).
 
@@ -183,29 +176,32 @@ def _identity(header: Header) -> str:
     return f"{header.model_name!r} (weights {header.weights_hash})"
 
 
-def encode_channels(samples: np.ndarray, model: SNAC, report: Report = _no_report) -> list[np.ndarray]:
+def encode_channels(samples: np.ndarray, model: SNAC, report: Progress = no_progress) -> list[np.ndarray]:
     """Code (channels, samples) at the codec's rate, clipped to ±1: one int64 array (channels, T_i) a scale.
 
     One channel at a time, which gives the same codes as a batch in less memory.
     """
     codes = []
     for channel, signal in enumerate(samples):
-        with torch.inference_mode(), _watch(model.encoder, len(signal), channel, len(samples), report):
+        with torch.inference_mode():
             clipped = torch.from_numpy(np.clip(signal, -1, 1)).to(_device(model))
-            codes.append([scale.cpu().numpy() for scale in model.encode(clipped[None, None])])
+            scales = model.encode(clipped[None, None], progress=_share(channel, len(samples), report))
+            codes.append([scale.cpu().numpy() for scale in scales])
     return [np.concatenate(scale) for scale in zip(*codes, strict=True)]
 
 
-def decode_channel(codes: list[np.ndarray], model: SNAC, num_samples: int, seed: int | None) -> np.ndarray:
+def decode_channel(
+    codes: list[np.ndarray], model: SNAC, num_samples: int, seed: int | None, report: Progress = no_progress
+) -> np.ndarray:
     """Decode one channel, int64 (1, T_i) a scale, to float32 (1, num_samples). seed None: no noise."""
     tensors = [torch.from_numpy(np.ascontiguousarray(scale)).to(_device(model)) for scale in codes]
     with torch.inference_mode():
-        signal = model.decode(tensors, num_samples, seed=seed or 0, noise=seed is not None)
+        signal = model.decode(tensors, num_samples, seed=seed or 0, noise=seed is not None, progress=report)
     return signal[0].float().cpu().numpy()
 
 
 def _decode_recording(
-    recording: Recording, model: SNAC, sample_rate: int | None, seed: int | None, report: Report
+    recording: Recording, model: SNAC, sample_rate: int | None, seed: int | None, report: Progress
 ) -> tuple[np.ndarray, int]:
     """(channels, samples) and their rate."""
     header, num_samples = recording.header, recording.num_samples
@@ -219,31 +215,14 @@ def _decode_recording(
     samples = np.empty((header.channels, length), np.float32)
     for channel in range(header.channels):
         codes = [scale[channel : channel + 1] for scale in recording.codes]
-        with _watch(model.decoder, recording.num_frames, channel, header.channels, report):
-            signal = decode_channel(codes, model, coded, seed)
+        signal = decode_channel(codes, model, coded, seed, _share(channel, header.channels, report))
         samples[channel] = audio.resample(signal, header.sampling_rate, rate, length)[0]
     return samples, rate
 
 
-@contextmanager
-def _watch(end: nn.Module, steps: int, channel: int, channels: int, report: Report) -> Iterator[None]:
-    """Report the share done each time that this thread has run one end of the model on a piece of its signal.
-
-    Pieces overlap, so the share runs a little ahead. What `report` raises stops the work.
-    """
-    thread, done = threading.get_ident(), 0
-
-    def after_piece(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
-        nonlocal done
-        if threading.get_ident() == thread:  # other threads run the same model on their own files
-            done += inputs[0].shape[1]
-            report((channel + min(1.0, done / steps)) / channels)
-
-    handle = end.register_forward_hook(after_piece)
-    try:
-        yield
-    finally:
-        handle.remove()
+def _share(channel: int, channels: int, report: Progress) -> Progress:
+    """What one channel's progress is of the whole recording's. What `report` raises stops the work."""
+    return lambda done: report((channel + done) / channels)
 
 
 def _device(model: SNAC) -> torch.device:

@@ -166,9 +166,7 @@ def test_what_cannot_be_opened_is_refused(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("ending", audio.WRITABLE)
 @pytest.mark.parametrize("channels", [1, 2, 6])
 @pytest.mark.parametrize("num_samples", [1, 1000, 100_000])
-def test_writing_keeps_length_rate_and_channels(
-    tmp_path: Path, ending: str, channels: int, num_samples: int
-) -> None:
+def test_writing_keeps_length_rate_and_channels(tmp_path: Path, ending: str, channels: int, num_samples: int) -> None:
     path = tmp_path / f"a{ending.upper()}"
     audio.write(path, tone(num_samples, 44100, channels), 44100)
     samples, rate = audio.read(path)
@@ -234,9 +232,7 @@ def test_wav_beyond_four_gigabytes_becomes_rf64() -> None:
 
 @given(num_samples=st.integers(1, 5000), there=RATES, back=RATES, channels=st.integers(1, 3))
 @settings(max_examples=150, deadline=None)
-def test_resampling_there_and_back_has_exact_lengths(
-    num_samples: int, there: int, back: int, channels: int
-) -> None:
+def test_resampling_there_and_back_has_exact_lengths(num_samples: int, there: int, back: int, channels: int) -> None:
     samples = tone(num_samples, back, channels)
     coded = audio.resample(samples, back, there)
     assert coded.shape == (channels, -(-num_samples * there // back))

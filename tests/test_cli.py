@@ -387,9 +387,7 @@ def test_unreadable_files_and_unwritable_folders(here: Path, model: list[str]) -
     assert "a.wav: no .snac stream" in said
 
 
-def test_what_nobody_foresaw_is_one_line_too(
-    here: Path, model: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_nobody_foresaw_is_one_line_too(here: Path, model: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object) -> None:
         raise ZeroDivisionError("surprise")
 
@@ -502,9 +500,7 @@ def test_signals_leave_nothing_half_written(
     assert tree(here / "out") == ["0.snac"]
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["encode", "--help"], ["decode", "-h"], ["info", "--help"]]
-)
+@pytest.mark.parametrize("arguments", [["--help"], ["encode", "--help"], ["decode", "-h"], ["info", "--help"]])
 def test_help_reads_well(arguments: list[str]) -> None:
     shown = succeed(*arguments).stdout
     assert "Usage" in shown

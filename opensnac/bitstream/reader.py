@@ -78,9 +78,7 @@ class Reader:
         count = self._source.take_up_to(1)
         if not count:
             where = f"after packet {self.num_packets}" if self.num_packets else "after the header"
-            raise TruncatedStreamError(
-                f"the stream ends at byte {self._source.position}, {where}: no end record came"
-            )
+            raise TruncatedStreamError(f"the stream ends at byte {self._source.position}, {where}: no end record came")
         return count[0]
 
     def _take_payload(self, coarse_frames: int) -> bytes:

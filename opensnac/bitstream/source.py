@@ -26,8 +26,7 @@ class ByteSource:
         data = self.take_up_to(count)
         if len(data) < count:
             raise TruncatedStreamError(
-                f"the stream ends at byte {self.position}, inside {part}, which needs at least "
-                f"{count - len(data)} more"
+                f"the stream ends at byte {self.position}, inside {part}, which needs at least {count - len(data)} more"
             )
         return data
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,23 @@ from opensnac.model.reach import decoder_context, encoder_context
 Audio = Float[Tensor, "batch 1 samples"]
 Codes = Int[Tensor, "batch codes"]
 
+Progress = Callable[[float], None]  # takes the share that is done, 0 to 1
+
 PIECE_SECONDS = 4.0  # what encode and decode work on at once: memory stays flat, caches stay warm
+
+
+def no_progress(share: float) -> None:
+    """Nobody wants to know."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Frames [start, stop) of a signal, computed from frames [first, last) around them."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
 
 
 class SNAC(nn.Module):
@@ -128,62 +145,57 @@ class SNAC(nn.Module):
         audio_hat = self.decoder(quantized.latent, seed=0)
         return audio_hat.transpose(1, 2)[..., : audio.shape[-1]], quantized
 
-    def encode(self, audio: Audio) -> list[Codes]:
+    def encode(self, audio: Audio, *, progress: Progress = no_progress) -> list[Codes]:
         """(batch, 1, samples) -> codes (batch, frames / stride) int64 of each scale, coarse to fine.
 
-        Audio is padded with zeros to whole groups of frames (`config.frame_multiple`); working memory does not grow
-        with its length. Raises AudioError for anything but finite mono floating-point audio of that shape.
+        Audio is padded with zeros to whole groups of frames (`config.frame_multiple`) and coded in pieces that see
+        enough of their neighbours to come out as in the whole, so working memory does not grow with its length.
+        `progress` is told the share done after each. Raises AudioError for anything but finite mono floating-point
+        audio of that shape.
         """
-        x = self._padded(audio).transpose(1, 2)
-
-        def encode_piece(start: int, stop: int) -> Tensor:
-            return self.encoder(x[:, start * self.hop_length : stop * self.hop_length])
-
-        frames, context = x.shape[1] // self.hop_length, encoder_context(self.config)
-        latents = self._piecewise(encode_piece, frames, context, frame_steps=1)
-        codes = [self.quantizer(latent).codes for latent in latents]
-        return [torch.cat(scale, dim=1) for scale in zip(*codes, strict=True)]
+        x, hop = self._padded(audio).transpose(1, 2), self.hop_length
+        pieces = []
+        for piece in self._pieces(x.shape[1] // hop, encoder_context(self.config)):
+            latent = self.encoder(x[:, piece.first * hop : piece.last * hop])
+            pieces.append(self.quantizer(latent[:, piece.start - piece.first : piece.stop - piece.first]).codes)
+            progress(piece.stop * hop / x.shape[1])
+        return [torch.cat(scale, dim=1) for scale in zip(*pieces, strict=True)]
 
     def decode(
-        self, codes: Sequence[Codes], num_samples: int | None = None, *, seed: int = 0, noise: bool = True
+        self,
+        codes: Sequence[Codes],
+        num_samples: int | None = None,
+        *,
+        seed: int = 0,
+        noise: bool = True,
+        progress: Progress = no_progress,
     ) -> Audio:
         """Codes of each scale, coarse to fine -> audio (batch, 1, samples), cut to `num_samples` if given.
 
-        The decoder's noise depends on `seed` and position alone; `noise=False` leaves it out. Raises CodesError for
-        codes that do not fit the model: number of scales, lengths, type, range.
+        The decoder's noise depends on `seed` and position alone; `noise=False` leaves it out. Works in pieces and
+        tells `progress` as encode does. Raises CodesError for codes that do not fit the model: number of scales,
+        lengths, type, range.
         """
-        frames = self._check_codes(codes)
-        if num_samples is not None and not 0 <= num_samples <= frames * self.hop_length:
+        frames, hop, strides = self._check_codes(codes), self.hop_length, self.config.vq_strides
+        if num_samples is not None and not 0 <= num_samples <= frames * hop:
             raise CodesError(
-                f"num_samples is {num_samples}, but {frames} frames of {self.hop_length} hold "
-                f"{frames * self.hop_length} samples; ask for no more than that"
+                f"num_samples is {num_samples}, but {frames} frames of {hop} hold {frames * hop} samples; "
+                "ask for no more than that"
             )
+        pieces = []
+        for piece in self._pieces(frames, decoder_context(self.config)):
+            cut = [c[:, piece.first // s : piece.last // s] for c, s in zip(codes, strides, strict=True)]
+            audio = self.decoder(self.quantizer.from_codes(cut), seed if noise else None, piece.first)
+            pieces.append(audio[:, (piece.start - piece.first) * hop : (piece.stop - piece.first) * hop])
+            progress(piece.stop / frames)
+        return torch.cat(pieces, dim=1).transpose(1, 2)[..., :num_samples]
 
-        def decode_piece(start: int, stop: int) -> Tensor:
-            strides = self.config.vq_strides
-            piece = [scale[:, start // s : stop // s] for scale, s in zip(codes, strides, strict=True)]
-            return self.decoder(self.quantizer.from_codes(piece), seed if noise else None, start)
-
-        context = decoder_context(self.config)
-        pieces = self._piecewise(decode_piece, frames, context, frame_steps=self.hop_length)
-        return torch.cat(list(pieces), dim=1).transpose(1, 2)[..., :num_samples]
-
-    def _piecewise(
-        self, run: Callable[[int, int], Tensor], frames: int, context: int, frame_steps: int
-    ) -> list[Tensor]:
-        """Run [start, stop) frame by frame range with enough context, and cut the context's share away.
-
-        A frame is `frame_steps` steps of the output's time axis.
-        """
+    def _pieces(self, frames: int, context: int) -> Iterator[Piece]:
         multiple = self.config.frame_multiple
         size = max(1, round(PIECE_SECONDS * self.frame_rate / multiple)) * multiple
-        pieces = []
         for start in range(0, frames, size):
             stop = min(start + size, frames)
-            first = max(0, start - context)
-            output = run(first, min(frames, stop + context))
-            pieces.append(output[:, (start - first) * frame_steps : (stop - first) * frame_steps])
-        return pieces
+            yield Piece(start, stop, max(0, start - context), min(frames, stop + context))
 
     def _padded(self, audio: Audio) -> Audio:
         _check_audio(audio, next(self.parameters()).dtype)

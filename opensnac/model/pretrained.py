@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from opensnac.errors import ModelError
+from opensnac.files import whole_file
 
 if TYPE_CHECKING:
     from opensnac.model.codec import SNAC
@@ -154,21 +154,10 @@ def save(model: SNAC, folder: Path, dtype: torch.dtype | None = None) -> None:
     state = {name: value.detach().to("cpu", dtype).contiguous() for name, value in model.state_dict().items()}
     # A folded model keeps the name of the weights it was folded from; others are named by what is stored.
     named = model.fingerprint if not any(".parametrizations." in name for name in state) else fingerprint(state)
-    folder.mkdir(parents=True, exist_ok=True)
-    config = json.dumps(model.config.to_dict(), indent=2) + "\n"
-    _write_atomic(folder / "config.json", config.encode())
-    _write_atomic(folder / "model.safetensors", to_bytes(state, {"format": "pt", "fingerprint": named}))
-
-
-def _write_atomic(path: Path, content: bytes) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        try:
-            file.write(content)
-            file.close()
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    with whole_file(folder / "config.json", force=True) as path:
+        path.write_text(json.dumps(model.config.to_dict(), indent=2) + "\n", encoding="utf-8")
+    with whole_file(folder / "model.safetensors", force=True) as path:
+        path.write_bytes(to_bytes(state, {"format": "pt", "fingerprint": named}))
 
 
 def push_to_hub(model: SNAC, repo_id: str, **options: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 
 from opensnac.errors import ModelError
+from opensnac.files import whole_file
 from opensnac.training.step import Trainer
 
 
@@ -31,9 +31,8 @@ def save(path: Path, trainer: Trainer, rng: np.random.Generator, elapsed: float,
         "torch_rng": torch.get_rng_state(),
         "data_rng": json.dumps(rng.bit_generator.state),
     }
-    temporary = path.with_suffix(".partial")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    with whole_file(path, force=True) as unfinished:
+        torch.save(state, unfinished)
 
 
 def load(path: Path, trainer: Trainer, rng: np.random.Generator) -> tuple[float, float]:

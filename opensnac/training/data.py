@@ -85,7 +85,7 @@ class Crops:
         self.crop_samples = crop_samples
         self.gain_db = gain_db
         self._ends = np.cumsum([recording.seconds for recording in recordings])
-        self._decoded = [_read(r, sample_rate) for r in recordings] if in_memory else None
+        self._decoded = [_read(r, sample_rate) for r in recordings] if in_memory else []
 
     @property
     def seconds(self) -> float:
@@ -100,32 +100,29 @@ class Crops:
         index = int(np.searchsorted(self._ends, rng.uniform(0, self.seconds), side="right"))
         index = min(index, len(self.recordings) - 1)
         position, gain = rng.uniform(), 10 ** (rng.uniform(*self.gain_db) / 20)
-        if self._decoded is not None:
-            samples = self._decoded[index]
-            start = int(position * max(0, len(samples) - self.crop_samples + 1))
-            piece = samples[start : start + self.crop_samples].astype(np.float32) / 32768
-        else:
-            piece = self._read_crop(self.recordings[index], position)
-        piece = np.pad(piece, (0, self.crop_samples - len(piece)))
-        return (piece * np.float32(gain)).astype(np.float32)
+        piece = self._stored_crop(index, position) if self._decoded else self._read_crop(index, position)
+        return np.pad(piece, (0, self.crop_samples - len(piece))) * np.float32(gain)
 
-    def _read_crop(self, recording: Recording, position: float) -> NDArray[np.float32]:
+    def _stored_crop(self, index: int, position: float) -> NDArray[np.float32]:
+        samples = self._decoded[index]
+        start = int(position * max(0, len(samples) - self.crop_samples + 1))
+        return samples[start : start + self.crop_samples].astype(np.float32) / np.float32(32768)
+
+    def _read_crop(self, index: int, position: float) -> NDArray[np.float32]:
+        recording = self.recordings[index]
         ratio = recording.sample_rate / self.sample_rate
         needed = int(np.ceil(self.crop_samples * ratio)) + (16 if ratio != 1 else 0)
         start = int(position * max(0, recording.num_samples - needed + 1))
         with soundfile.SoundFile(recording.path) as file:
             file.seek(start)
-            piece = file.read(needed, dtype="float32", always_2d=True).mean(1)
-        if ratio != 1:
-            piece = soxr.resample(piece, recording.sample_rate, self.sample_rate)
+            mono = file.read(needed, dtype="float32", always_2d=True).mean(1)
+        piece = mono if ratio == 1 else soxr.resample(mono, recording.sample_rate, self.sample_rate)
         return np.asarray(piece[: self.crop_samples], np.float32)
 
 
 def _read(recording: Recording, sample_rate: int) -> NDArray[np.int16]:
     samples, rate = soundfile.read(recording.path, dtype="float32", always_2d=True)
-    mono: NDArray[np.floating] = np.asarray(samples.mean(1))
-    if rate != sample_rate:
-        mono = np.asarray(soxr.resample(mono, rate, sample_rate))
+    mono = samples.mean(1) if rate == sample_rate else soxr.resample(samples.mean(1), rate, sample_rate)
     return np.round(np.clip(mono, -1, 1 - 2**-15) * 32768).astype(np.int16)
 
 

@@ -98,9 +98,7 @@ def test_a_cut_says_where_it_is_and_what_can_be_kept() -> None:
 def test_bytes_after_the_end_are_found_and_cost_nothing(more: bytes) -> None:
     recording = SMALL[0]
     count = "1 byte follows" if len(more) == 1 else f"{len(more)} bytes follow"
-    with pytest.raises(
-        CorruptStreamError, match=f"{count} the end of the stream at byte {len(recording.data)};"
-    ):
+    with pytest.raises(CorruptStreamError, match=f"{count} the end of the stream at byte {len(recording.data)};"):
         read(io.BytesIO(recording.data + more))
     kept = read(io.BytesIO(recording.data + more), salvage=True)
     assert kept.num_samples == recording.num_samples
@@ -153,9 +151,7 @@ def test_lost_repeated_and_displaced_packets_are_found(order: tuple[int, ...], i
     bounds = packet_bounds(SMALL[0])
     packets = [data[start:stop] for start, stop in pairwise(bounds)]
     reader = Reader(io.BytesIO(data[: bounds[0]] + b"".join(packets[i] for i in order) + data[bounds[-1] :]))
-    with pytest.raises(
-        CorruptStreamError, match=f"packet {intact + 1} .* was changed, or one before it is missing"
-    ):
+    with pytest.raises(CorruptStreamError, match=f"packet {intact + 1} .* was changed, or one before it is missing"):
         list(reader)
     assert reader.num_packets == intact
 
@@ -163,9 +159,7 @@ def test_lost_repeated_and_displaced_packets_are_found(order: tuple[int, ...], i
 def test_a_lost_last_packet_shows_at_the_end_record() -> None:
     data = SMALL[0].data
     bounds = packet_bounds(SMALL[0])
-    with pytest.raises(
-        CorruptStreamError, match=f"the end record at byte {bounds[-2]} does not fit the stream"
-    ):
+    with pytest.raises(CorruptStreamError, match=f"the end record at byte {bounds[-2]} does not fit the stream"):
         read(io.BytesIO(data[: bounds[-2]] + data[bounds[-1] :]))
 
 
@@ -217,9 +211,7 @@ def test_padding_bits_must_be_zero() -> None:
 @pytest.mark.parametrize("num_samples", [0, 1884, (1 << 40) - 1])
 def test_a_promise_of_samples_that_the_frames_do_not_hold_is_found(num_samples: int) -> None:
     data = stream_of(STEREO, b"\1" + b"\0" * 8, num_samples=num_samples)
-    message = (
-        f"end record at byte 46 promises {num_samples} samples at 44100 Hz, which need .* packets hold 2;"
-    )
+    message = f"end record at byte 46 promises {num_samples} samples at 44100 Hz, which need .* packets hold 2;"
     with pytest.raises(CorruptStreamError, match=message):
         read(io.BytesIO(data))
     assert read(io.BytesIO(data), salvage=True).num_samples == 1881

@@ -138,16 +138,12 @@ def test_a_damaged_payload_type_is_reported_as_damage() -> None:
 
 @pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 255])
 def test_a_newer_version_is_named_whatever_follows_it(version: int) -> None:
-    with pytest.raises(
-        UnsupportedFormatError, match=f"format version {version} and this opensnac reads version 1"
-    ):
+    with pytest.raises(UnsupportedFormatError, match=f"format version {version} and this opensnac reads version 1"):
         Reader(io.BytesIO(MAGIC + bytes([version])))
 
 
 def test_a_version_that_never_was_is_damage() -> None:
-    with pytest.raises(
-        CorruptStreamError, match="format version 0, which never was; without its header nothing"
-    ):
+    with pytest.raises(CorruptStreamError, match="format version 0, which never was; without its header nothing"):
         Reader(io.BytesIO(MAGIC + b"\0"))
 
 

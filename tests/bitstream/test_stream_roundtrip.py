@@ -37,9 +37,7 @@ def test_any_sequence_of_writes_and_flushes_keeps_the_codes(recording: Sample, d
     start = 0
     while start < coarse_frames:
         stop = data.draw(st.integers(start, coarse_frames), label="written up to")
-        writer.write(
-            [scale[:, start * n : stop * n] for scale, n in zip(recording.codes, counts, strict=True)]
-        )
+        writer.write([scale[:, start * n : stop * n] for scale, n in zip(recording.codes, counts, strict=True)])
         start = stop
         if data.draw(st.booleans(), label="flush"):
             writer.flush()
@@ -56,9 +54,7 @@ def test_writing_in_pieces_gives_the_same_bytes_as_at_once(recording: Sample) ->
     file = io.BytesIO()
     writer = Writer(file, recording.header, recording.coarse_frames_per_packet)
     for k in range(recording.codes[0].shape[1] // counts[0]):
-        writer.write(
-            [scale[:, k * n : (k + 1) * n] for scale, n in zip(recording.codes, counts, strict=True)]
-        )
+        writer.write([scale[:, k * n : (k + 1) * n] for scale, n in zip(recording.codes, counts, strict=True)])
     writer.close(recording.num_samples)
     assert file.getvalue() == recording.data
 
@@ -163,13 +159,9 @@ def test_codes_that_do_not_fit_are_refused_and_nothing_of_them_is_written(codes:
 def test_a_number_of_samples_that_does_not_fit_the_frames_is_refused(num_samples: int) -> None:
     writer = Writer(io.BytesIO(), SPEECH)
     writer.write(random_codes(SPEECH, 2))
-    with pytest.raises(
-        CodesError, match=f"codes of 8 frames were written; {num_samples} samples at 44100 Hz need"
-    ):
+    with pytest.raises(CodesError, match=f"codes of 8 frames were written; {num_samples} samples at 44100 Hz need"):
         writer.close(num_samples)
-    writer.close(
-        3764
-    )  # the shortest recording of 8 frames: the 2049th codec sample needs a second coarse frame
+    writer.close(3764)  # the shortest recording of 8 frames: the 2049th codec sample needs a second coarse frame
 
 
 @pytest.mark.parametrize("count", [0, 256])
