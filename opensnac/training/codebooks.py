@@ -11,7 +11,6 @@ from torch import Tensor
 from opensnac.model.quantizer import ResidualVectorQuantizer, VectorQuantizer
 
 POOL_FACTOR = 4  # recent vectors kept for each code, to draw new entries from
-PATIENCE = 8  # a code is dead when this many vectors a code have gone by without it
 KMEANS_ROUNDS = 10
 
 
@@ -64,10 +63,27 @@ def _kmeans(vectors: Tensor, entries: int, generator: torch.Generator) -> Tensor
     return centres
 
 
+@torch.no_grad()
+def follow(
+    quantizer: ResidualVectorQuantizer, codes: Sequence[Tensor], projected: Sequence[Tensor], share: float
+) -> None:
+    """Move every entry just used `share` of the way to the mean of the vectors it stood for.
+
+    Where an entry is used once in a hundred steps, as coarse ones are in small batches, a gradient step on the
+    codebook loss lets it fall behind an encoder that moves at every step; this does not.
+    """
+    for scale, code, vectors in zip(quantizer.scales, codes, projected, strict=True):
+        entries, which, counts = code.flatten().unique(return_inverse=True, return_counts=True)
+        sums = torch.zeros(len(entries), vectors.shape[-1], device=vectors.device)
+        means = sums.index_add_(0, which, vectors.flatten(0, 1).float()) / counts[:, None]
+        scale.codebook.weight[entries] += share * (means - scale.codebook.weight[entries])
+
+
 class CodebookHealth:
     """Which codes are in use, and vectors at hand to revive the others with, for each scale."""
 
-    def __init__(self, quantizer: ResidualVectorQuantizer) -> None:
+    def __init__(self, quantizer: ResidualVectorQuantizer, patience: int) -> None:
+        self.patience = patience
         sizes = [len(scale.codebook.weight) for scale in quantizer.scales]
         self.since_use = [torch.zeros(size, dtype=torch.int64) for size in sizes]  # vectors since a code's last use
         self.counts = [torch.zeros(size) for size in sizes]  # uses, fading over about as many vectors as codes x 4
@@ -90,7 +106,7 @@ class CodebookHealth:
         """Move dead codes onto recent vectors, alike in all of `quantizers`; returns how many at each scale."""
         revived = []
         for i, since in enumerate(self.since_use):
-            dead = torch.nonzero(since > PATIENCE * len(since)).flatten()
+            dead = torch.nonzero(since > self.patience * len(since)).flatten()
             if len(dead) and len(self.pools[i]):
                 draw = torch.randint(len(self.pools[i]), (len(dead),), generator=generator)
                 for quantizer in quantizers:
@@ -106,7 +122,7 @@ class CodebookHealth:
         for counts, since in zip(self.counts, self.since_use, strict=True):
             p = counts / counts.sum().clamp(min=1e-9)
             perplexity = float(torch.exp(-(p * torch.log(p.clamp(min=1e-12))).sum()))
-            report.append((float((since < PATIENCE * len(since)).float().mean()), perplexity))
+            report.append((float((since < self.patience * len(since)).float().mean()), perplexity))
         return report
 
     def state_dict(self) -> dict[str, list[Tensor]]:

@@ -50,6 +50,18 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
+class CodebookConfig:
+    """How codebooks start, follow the encoder and stay in use."""
+
+    start_vectors: int = 2  # vectors each entry of the coarsest codebook is fitted to at the start
+    follow: float = (
+        0.1  # share of the way to its vectors' mean that an entry moves when it is used; 0: by gradient alone
+    )
+    patience: int = 8  # an entry is dead when this many vectors for each entry have gone by without it
+    revive_every: int = 100  # steps
+
+
+@dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW for both sides; the rate warms up, then falls along a cosine to `final_fraction` of itself."""
 
@@ -72,7 +84,6 @@ class ScheduleConfig:
     quantize_from: int = 500  # before this step the latent passes unquantised; then codebooks start from data
     adversarial_from: int = 5_000
     discriminate_from: int = 4_500  # the discriminators learn alone for a while before they judge
-    revive_every: int = 100
     log_every: int = 50
     validate_every: int = 1_000
     checkpoint_every: int = 1_000
@@ -86,6 +97,7 @@ class TrainConfig:
     model: CodecConfig
     data: DataConfig = field(default_factory=DataConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    codebooks: CodebookConfig = field(default_factory=CodebookConfig)
     losses: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -113,6 +125,7 @@ class TrainConfig:
         sections: dict[str, type] = {
             "data": DataConfig,
             "discriminator": DiscriminatorConfig,
+            "codebooks": CodebookConfig,
             "losses": LossConfig,
             "optimizer": OptimizerConfig,
             "schedule": ScheduleConfig,

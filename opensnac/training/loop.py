@@ -22,7 +22,6 @@ from opensnac.training.losses import mel_loss
 from opensnac.training.step import Trainer
 
 MAX_SKIPPED = 20  # non-finite steps a run may hold before it stops
-START_VECTORS = 2  # vectors a code of the coarsest codebook is fitted to; finer scales get more
 VALID_SECONDS = 4.0
 VALID_CLIPS = 24
 
@@ -71,7 +70,7 @@ def train(config: TrainConfig, out: Path, resume: bool = False) -> Path:
                 "Lower the learning rate, or look for broken recordings"
             )
         done = trainer.step
-        if done > schedule.quantize_from and done % schedule.revive_every == 0:
+        if done > schedule.quantize_from and done % config.codebooks.revive_every == 0:
             _revive(trainer, rng, log)
         if done % schedule.log_every == 0:
             log.write(trainer, elapsed)
@@ -124,7 +123,7 @@ def _validation_clips(config: TrainConfig) -> list[Tensor]:
 def _start_codebooks(trainer: Trainer, crops: Crops, rng: np.random.Generator) -> None:
     """Fit the codebooks to what the encoder makes of enough crops."""
     model = trainer.config.model
-    frames_needed = START_VECTORS * model.codebook_size * model.vq_strides[0]
+    frames_needed = trainer.config.codebooks.start_vectors * model.codebook_size * model.vq_strides[0]
     latents, frames = [], 0
     while frames < frames_needed:
         audio = crops.draw(trainer.config.data.batch_size, rng).to(trainer.device)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from opensnac.model.codec import SNAC
 from opensnac.training import losses
-from opensnac.training.codebooks import CodebookHealth
+from opensnac.training.codebooks import CodebookHealth, follow
 from opensnac.training.config import TrainConfig
 from opensnac.training.discriminators import Discriminators
 
@@ -36,7 +36,7 @@ class Trainer:
         self.generator = SNAC.from_config(self.config.model).to(self.device).train()
         self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
         self.discriminators = Discriminators(self.config.discriminator).to(self.device)
-        self.health = CodebookHealth(self.generator.quantizer)
+        self.health = CodebookHealth(self.generator.quantizer, self.config.codebooks.patience)
         self.generator_optimizer = torch.optim.AdamW(
             self.generator.parameters(), optimizer.learning_rate, optimizer.betas, weight_decay=0.01
         )
@@ -76,6 +76,8 @@ class Trainer:
 
         total = torch.stack([getattr(weights, name) * value for name, value in values.items()]).sum()
         norm = self._update(self.generator, self.generator_optimizer, total, self.config.optimizer.clip_norm)
+        if self.step >= schedule.quantize_from:
+            follow(self.generator.quantizer, quantized.codes, quantized.projected, self.config.codebooks.follow)
         self._update_ema()
         self.step += 1
         return report | {name: float(v.detach()) for name, v in values.items()} | {"gradient_norm": norm}

@@ -1,0 +1,49 @@
+# Needs Python 3.11 or newer (PYTHON says which) with its headers, a C compiler, and the network for the first install.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/pip install --quiet -c constraints.txt
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test lint train-smoke clean
+
+help:  ## List what can be made
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: $(VENV)/demo.stamp  ## Code an example recording: sizes, speed, quality and a picture, into demo_output/
+	$(BIN)/opensnac demo -o demo_output
+
+test: $(VENV)/test.stamp  ## Run all tests
+	$(BIN)/pytest
+
+lint: $(VENV)/test.stamp  ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+train-smoke: $(VENV)/test.stamp  ## Train a miniature for a minute, into runs/smoke/
+	rm -rf runs/smoke
+	$(BIN)/opensnac train opensnac/training/configs/smoke.toml -o runs/smoke
+
+clean:  ## Remove the environment and everything made
+	rm -rf $(VENV) build dist *.egg-info demo_output runs/smoke .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find opensnac tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What was installed last is marked by a stamp; a newer pyproject.toml or constraints.txt installs again.
+
+$(VENV)/torch.stamp: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing; the first time this downloads some hundred megabytes."
+	$(PIP_INSTALL) torch
+	@touch $@
+
+# The quality figures need a C compiler and Python's headers; without them the demo still runs, and says so.
+$(VENV)/demo.stamp: $(VENV)/torch.stamp pyproject.toml
+	$(PIP_INSTALL) -e '.[evaluate]' || $(PIP_INSTALL) -e .
+	@touch $@
+
+$(VENV)/test.stamp: $(VENV)/torch.stamp pyproject.toml
+	$(PIP_INSTALL) -e '.[train,evaluate,test]'
+	@touch $@ $(VENV)/demo.stamp

@@ -1,0 +1,75 @@
+"""Original and decoded speech as mel spectrograms, one above the other. Needs matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from opensnac.files import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+WINDOW_SECONDS, HOP_SECONDS = 0.032, 0.005
+BANDS = 160
+RANGE_DB = 75.0  # below the loudest point of the original; what is quieter is as dark as silence
+LONGEST = 10.0  # seconds that are drawn; more would blur what is to be seen
+TICKS_KHZ = (0.25, 0.5, 1, 2, 4, 8, 16)
+
+
+def draw(target: Path, signals: Sequence[np.ndarray], titles: Sequence[tuple[str, str]], sample_rate: int) -> None:
+    """Write a PNG with a panel for each signal, float32 (samples,) at `sample_rate` Hz, the first ten seconds.
+
+    A title is a heading and figures. All panels share one scale of levels, relative to the first one's loudest point.
+    `target` appears whole or not at all, and replaces what was there.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    length = min(len(signals[0]), int(LONGEST * sample_rate))
+    spectra = [mel_spectrogram(signal[:length], sample_rate) for signal in signals]
+    loudest = spectra[0].max()
+    figure = Figure(figsize=(10, 2.9 * len(signals)), dpi=150, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    figure.get_layout_engine().set(h_pad=0.08, w_pad=0.08)  # type: ignore[union-attr]
+    panels = figure.subplots(len(signals), sharex=True, squeeze=False)[:, 0]
+    for panel, spectrum, (heading, figures) in zip(panels, spectra, titles, strict=True):
+        extent = (0, length / sample_rate, 0, _mel(sample_rate / 2))
+        levels = panel.imshow(
+            spectrum - loudest, cmap="magma", vmin=-RANGE_DB, vmax=0,
+            origin="lower", aspect="auto", interpolation="bilinear", extent=extent,
+        )  # fmt: skip
+        panel.set_title(heading, loc="left", fontsize=12, fontweight="bold")
+        panel.set_title(figures, loc="right", fontsize=10, color="0.3")
+        _frequency_axis(panel, sample_rate)
+    panels[-1].set_xlabel("time, s")
+    bar = figure.colorbar(levels, ax=list(panels), aspect=40, pad=0.015)
+    bar.set_label("level, dB")
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    with whole_file(target, force=True) as path:
+        figure.savefig(path, format="png")
+
+
+def _frequency_axis(panel: Axes, sample_rate: int) -> None:
+    ticks = [tick for tick in TICKS_KHZ if 1000 * tick < sample_rate / 2]
+    panel.set_yticks([_mel(1000 * tick) for tick in ticks], [f"{tick:g}" for tick in ticks])
+    panel.set_ylabel("frequency, kHz")
+    panel.tick_params(length=3, color="0.5", labelsize=9)
+    panel.spines[:].set_visible(False)
+
+
+def mel_spectrogram(signal: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Levels in dB of (samples,): (BANDS, frames), a frame each 5 ms, bands evenly spaced on the mel scale to half the rate."""
+    window = int(WINDOW_SECONDS * sample_rate)
+    padded = np.pad(signal, (window // 2, window))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, window)[:: max(1, round(HOP_SECONDS * sample_rate))]
+    bins = 4 * window  # zero-padded, so that the lowest bands, narrower than a bin, are smooth
+    power = np.abs(np.fft.rfft(frames * np.hanning(window), bins)) ** 2 / window
+    edges = _hertz(np.linspace(0, _mel(sample_rate / 2), BANDS + 1)) * bins / sample_rate
+    starts = np.minimum(edges[:-1].astype(int), bins // 2)
+    counts = np.maximum(1, edges[1:].astype(int) - starts)
+    sums = np.add.reduceat(power, starts, axis=1)
+    return 10 * np.log10(sums / counts + 1e-12).T

@@ -1,0 +1,82 @@
+"""Every loss against values worked out by hand or by another library."""
+
+from __future__ import annotations
+
+import librosa
+import numpy as np
+import pytest
+import torch
+
+from opensnac.training import losses
+
+
+def test_discriminator_loss_by_hand() -> None:
+    # One discriminator: fake scores 0.5 and -1 give (0.25 + 1) / 2, real scores 1 and 3 give (0 + 4) / 2.
+    fake, real = [[torch.zeros(1), torch.tensor([0.5, -1.0])]], [[torch.zeros(1), torch.tensor([1.0, 3.0])]]
+    assert float(losses.discriminator_loss(fake, real)) == pytest.approx(0.625 + 2.0)
+    assert float(losses.discriminator_loss(fake * 2, real * 2)) == pytest.approx(2 * 2.625)
+
+
+def test_adversarial_loss_by_hand() -> None:
+    assert float(losses.adversarial_loss([[torch.tensor([0.5, -1.0])]])) == pytest.approx((0.25 + 4) / 2)
+    assert float(losses.adversarial_loss([[torch.ones(3)]])) == 0
+
+
+def test_feature_loss_by_hand_leaves_the_scores_out() -> None:
+    fake = [[torch.tensor([1.0, 2.0]), torch.tensor([0.0]), torch.tensor([100.0])]]
+    real = [[torch.tensor([2.0, 4.0]), torch.tensor([0.5]), torch.tensor([-100.0])]]
+    assert float(losses.feature_loss(fake, real)) == pytest.approx(1.5 + 0.5)
+
+
+def test_codebook_and_commitment_pull_one_side_each() -> None:
+    projected = torch.tensor([[[1.0, 1.0]]], requires_grad=True)
+    chosen = torch.tensor([[[0.0, 3.0]]], requires_grad=True)
+    losses.codebook_loss([projected], [chosen]).backward()
+    assert projected.grad is None
+    assert chosen.grad.tolist() == [[[-1.0, 2.0]]]  # 2 (chosen - projected) / 2 elements
+    chosen.grad = None
+    loss = losses.commitment_loss([projected, projected], [chosen, chosen])
+    loss.backward()
+    assert loss.item() == pytest.approx(2 * (1 + 4) / 2)
+    assert chosen.grad is None
+    assert projected.grad.tolist() == [[[2.0, -4.0]]]
+
+
+def test_mel_filters_equal_librosa_where_bands_are_wide() -> None:
+    """Integrated over bins rather than sampled, so equal only where triangles are much wider than a bin."""
+    ours = losses.mel_filters(24000, 2048, 40).T.numpy()
+    theirs = librosa.filters.mel(sr=24000, n_fft=2048, n_mels=40, norm="slaney", htk=False)
+    assert np.abs(ours - theirs).max() / theirs.max() < 0.05
+    np.testing.assert_allclose(ours.sum(1), theirs.sum(1), rtol=0.02)
+
+
+@pytest.mark.parametrize(("window", "bands"), list(zip(losses.MEL_WINDOWS, losses.MEL_BANDS, strict=True)))
+@pytest.mark.parametrize("rate", [16000, 24000, 44100])
+def test_no_mel_band_is_empty(window: int, bands: int, rate: int) -> None:
+    assert float(losses.mel_filters(rate, window, bands).sum(0).min()) > 0
+
+
+def test_log_mel_of_a_tone_is_its_magnitude() -> None:
+    """A cosine of amplitude a on bin k has magnitude a x window sum / 2 there, and half that next to it."""
+    window, bins = 512, torch.arange(24000)
+    audio = 0.5 * torch.cos(2 * torch.pi * 64 * bins / window)[None, None]
+    spectrum = torch.zeros(window // 2 + 1)
+    spectrum[63:66] = 0.5 * window / 4 * torch.tensor([0.5, 1.0, 0.5])
+    expected = (losses.mel_filters(24000, window, 80).T @ spectrum).clamp(min=losses.MEL_FLOOR).log10()
+    middle = losses.log_mel(audio, 24000, window, 80)[0, :, 50]
+    strong = expected > -4
+    assert strong.any()
+    torch.testing.assert_close(middle[strong], expected[strong], atol=2e-3, rtol=0)
+
+
+def test_mel_loss_of_a_gain_is_its_logarithm() -> None:
+    """Ten times the level is 1 in log10 at every window: 7 in all, as long as nothing is under the floor."""
+    audio = 0.1 * torch.randn(2, 1, 8192, generator=torch.Generator().manual_seed(0))
+    assert float(losses.mel_loss(10 * audio, audio, 24000)) == pytest.approx(7, abs=1e-3)
+    assert float(losses.mel_loss(audio, audio, 24000)) == 0
+
+
+def test_mel_loss_of_silence_has_finite_gradients() -> None:
+    silence = torch.zeros(1, 1, 8192, requires_grad=True)
+    losses.mel_loss(silence, 0.1 * torch.randn(1, 1, 8192), 24000).backward()
+    assert torch.isfinite(silence.grad).all()
