@@ -212,13 +212,18 @@ def evaluate(
 
 @app.command(epilog="Example: [bold]opensnac demo -o demo_output[/bold]")
 def demo(
+    recording: Annotated[
+        Path | None,
+        typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="A recording. Default: an example."),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of what it makes.")] = Path("demo_output"),
+    model: Model = None,
 ) -> None:
-    """Code and decode an example: sizes, speed, quality, and a picture of both spectrograms."""
+    """Code and decode a recording: sizes, speed, quality, and a picture of both spectrograms."""
     with _reporting():
         from opensnac.demo import run_demo
 
-        run_demo(out)
+        run_demo(out, recording, model)
 
 
 def _plan(

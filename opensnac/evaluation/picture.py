@@ -16,25 +16,26 @@ if TYPE_CHECKING:
 WINDOW_SECONDS, HOP_SECONDS = 0.032, 0.005
 BANDS = 160
 RANGE_DB = 75.0  # below the loudest point of the original; what is quieter is as dark as silence
+QUIETEST_DB = -100.0
 LONGEST = 10.0  # seconds that are drawn; more would blur what is to be seen
 TICKS_KHZ = (0.25, 0.5, 1, 2, 4, 8, 16)
 
 
-def draw(target: Path, signals: Sequence[np.ndarray], titles: Sequence[tuple[str, str]], sample_rate: int) -> None:
-    """Write a PNG with a panel for each signal, float32 (samples,) at `sample_rate` Hz, the first ten seconds.
+def draw(target: Path, signals: np.ndarray, titles: Sequence[tuple[str, str]], sample_rate: int) -> None:
+    """Write a PNG with a panel for each of `signals`, (signals, samples) at `sample_rate` Hz: the first ten seconds.
 
     A title is a heading and figures. All panels share one scale of levels, relative to the first one's loudest point.
     `target` appears whole or not at all, and replaces what was there.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    length = min(len(signals[0]), int(LONGEST * sample_rate))
+    length = min(signals.shape[1], int(LONGEST * sample_rate))
     spectra = [mel_spectrogram(signal[:length], sample_rate) for signal in signals]
-    loudest = spectra[0].max()
-    figure = Figure(figsize=(10, 2.9 * len(signals)), dpi=150, layout="constrained", facecolor="white")
+    loudest = max(spectra[0].max(), QUIETEST_DB)  # so that silence is dark, too
+    figure = Figure(figsize=(10, 2.9 * len(signals)), dpi=120, layout=ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08))
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(h_pad=0.08, w_pad=0.08)  # type: ignore[union-attr]
     panels = figure.subplots(len(signals), sharex=True, squeeze=False)[:, 0]
     for panel, spectrum, (heading, figures) in zip(panels, spectra, titles, strict=True):
         extent = (0, length / sample_rate, 0, _mel(sample_rate / 2))
@@ -42,13 +43,13 @@ def draw(target: Path, signals: Sequence[np.ndarray], titles: Sequence[tuple[str
             spectrum - loudest, cmap="magma", vmin=-RANGE_DB, vmax=0,
             origin="lower", aspect="auto", interpolation="bilinear", extent=extent,
         )  # fmt: skip
-        panel.set_title(heading, loc="left", fontsize=12, fontweight="bold")
-        panel.set_title(figures, loc="right", fontsize=10, color="0.3")
+        panel.set_title(heading, loc="left", fontsize=12, fontweight="bold", parse_math=False)
+        panel.set_title(figures, loc="right", fontsize=10, color="0.3", parse_math=False)
         _frequency_axis(panel, sample_rate)
     panels[-1].set_xlabel("time, s")
     bar = figure.colorbar(levels, ax=list(panels), aspect=40, pad=0.015)
     bar.set_label("level, dB")
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     with whole_file(target, force=True) as path:
         figure.savefig(path, format="png")
 
@@ -62,14 +63,21 @@ def _frequency_axis(panel: Axes, sample_rate: int) -> None:
 
 
 def mel_spectrogram(signal: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Levels in dB of (samples,): (BANDS, frames), a frame each 5 ms, bands evenly spaced on the mel scale to half the rate."""
+    """Levels in dB of (samples,): (BANDS, frames), a frame each 5 ms, bands of one width in mel up to half the rate."""
     window = int(WINDOW_SECONDS * sample_rate)
-    padded = np.pad(signal, (window // 2, window))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, window)[:: max(1, round(HOP_SECONDS * sample_rate))]
+    frames = np.lib.stride_tricks.sliding_window_view(np.pad(signal, window // 2), window)
+    frames = frames[:: max(1, round(HOP_SECONDS * sample_rate))]
     bins = 4 * window  # zero-padded, so that the lowest bands, narrower than a bin, are smooth
     power = np.abs(np.fft.rfft(frames * np.hanning(window), bins)) ** 2 / window
     edges = _hertz(np.linspace(0, _mel(sample_rate / 2), BANDS + 1)) * bins / sample_rate
-    starts = np.minimum(edges[:-1].astype(int), bins // 2)
-    counts = np.maximum(1, edges[1:].astype(int) - starts)
-    sums = np.add.reduceat(power, starts, axis=1)
-    return 10 * np.log10(sums / counts + 1e-12).T
+    starts = edges[:-1].astype(int)
+    counts = np.maximum(1, np.diff(starts, append=power.shape[1]))
+    return 10 * np.log10(np.add.reduceat(power, starts, axis=1) / counts + 1e-20).T
+
+
+def _mel(hertz: float) -> float:
+    return float(2595 * np.log10(1 + hertz / 700))
+
+
+def _hertz(mel: np.ndarray) -> np.ndarray:
+    return 700 * (10 ** (mel / 2595) - 1)

@@ -20,7 +20,7 @@ from opensnac.model.noise import position_noise
 
 KERNEL_SIZE = kernels.TAPS
 
-Signal = Float[Tensor, "batch time channels"]
+Signal = Float[Tensor, "batch _time _channels"]  # _: of any size, so that one name serves both ends of a layer
 
 
 class Snake(nn.Module):

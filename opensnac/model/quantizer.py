@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from opensnac.config import CodecConfig
 from opensnac.model.layers import Pointwise, Signal
 
-Codes = Int[Tensor, "batch codes"]
+Codes = Int[Tensor, "batch _codes"]
+Vectors = Float[Tensor, "batch _codes dim"]
 
 
 @dataclass
@@ -22,8 +23,8 @@ class Quantized:
 
     latent: Signal
     codes: list[Codes]
-    projected: list[Float[Tensor, "batch codes dim"]]
-    chosen: list[Float[Tensor, "batch codes dim"]]
+    projected: list[Vectors]
+    chosen: list[Vectors]
 
 
 class VectorQuantizer(nn.Module):
@@ -36,17 +37,17 @@ class VectorQuantizer(nn.Module):
         self.out_proj = Pointwise(codebook_dim, latent_dim)
         self.codebook = nn.Embedding(codebook_size, codebook_dim)
 
-    def project(self, latent: Signal) -> Float[Tensor, "batch codes dim"]:
+    def project(self, latent: Signal) -> Vectors:
         """Mean over each `stride` frames, in the codebook's space."""
         pooled = latent.unflatten(1, (-1, self.stride)).mean(2) if self.stride > 1 else latent
         return self.in_proj(pooled)
 
-    def nearest(self, projected: Float[Tensor, "batch codes dim"]) -> Codes:
+    def nearest(self, projected: Vectors) -> Codes:
         """Codes of the entries at the smallest angle: the largest product of unit vectors."""
         directions = F.normalize(self.codebook.weight.float(), dim=-1)
         return (F.normalize(projected.float(), dim=-1) @ directions.T).argmax(-1)
 
-    def expand(self, vectors: Float[Tensor, "batch codes dim"]) -> Signal:
+    def expand(self, vectors: Vectors) -> Signal:
         """Codebook vectors to latent frames, each repeated `stride` times."""
         latent = self.out_proj(vectors)
         return latent[:, :, None].expand(-1, -1, self.stride, -1).flatten(1, 2) if self.stride > 1 else latent

@@ -21,6 +21,7 @@ from opensnac.training.data import Crops, find_recordings, report_broken
 from opensnac.training.losses import mel_loss
 from opensnac.training.step import Trainer
 
+CONFIGS = Path(__file__).parent / "configs"  # the runs that come with the package
 MAX_SKIPPED = 20  # non-finite steps a run may hold before it stops
 VALID_SECONDS = 4.0
 VALID_CLIPS = 24

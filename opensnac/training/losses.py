@@ -14,7 +14,7 @@ MEL_WINDOWS = (32, 64, 128, 256, 512, 1024, 2048)
 MEL_BANDS = (5, 10, 20, 40, 80, 160, 320)
 MEL_FLOOR = 1e-5
 
-Audio = Float[Tensor, "batch 1 samples"]
+Audio = Float[Tensor, "batch 1 _samples"]
 Features = list[list[Tensor]]  # discriminator by layer; the last layer's are the scores
 
 
