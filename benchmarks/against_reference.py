@@ -71,9 +71,7 @@ def tasks(name: str, seconds: float) -> dict[str, tuple[Callable[[], object], Ca
     }
 
 
-def race(
-    theirs: Callable[[], object], ours: Callable[[], object], rounds: int, seconds: float
-) -> tuple[float, float]:
+def race(theirs: Callable[[], object], ours: Callable[[], object], rounds: int, seconds: float) -> tuple[float, float]:
     """Seconds of audio a second of both, in turns after one warm-up each."""
     times: tuple[list[float], list[float]] = ([], [])
     for round_ in range(rounds + 1):

@@ -388,7 +388,7 @@ def test_unreadable_files_and_unwritable_folders(here: Path, model: list[str]) -
 
 
 def test_what_nobody_foresaw_is_one_line_too(here: Path, model: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*arguments: object) -> None:
+    def fail(*arguments: object, **options: object) -> None:
         raise ZeroDivisionError("surprise")
 
     record(here / "a.wav")

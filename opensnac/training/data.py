@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +86,8 @@ class Crops:
         self.crop_samples = crop_samples
         self.gain_db = gain_db
         self._ends = np.cumsum([recording.seconds for recording in recordings])
-        self._decoded = [_read(r, sample_rate) for r in recordings] if in_memory else []
+        with ThreadPoolExecutor() as pool:
+            self._decoded = list(pool.map(lambda r: _read(r, sample_rate), recordings)) if in_memory else []
 
     @property
     def seconds(self) -> float:

@@ -127,6 +127,10 @@ def test_properties() -> None:
     assert model.code_rates == (11.71875, 23.4375, 46.875)
     assert model.bits_per_second == 984.375
     assert model.latent_dim == 768
+    with torch.device("meta"):
+        music = SNAC(**configs.MUSIC_32KHZ)
+    assert sum(p.numel() for p in music.parameters()) == 54_546_338
+    assert music.bits_per_second == 1875
 
 
 def test_training_noise_is_drawn_afresh(tiny: SNAC) -> None:

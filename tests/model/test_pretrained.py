@@ -149,3 +149,28 @@ def test_hub_models_come_from_the_cache(tiny: SNAC, tmp_path: Path) -> None:
         SNAC.from_pretrained("somebody/tiny_codec", revision="v2", cache_dir=tmp_path, local_files_only=True)
     with pytest.raises(ModelError, match="hub model somebody/other could not be had"):
         SNAC.from_pretrained("somebody/other", cache_dir=tmp_path, local_files_only=True)
+
+
+def test_push_to_hub_uploads_a_whole_model(tiny: SNAC, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through huggingface_hub's client, which here takes notes instead of going to the network."""
+    calls: list[tuple] = []
+
+    class Notes:
+        def __init__(self, token: str | None = None) -> None:
+            calls.append(("token", token))
+
+        def create_repo(self, repo_id: str, **options: object) -> None:
+            calls.append(("create", repo_id, options))
+
+        def upload_folder(self, repo_id: str, folder_path: str, **options: object) -> str:
+            calls.append(("upload", repo_id, SNAC.from_pretrained(folder_path).fingerprint, options))
+            return f"https://hub.example/{repo_id}"
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Notes)
+    url = tiny.push_to_hub("me/codec", token="secret", private=True, commit_message="first")
+    assert url == "https://hub.example/me/codec"
+    assert calls == [
+        ("token", "secret"),
+        ("create", "me/codec", {"private": True, "exist_ok": True}),
+        ("upload", "me/codec", tiny.fingerprint, {"commit_message": "first"}),
+    ]
