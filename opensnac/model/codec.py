@@ -55,7 +55,7 @@ class SNAC(nn.Module):
         super().__init__()
         self.config = CodecConfig.from_dict(config)
         self.name = "unnamed"
-        self._fingerprint: str | None = None
+        self._fingerprint: str | None = None  # of the weights before they were folded, else computed when asked for
         self.encoder = Encoder(self.config)
         self.quantizer = ResidualVectorQuantizer(self.config)
         self.decoder = Decoder(self.config)

@@ -108,16 +108,20 @@ def _download(hub_id: str, revision: str | None, cache_dir: str | Path | None, l
 
 
 def load_weights(model: SNAC, folder: Path) -> str | None:
-    """Load a folder's weights strictly, with weight norm folded or not; returns the fingerprint the file names."""
+    """Load a folder's weights strictly, with weight norm folded or not.
+
+    Returns the fingerprint of the weights that a folded file was folded from, None for others.
+    """
     path = next(folder / name for name in WEIGHT_FILES if (folder / name).exists())
     state, metadata = _read(path)
-    if not any(".parametrizations." in key for key in state):
+    folded = not any(".parametrizations." in key for key in state)
+    if folded:
         model.fold_weight_norm()
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise ModelError(f"{path} does not fit {folder / 'config.json'}: {error}") from error
-    return metadata.get("fingerprint") or fingerprint(model.state_dict())
+    return metadata.get("fingerprint", fingerprint(model.state_dict())) if folded else None
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

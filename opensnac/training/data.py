@@ -16,9 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from opensnac.audio import READABLE
 from opensnac.errors import AudioError
-
-ENDINGS = {f".{name.lower()}" for name in soundfile.available_formats()} | {".opus", ".oga"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def _paths(source: Path) -> Iterable[Path]:
             raise AudioError(f"{source} has columns {', '.join(rows[0])}; a column `path` was needed")
         return [source.parent / row["path"] for row in rows]
     if source.is_dir():
-        return [path for path in source.rglob("*") if path.suffix.lower() in ENDINGS]
+        return [path for path in source.rglob("*") if path.suffix.lower() in READABLE]
     if source.is_file():
         return [source]
     raise AudioError(f"no recordings at {source}: a folder, an audio file or a CSV manifest was needed")

@@ -37,6 +37,8 @@ def test_round_trip(tiny: SNAC, tmp_path: Path) -> None:
     loaded = SNAC.from_pretrained(tmp_path / "model")
     assert same(tiny, loaded)
     assert loaded.fingerprint == tiny.fingerprint
+    next(loaded.parameters()).add_(1e-3)
+    assert loaded.fingerprint != tiny.fingerprint
     assert loaded.name == "model"
     assert not loaded.training
     assert loaded.config == tiny.config

