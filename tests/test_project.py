@@ -73,3 +73,12 @@ def test_there_are_shipped_configurations() -> None:
 def test_what_needs_no_torch_imports_none(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_everything_below_the_package_is_installed_with_it() -> None:
+    """What is no Python matches a pattern of pyproject's package data: an installed copy has it too."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["opensnac"]
+    packed = {path for pattern in patterns for path in PACKAGE.glob(pattern)}
+    present = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert present == packed

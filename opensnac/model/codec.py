@@ -134,7 +134,10 @@ class SNAC(nn.Module):
         return self
 
     def forward(self, audio: Audio) -> tuple[Audio, list[Codes]]:
-        """Audio through the codec and back: (audio of the same length, codes). Differentiable, in one piece."""
+        """Audio through the codec and back: (audio of the same length, codes). Differentiable, in one piece.
+
+        In training mode the noise is drawn afresh at each call.
+        """
         audio_hat, quantized = self.reconstruct(audio)
         return audio_hat, quantized.codes
 
@@ -142,9 +145,10 @@ class SNAC(nn.Module):
         """As forward, with what training needs of the quantiser."""
         latent = self.encoder(self._padded(audio).transpose(1, 2))
         quantized = self.quantizer(latent)
-        audio_hat = self.decoder(quantized.latent, seed=0)
+        audio_hat = self.decoder(quantized.latent, 0, None if self.training else 0)
         return audio_hat.transpose(1, 2)[..., : audio.shape[-1]], quantized
 
+    @torch.no_grad()
     def encode(self, audio: Audio, *, progress: Progress = no_progress) -> list[Codes]:
         """(batch, 1, samples) -> codes (batch, frames / stride) int64 of each scale, coarse to fine.
 
@@ -161,6 +165,7 @@ class SNAC(nn.Module):
             progress(piece.stop * hop / x.shape[1])
         return [torch.cat(scale, dim=1) for scale in zip(*pieces, strict=True)]
 
+    @torch.no_grad()
     def decode(
         self,
         codes: Sequence[Codes],
@@ -173,8 +178,8 @@ class SNAC(nn.Module):
         """Codes of each scale, coarse to fine -> audio (batch, 1, samples), cut to `num_samples` if given.
 
         The decoder's noise depends on `seed` and position alone; `noise=False` leaves it out. Works in pieces and
-        tells `progress` as encode does. Raises CodesError for codes that do not fit the model: number of scales,
-        lengths, type, range.
+        tells `progress` as encode does; gradients go through `forward`, not through here. Raises CodesError for codes
+        that do not fit the model: number of scales, lengths, type, range.
         """
         frames, hop, strides = self._check_codes(codes), self.hop_length, self.config.vq_strides
         if num_samples is not None and not 0 <= num_samples <= frames * hop:
@@ -184,7 +189,7 @@ class SNAC(nn.Module):
             )
         pieces = []
         for piece in self._pieces(frames, decoder_context(self.config)):
-            cut = [c[:, piece.first // s : piece.last // s] for c, s in zip(codes, strides, strict=True)]
+            cut = [c[:, piece.first // s : piece.last // s].long() for c, s in zip(codes, strides, strict=True)]
             audio = self.decoder(self.quantizer.from_codes(cut), seed if noise else None, piece.first)
             pieces.append(audio[:, (piece.start - piece.first) * hop : (piece.stop - piece.first) * hop])
             progress(piece.stop / frames)
@@ -198,7 +203,7 @@ class SNAC(nn.Module):
             yield Piece(start, stop, max(0, start - context), min(frames, stop + context))
 
     def _padded(self, audio: Audio) -> Audio:
-        _check_audio(audio, next(self.parameters()).dtype)
+        _check_audio(audio, next(self.parameters()))
         samples = self.config.num_frames(audio.shape[-1]) * self.hop_length
         return F.pad(audio, (0, samples - audio.shape[-1]))
 
@@ -211,7 +216,7 @@ class SNAC(nn.Module):
                 f"codes came as {came}; a list of {len(strides)} was needed, one per scale, coarse to fine"
             )
         for scale, code in enumerate(codes):
-            _check_code(scale, code, size)
+            _check_code(scale, code, size, next(self.parameters()).device)
         shapes = ", ".join(str(tuple(code.shape)) for code in codes)
         frames = codes[0].shape[1] * strides[0]
         expected = [(codes[0].shape[0], frames // stride) for stride in strides]
@@ -223,7 +228,7 @@ class SNAC(nn.Module):
         return frames
 
 
-def _check_audio(audio: Audio, dtype: torch.dtype) -> None:
+def _check_audio(audio: Audio, weight: Tensor) -> None:
     if not isinstance(audio, Tensor):
         raise AudioError(f"audio came as {type(audio).__name__}; a torch tensor (batch, 1, samples) was needed")
     shape = tuple(audio.shape)
@@ -237,21 +242,30 @@ def _check_audio(audio: Audio, dtype: torch.dtype) -> None:
         )
     if audio.numel() == 0:
         raise AudioError(f"audio is empty, shape {shape}; at least one clip of one sample was needed")
-    if audio.dtype != dtype:
+    if audio.dtype != weight.dtype:
         raise AudioError(
-            f"audio came as {audio.dtype}; {dtype} in [-1, 1] was needed, as the model's weights are: convert it "
-            "(16-bit integers: audio.float() / 32768)"
+            f"audio came as {audio.dtype}; {weight.dtype} in [-1, 1] was needed, as the model's weights are: "
+            "convert it (16-bit integers: audio.float() / 32768)"
+        )
+    if audio.device != weight.device:
+        raise AudioError(
+            f"audio came on {audio.device} and the model is on {weight.device}: use audio.to({str(weight.device)!r})"
         )
     if not torch.isfinite(audio).all():
         raise AudioError("audio holds NaN or infinite values; finite ones were needed: repair or cut the recording")
 
 
-def _check_code(scale: int, code: Codes, codebook_size: int) -> None:
+def _check_code(scale: int, code: Codes, codebook_size: int, device: torch.device) -> None:
     came = f"shape {tuple(code.shape)}, {code.dtype}" if isinstance(code, Tensor) else type(code).__name__
     if not isinstance(code, Tensor) or code.ndim != 2 or code.is_floating_point() or code.dtype == torch.bool:
         raise CodesError(f"codes of scale {scale} came as {came}; an integer tensor (batch, codes) was needed")
     if code.numel() == 0:
         raise CodesError(f"codes of scale {scale} are empty ({came}); at least one frame was needed")
+    if code.device != device:
+        raise CodesError(
+            f"codes of scale {scale} came on {code.device} and the model is on {device}: "
+            f"use [scale.to({str(device)!r}) for scale in codes]"
+        )
     low, high = int(code.min()), int(code.max())
     if low < 0 or high >= codebook_size:
         raise CodesError(

@@ -33,7 +33,7 @@ class DecoderBlock(nn.Module):
         layers += [ResidualUnit(half, dilation, depthwise) for dilation in DILATIONS]
         self.block = nn.Sequential(*layers)
 
-    def forward(self, x: Signal, seed: int | None, start: int) -> Signal:
+    def forward(self, x: Signal, seed: int | None, start: int | None) -> Signal:
         for layer in self.block:
             x = layer(x, seed, start) if isinstance(layer, Noise) else layer(x)
         return x
@@ -59,12 +59,15 @@ class Decoder(nn.Module):
         layers += [Snake(channels), Convolution(channels, 1)]
         self.model = nn.Sequential(*layers)
 
-    def forward(self, latent: Signal, seed: int | None = None, first_frame: int = 0) -> Signal:
-        """Decode frames that begin at absolute frame `first_frame`; seed None leaves the noise out."""
+    def forward(self, latent: Signal, seed: int | None = None, first_frame: int | None = 0) -> Signal:
+        """Decode frames that begin at absolute frame `first_frame`; seed None leaves the noise out.
+
+        With `first_frame` None the noise is drawn afresh, as training wants it.
+        """
         x, start = latent, first_frame
         for layer in self.model:
             if isinstance(layer, DecoderBlock):
-                start *= layer.stride
+                start = None if start is None else start * layer.stride
                 x = layer(x, seed, start)
             else:
                 x = layer(x)

@@ -128,7 +128,8 @@ class Upsample(_Convolution):
 class Noise(nn.Module):
     """Adds h(x) * e, e ~ N(0, 1) one value a step shared by the channels.
 
-    In training e is drawn afresh; otherwise it is a pure function of (seed, layer, absolute position).
+    e is a pure function of (seed, layer, absolute position), `start` being the position of the first step. Without a
+    start it is drawn afresh, as training wants it; without a seed it is left out.
     """
 
     def __init__(self, channels: int, layer: int) -> None:
@@ -136,8 +137,8 @@ class Noise(nn.Module):
         self.linear = Pointwise(channels, channels, bias=False)
         self.layer = layer
 
-    def forward(self, x: Signal, seed: int | None, start: int) -> Signal:
-        if self.training:
+    def forward(self, x: Signal, seed: int | None, start: int | None) -> Signal:
+        if start is None:
             noise = torch.randn(x.shape[:2], device=x.device, dtype=x.dtype)[:, :, None]
         elif seed is None:
             return x

@@ -1,7 +1,7 @@
 """Gaussian noise that is a pure function of (seed, layer, absolute position).
 
-A counter-based generator: each position is hashed by itself, so any cut of a signal, any batch and any device draw
-the same numbers, and nothing is remembered between calls.
+A counter-based generator: each position is hashed by itself, so any cut of a signal and any batch draw the same
+numbers (any device too, to the rounding of its logarithm and cosine), and nothing is remembered between calls.
 """
 
 from __future__ import annotations

@@ -133,9 +133,13 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                 return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise ModelError(f"{path} cannot be read as weights: {str(error).splitlines()[0]}") from error
-    except Exception as error:  # torch's unpickling error for anything but tensors
-        raise ModelError(f"{path} holds more than tensors and was not loaded, for safety") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{path} cannot be read as weights: {reason}") from error
+    except Exception as error:  # torch's unpickling error, for anything but tensors
+        raise ModelError(
+            f"{path} is damaged or holds more than tensors, and was not loaded, for safety; fetch it again, or have "
+            "its author store model.safetensors"
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ModelError(f"{path} is no state dict: names and tensors were needed")
     return state, {}

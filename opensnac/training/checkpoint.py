@@ -29,6 +29,7 @@ def save(path: Path, trainer: Trainer, rng: np.random.Generator, elapsed: float,
         "discriminator_optimizer": trainer.discriminator_optimizer.state_dict(),
         "codebook_health": trainer.health.state_dict(),
         "torch_rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state() if trainer.device.type == "cuda" else None,
         "data_rng": json.dumps(rng.bit_generator.state),
     }
     with whole_file(path, force=True) as unfinished:
@@ -40,10 +41,16 @@ def load(path: Path, trainer: Trainer, rng: np.random.Generator) -> tuple[float,
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ModelError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
-    model = json.loads(state["config"])["model"]
-    if model != json.loads(json.dumps(trainer.config.to_dict()["model"])):
-        raise ModelError(f"{path} holds another model than the configuration asks for; use another output folder")
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{path} cannot be read as a checkpoint: {reason}") from error
+    if not isinstance(state, dict) or "codebook_health" not in state:
+        raise ModelError(f"{path} is no checkpoint of a training run; use another output folder")
+    came, wanted = json.loads(state["config"]), json.loads(json.dumps(trainer.config.to_dict()))
+    for section in ("model", "discriminator"):
+        if came[section] != wanted[section]:
+            raise ModelError(
+                f"{path} holds another {section} than the configuration asks for; use another output folder"
+            )
     trainer.step, trainer.skipped = state["step"], state["skipped"]
     trainer.generator.load_state_dict(state["generator"])
     trainer.ema.load_state_dict(state["ema"])
@@ -52,5 +59,7 @@ def load(path: Path, trainer: Trainer, rng: np.random.Generator) -> tuple[float,
     trainer.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
     trainer.health.load_state_dict(state["codebook_health"])
     torch.set_rng_state(state["torch_rng"])
+    if state["cuda_rng"] is not None and trainer.device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda_rng"])
     rng.bit_generator.state = json.loads(state["data_rng"])
     return state["elapsed"], state["best"]

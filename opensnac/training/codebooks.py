@@ -12,6 +12,7 @@ from opensnac.model.quantizer import ResidualVectorQuantizer, VectorQuantizer
 
 POOL_FACTOR = 4  # recent vectors kept for each code, to draw new entries from
 KMEANS_ROUNDS = 10
+CONSTANT_CHANNEL = 2.0  # value of the channel that makes angles tell distances, in rms lengths of the others
 
 
 @torch.no_grad()
@@ -24,27 +25,31 @@ def start_from_data(quantizer: ResidualVectorQuantizer, latent: Tensor, generato
     """
     residual = latent
     for scale in quantizer.scales:
-        _fit_projections(scale, residual)
+        _fit_projections(scale, residual, generator)
         vectors = scale.project(residual).flatten(0, 1)
         scale.codebook.weight.copy_(_kmeans(vectors, len(scale.codebook.weight), generator))
         codes = scale.nearest(scale.project(residual))
         residual = residual - scale.expand(scale.codebook(codes))
 
 
-def _fit_projections(scale: VectorQuantizer, residual: Tensor) -> None:
+def _fit_projections(scale: VectorQuantizer, residual: Tensor, generator: torch.Generator) -> None:
     pooled = residual.unflatten(1, (-1, scale.stride)).mean(2).flatten(0, 1)
     mean, dim = pooled.mean(0), scale.codebook.weight.shape[1]
     _, singular, axes = torch.linalg.svd(pooled - mean, full_matrices=False)
     axes = axes[: dim - 1]
     size = (singular[: dim - 1].square().sum() / len(pooled)).sqrt().clamp(min=1e-6)  # rms length of what is kept
     inward, inward_bias = F.pad(axes / size, (0, 0, 0, 1)), torch.zeros(dim)
-    inward_bias[:-1], inward_bias[-1] = -(axes / size) @ mean, 2.0
-    outward = F.pad(axes.T * size, (0, 1))
-    # An exact zero direction has no norm; a trace of noise keeps the weight's parametrisation finite.
-    scale.in_proj.weight = (inward + 1e-4 * inward.std() * torch.randn_like(inward))[:, :, None]
+    inward_bias[:-1], inward_bias[-1] = -(axes / size) @ mean, CONSTANT_CHANNEL
+    scale.in_proj.weight = _with_trace(inward, generator)[:, :, None]
     scale.in_proj.bias.copy_(inward_bias)
-    scale.out_proj.weight = outward[:, :, None]
+    scale.out_proj.weight = _with_trace(F.pad(axes.T * size, (0, 1)), generator)[:, :, None]
     scale.out_proj.bias.copy_(mean)
+
+
+def _with_trace(weight: Tensor, generator: torch.Generator) -> Tensor:
+    """A trace of noise: a row of zeros has no direction, and weight norm would divide by its length."""
+    noise = torch.randn(weight.shape, generator=generator).to(weight)
+    return weight + 1e-4 * (weight.square().mean().sqrt() + 1e-6) * noise
 
 
 def _kmeans(vectors: Tensor, entries: int, generator: torch.Generator) -> Tensor:
@@ -119,10 +124,11 @@ class CodebookHealth:
     def usage(self) -> list[tuple[float, float]]:
         """For each scale the share of codes used lately and the perplexity of their use."""
         report = []
-        for counts, since in zip(self.counts, self.since_use, strict=True):
+        for counts in self.counts:
             p = counts / counts.sum().clamp(min=1e-9)
             perplexity = float(torch.exp(-(p * torch.log(p.clamp(min=1e-12))).sum()))
-            report.append((float((since < self.patience * len(since)).float().mean()), perplexity))
+            used = counts >= 0.5 ** (self.patience / POOL_FACTOR)  # what one use fades to within the patience
+            report.append((float(used.float().mean()), perplexity))
         return report
 
     def state_dict(self) -> dict[str, list[Tensor]]:

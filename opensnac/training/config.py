@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from opensnac.config import CodecConfig
 from opensnac.errors import ConfigError
@@ -104,6 +105,31 @@ class TrainConfig:
     seed: int = 0
     device: str = "auto"
 
+    def __post_init__(self) -> None:
+        schedule = self.schedule
+        at_least_one = {
+            "[data] batch_size": self.data.batch_size,
+            "[codebooks] start_vectors": self.codebooks.start_vectors,
+            "[codebooks] patience": self.codebooks.patience,
+            "[codebooks] revive_every": self.codebooks.revive_every,
+            "[schedule] steps": schedule.steps,
+            "[schedule] log_every": schedule.log_every,
+            "[schedule] validate_every": schedule.validate_every,
+            "[schedule] checkpoint_every": schedule.checkpoint_every,
+        }
+        for key, value in at_least_one.items():
+            if value < 1:
+                raise ConfigError(f"{key} is {value}; at least 1 was needed")
+        if self.data.crop_seconds <= 0:
+            raise ConfigError(f"[data] crop_seconds is {self.data.crop_seconds}; more than 0 was needed")
+        if schedule.adversarial_from < schedule.discriminate_from:
+            raise ConfigError(
+                f"[schedule] adversarial_from is {schedule.adversarial_from}, before discriminate_from "
+                f"{schedule.discriminate_from}: discriminators must learn before they judge"
+            )
+        if not self.data.train:
+            raise ConfigError("[data] train is empty; name folders, files or CSV manifests of recordings")
+
     @classmethod
     def from_toml(cls, path: Path) -> TrainConfig:
         """Read a run from a TOML file; paths in it are relative to the working folder."""
@@ -130,6 +156,8 @@ class TrainConfig:
             "optimizer": OptimizerConfig,
             "schedule": ScheduleConfig,
         }
+        if not isinstance(values["model"], Mapping):
+            raise ConfigError(f"[model] is {values['model']!r}; a section of keys and values was needed")
         for key, section in sections.items():
             if key in values:
                 values[key] = _section(section, values[key], f"[{key}]")
@@ -144,8 +172,33 @@ class TrainConfig:
 
 
 def _section(section: type[Section], values: Mapping[str, Any], where: str) -> Section:
-    known = [f.name for f in fields(section)]  # type: ignore[arg-type]
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where} is {values!r}; a section of keys and values was needed")
+    known = get_type_hints(section)
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise ConfigError(f"unknown key {', '.join(map(repr, unknown))} in {where}; known: {', '.join(known)}")
-    return section(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+    return section(**{key: _fitted(known[key], value, f"{key} in {where}") for key, value in values.items()})
+
+
+def _fitted(wanted: Any, value: Any, name: str) -> Any:
+    """`value` as the type `wanted`: whole numbers serve as floats, lists as tuples, nothing else is bent."""
+    kinds, origin = get_args(wanted), get_origin(wanted)
+    if origin is tuple and isinstance(value, list | tuple):
+        if kinds[-1] is not Ellipsis and len(kinds) != len(value):
+            raise ConfigError(f"{name} is {value!r}; {len(kinds)} values were needed")
+        return tuple(_fitted(kinds[0], item, name) for item in value)
+    if origin is UnionType:
+        return None if value is None else _fitted(kinds[0], value, name)
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if origin is None and isinstance(value, wanted) and isinstance(value, bool) == (wanted is bool):
+        return value
+    article = (
+        "a list"
+        if origin is tuple
+        else {int: "a whole number", float: "a number", bool: "true or false"}.get(
+            wanted, "a text" if wanted is str else "a section"
+        )
+    )
+    raise ConfigError(f"{name} is {value!r}; {article} was needed")

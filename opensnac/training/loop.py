@@ -1,27 +1,26 @@
-"""The run: data in, steps, log, validation, checkpoints, until the schedule is done."""
+"""The run: data in, steps, validation, checkpoints, until the schedule is done."""
 
 from __future__ import annotations
 
-import json
+import math
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import soundfile
-import soxr
 import torch
 from torch import Tensor
 
-from opensnac.errors import OpensnacError
-from opensnac.model import pretrained
+from opensnac.errors import ConfigError, OpensnacError
+from opensnac.model import kernels, pretrained
 from opensnac.training import checkpoint, codebooks
 from opensnac.training.config import TrainConfig
-from opensnac.training.data import Crops, find_recordings, report_broken
-from opensnac.training.losses import mel_loss
+from opensnac.training.data import BrokenRecordingError, Crops, find_recordings, read_mono, report_broken
+from opensnac.training.log import Log
+from opensnac.training.losses import MEL_WINDOWS, mel_loss
 from opensnac.training.step import Trainer
 
 CONFIGS = Path(__file__).parent / "configs"  # the runs that come with the package
+CHECKPOINT = "checkpoint.pt"
 MAX_SKIPPED = 20  # non-finite steps a run may hold before it stops
 VALID_SECONDS = 4.0
 VALID_CLIPS = 24
@@ -34,70 +33,172 @@ def train_from_file(config: Path, out: Path | None = None, resume: bool = False)
 
 
 def train(config: TrainConfig, out: Path, resume: bool = False) -> Path:
-    """Train into folder `out`: log.jsonl, checkpoint.pt, and the model with the best validation in best/."""
-    latest = out / "checkpoint.pt"
-    if latest.exists() and not resume:
-        raise OpensnacError(f"{latest} exists: go on with --resume, or choose another folder with --out")
-    device = torch.device(_device(config.device))
-    torch.manual_seed(config.seed)
-    rng = np.random.default_rng(config.seed)
-    model = config.model
-    group = model.hop_length * model.frame_multiple
-    crop = max(1, round(config.data.crop_seconds * model.sampling_rate / group)) * group
-    crops = _crops(config, crop)
-    clips = _validation_clips(config)
-    trainer = Trainer(config, device)
-    elapsed, best = checkpoint.load(latest, trainer, rng) if resume and latest.exists() else (0.0, float("inf"))
-    out.mkdir(parents=True, exist_ok=True)
-    log = Log(out, trainer.step)
-    parameters = sum(p.numel() for p in trainer.generator.parameters())
-    log.say(
-        f"{config.name}: {parameters:,} parameters, {model.bits_per_second:.0f} b/s, {crops.seconds / 3600:.2f} h "
-        f"of audio, batches of {config.data.batch_size} x {crop / model.sampling_rate:.2f} s, on {device}"
-    )
+    """Train into folder `out`: log.jsonl, checkpoint.pt, best/ (by validation) and last/; returns `out`.
 
-    schedule, began = config.schedule, time.monotonic() - elapsed
-    while trainer.step < schedule.steps and not _out_of_time(schedule.minutes, elapsed):
+    ConfigError and AudioError for what cannot be trained on, ModelError for a checkpoint of another run,
+    OpensnacError where a run would be overwritten or does not stay finite.
+    """
+    if (out / CHECKPOINT).exists() and not resume:
+        raise OpensnacError(f"{out / CHECKPOINT} exists: go on with --resume, or choose another folder with --out")
+    run = Run(config, out, resume)
+    while not run.is_done:
+        run.advance()
+    run.finish()
+    return out
+
+
+class Run:
+    """A training in folder `out`, new or gone on with."""
+
+    def __init__(self, config: TrainConfig, out: Path, resume: bool) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self.out = config, out
+        self.rng = np.random.default_rng(config.seed)
+        crop = _crop_samples(config)
+        self.crops = _crops(config, crop)
+        self.clips = _validation_clips(config)
+        self.trainer = Trainer(config, _device(config.device))
+        self.elapsed, self.best = 0.0, math.inf
+        found = resume and (out / CHECKPOINT).exists()
+        if found:
+            self.elapsed, self.best = checkpoint.load(out / CHECKPOINT, self.trainer, self.rng)
+        out.mkdir(parents=True, exist_ok=True)
+        self.log = Log(out, self.trainer.step)
+        self._began = time.monotonic() - self.elapsed
+        if resume:
+            self.log.say(f"going on from step {self.trainer.step}" if found else f"no {CHECKPOINT} in {out}: a new run")
+        self.log.say(self._describe(crop))
+
+    def _describe(self, crop: int) -> str:
+        config, model = self.config, self.config.model
+        parameters = sum(p.numel() for p in self.trainer.generator.parameters())
+        on_cpu = self.trainer.device.type == "cpu"
+        slow = " without the C kernels, slowly" if on_cpu and kernels.library() is None else ""
+        return (
+            f"{config.name}: {parameters:,} parameters, {model.bits_per_second:.0f} b/s, "
+            f"{self.crops.seconds / 3600:.2f} h of audio, batches of {config.data.batch_size} x "
+            f"{crop / model.sampling_rate:.2f} s, on {self.trainer.device}{slow}"
+        )
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the schedule's steps or minutes are over."""
+        minutes = self.config.schedule.minutes
+        over = minutes is not None and self.elapsed >= 60 * minutes
+        return over or self.trainer.step >= self.config.schedule.steps
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, by the clock if the schedule has minutes, else by steps."""
+        schedule = self.config.schedule
+        if schedule.minutes is not None:
+            return self.elapsed / (60 * schedule.minutes)
+        return self.trainer.step / schedule.steps
+
+    def advance(self) -> None:
+        """One step, and whatever is due before and after it."""
+        trainer, schedule = self.trainer, self.config.schedule
         if trainer.step == schedule.quantize_from:
-            _start_codebooks(trainer, crops, rng)
-            log.say(f"step {trainer.step}: codebooks started from data")
-        audio = crops.draw(config.data.batch_size, rng).to(device)
-        values = trainer.training_step(audio, _progress(config, trainer.step, elapsed))
-        elapsed = time.monotonic() - began
-        log.collect(values, audio.numel() / model.sampling_rate)
+            self._start_codebooks()
+        if trainer.step == schedule.adversarial_from:
+            self.best = math.inf  # from here on the mel distance is not all that counts: judge anew
+        audio = self.crops.draw(self.config.data.batch_size, self.rng).to(trainer.device)
+        values = trainer.training_step(audio, self.progress)
+        self.elapsed = time.monotonic() - self._began
+        self.log.collect(values, audio.numel() / self.config.model.sampling_rate)
         if trainer.skipped > MAX_SKIPPED:
             raise OpensnacError(
                 f"{trainer.skipped} steps had gradients that are not finite; stopped at step {trainer.step}. "
                 "Lower the learning rate, or look for broken recordings"
             )
-        done = trainer.step
-        if done > schedule.quantize_from and done % config.codebooks.revive_every == 0:
-            _revive(trainer, rng, log)
-        if done % schedule.log_every == 0:
-            log.write(trainer, elapsed)
-        if clips and done % schedule.validate_every == 0:
-            best = _validate(trainer, clips, out, best, log, elapsed)
-        if done % schedule.checkpoint_every == 0:
-            checkpoint.save(latest, trainer, rng, elapsed, best)
-    checkpoint.save(latest, trainer, rng, elapsed, best)
-    if clips:
-        _validate(trainer, clips, out, best, log, elapsed)
-    pretrained.save(trainer.ema, out / "last")
-    log.say(f"done: {trainer.step} steps in {elapsed / 60:.1f} min; models in {out}/best and {out}/last")
-    return out
+        if trainer.step > schedule.quantize_from and trainer.step % self.config.codebooks.revive_every == 0:
+            self._revive()
+        if trainer.step % schedule.log_every == 0:
+            self.log.write(trainer, self.elapsed)
+        if trainer.step % schedule.validate_every == 0:
+            self._validate()
+        if trainer.step % schedule.checkpoint_every == 0:
+            self._save()
+
+    def finish(self) -> None:
+        """Validate and save what the last steps made."""
+        if self.trainer.step % self.config.schedule.validate_every:
+            self._validate()
+        self._save()
+        pretrained.save(self.trainer.ema, self.out / "last")
+        models = [str(self.out / name) for name in ("best", "last") if (self.out / name).exists()]
+        self.log.say(f"done: {self.trainer.step} steps in {self.elapsed / 60:.1f} min; {' and '.join(models)}")
+
+    def _save(self) -> None:
+        checkpoint.save(self.out / CHECKPOINT, self.trainer, self.rng, self.elapsed, self.best)
+
+    @torch.no_grad()
+    def _start_codebooks(self) -> None:
+        """Fit the codebooks to what the encoder makes of enough crops."""
+        model, trainer = self.config.model, self.trainer
+        frames_needed = self.config.codebooks.start_vectors * model.codebook_size * model.vq_strides[0]
+        latents, frames = [], 0
+        while frames < frames_needed:
+            audio = self.crops.draw(self.config.data.batch_size, self.rng).to(trainer.device)
+            latents.append(trainer.generator.encoder(audio.transpose(1, 2)))
+            frames += latents[-1].shape[0] * latents[-1].shape[1]
+        codebooks.start_from_data(trainer.generator.quantizer, torch.cat(latents), self._generator())
+        trainer.sync_ema()
+        self.log.say(f"step {trainer.step}: codebooks started from data")
+
+    def _revive(self) -> None:
+        quantizers = (self.trainer.generator.quantizer, self.trainer.ema.quantizer)
+        self.log.revived = self.trainer.health.revive(quantizers, self._generator())
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(int(self.rng.integers(2**62)))
+
+    @torch.inference_mode()
+    def _validate(self) -> None:
+        """Mel distance of the averaged weights on fixed clips, with real codes; keeps the best model."""
+        if not self.clips or self.trainer.step <= self.config.schedule.quantize_from:
+            return
+        ema, rate = self.trainer.ema, self.config.model.sampling_rate
+        distances, used = [], [set[int]() for _ in self.config.model.vq_strides]
+        for clip in self.clips:
+            audio = clip.to(self.trainer.device)
+            codes = ema.encode(audio)
+            for seen, code in zip(used, codes, strict=True):
+                seen.update(code.flatten().tolist())
+            distances.append(float(mel_loss(ema.decode(codes, audio.shape[-1]), audio, rate)))
+        distance = sum(distances) / len(distances)
+        entry = {"step": self.trainer.step, "minutes": self.elapsed / 60, "valid_mel": distance}
+        self.log.record(entry | {"valid_codes": [len(seen) for seen in used]})
+        if distance < self.best:
+            self.best = distance
+            pretrained.save(ema, self.out / "best")
 
 
-def _device(name: str) -> str:
-    return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"device is {name!r}, which cannot be used ({reason}); auto, cpu or cuda was needed"
+        ) from error
+    return torch.device(name)
 
 
-def _out_of_time(minutes: float | None, elapsed: float) -> bool:
-    return minutes is not None and elapsed >= 60 * minutes
-
-
-def _progress(config: TrainConfig, step: int, elapsed: float) -> float:
-    minutes = config.schedule.minutes
-    return elapsed / (60 * minutes) if minutes is not None else step / config.schedule.steps
+def _crop_samples(config: TrainConfig) -> int:
+    """Samples of a crop: whole groups of frames, and more than half of every window that looks at it."""
+    model = config.model
+    group = model.hop_length * model.frame_multiple
+    crop = max(1, round(config.data.crop_seconds * model.sampling_rate / group)) * group
+    longest = max(*MEL_WINDOWS, *config.discriminator.windows)
+    if crop <= longest // 2:
+        raise ConfigError(
+            f"[data] crop_seconds {config.data.crop_seconds} makes crops of {crop} samples; more than "
+            f"{longest // 2} were needed, half of the longest spectral window"
+        )
+    return crop
 
 
 def _crops(config: TrainConfig, crop_samples: int) -> Crops:
@@ -111,116 +212,15 @@ def _validation_clips(config: TrainConfig) -> list[Tensor]:
     """The beginnings of evenly chosen validation recordings, (1, 1, samples) each."""
     recordings, broken = find_recordings(config.data.valid)
     report_broken(broken)
+    count, rate = min(len(recordings), VALID_CLIPS), config.model.sampling_rate
     clips = []
-    for recording in recordings[:: max(1, len(recordings) // VALID_CLIPS)][:VALID_CLIPS]:
-        frames = int(VALID_SECONDS * recording.sample_rate)
-        samples, rate = soundfile.read(recording.path, frames, dtype="float32", always_2d=True)
-        mono = soxr.resample(samples.mean(1), rate, config.model.sampling_rate)
-        clips.append(torch.from_numpy(mono.astype(np.float32))[None, None])
+    for index in np.linspace(0, len(recordings) - 1, count).astype(int):
+        length = int(VALID_SECONDS * recordings[index].sample_rate)
+        try:
+            samples = read_mono(recordings[index], rate, 0, length)
+        except BrokenRecordingError as error:
+            report_broken([f"{recordings[index].path}: {error}"])
+            continue
+        samples = np.pad(samples, (0, max(0, MEL_WINDOWS[-1] - len(samples))))
+        clips.append(torch.from_numpy(samples)[None, None])
     return clips
-
-
-@torch.no_grad()
-def _start_codebooks(trainer: Trainer, crops: Crops, rng: np.random.Generator) -> None:
-    """Fit the codebooks to what the encoder makes of enough crops."""
-    model = trainer.config.model
-    frames_needed = trainer.config.codebooks.start_vectors * model.codebook_size * model.vq_strides[0]
-    latents, frames = [], 0
-    while frames < frames_needed:
-        audio = crops.draw(trainer.config.data.batch_size, rng).to(trainer.device)
-        latents.append(trainer.generator.encoder(audio.transpose(1, 2)))
-        frames += latents[-1].shape[0] * latents[-1].shape[1]
-    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    codebooks.start_from_data(trainer.generator.quantizer, torch.cat(latents), generator)
-    trainer.sync_ema()
-
-
-def _revive(trainer: Trainer, rng: np.random.Generator, log: Log) -> None:
-    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    quantizers = (trainer.generator.quantizer, trainer.ema.quantizer)
-    log.revived = trainer.health.revive(quantizers, generator)
-
-
-@torch.inference_mode()
-def _validate(trainer: Trainer, clips: list[Tensor], out: Path, best: float, log: Log, elapsed: float) -> float:
-    """Mel distance of the averaged weights on fixed clips, with real codes; keeps the best model."""
-    quantizing = trainer.step > trainer.config.schedule.quantize_from
-    distances, used = [], [set[int]() for _ in trainer.config.model.vq_strides]
-    for clip in clips:
-        audio = clip.to(trainer.device)
-        codes = trainer.ema.encode(audio)
-        for seen, code in zip(used, codes, strict=True):
-            seen.update(code.flatten().tolist())
-        audio_hat = trainer.ema.decode(codes, audio.shape[-1])
-        distances.append(float(mel_loss(audio_hat, audio, trainer.config.model.sampling_rate)))
-    distance = sum(distances) / len(distances)
-    log.record({"step": trainer.step, "minutes": elapsed / 60, "valid_mel": distance,
-                "valid_codes": [len(seen) for seen in used]})  # fmt: skip
-    if quantizing and distance < best:
-        pretrained.save(trainer.ema, out / "best")
-        return distance
-    return best
-
-
-class Log:
-    """log.jsonl with a line for every entry, the same on the screen, and TensorBoard's files where it is installed."""
-
-    def __init__(self, out: Path, step: int) -> None:
-        self.path = out / "log.jsonl"
-        self.revived: list[int] = []
-        self.writer = _tensorboard(out)
-        self._sums: dict[str, float] = {}
-        self._steps, self._seconds, self._since = 0, 0.0, time.monotonic()
-
-    def collect(self, values: dict[str, float], seconds: float) -> None:
-        """Add one step's losses and the seconds of audio it trained on."""
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-        self._steps += 1
-        self._seconds += seconds
-
-    def write(self, trainer: Trainer, elapsed: float) -> None:
-        """Write the means since the last call."""
-        now = time.monotonic()
-        entry: dict[str, Any] = {"step": trainer.step, "minutes": elapsed / 60}
-        entry |= {name: value / self._steps for name, value in self._sums.items()}
-        entry["audio_seconds_per_second"] = self._seconds / (now - self._since)
-        entry["learning_rate"] = trainer.generator_optimizer.param_groups[0]["lr"]
-        entry["skipped"] = trainer.skipped
-        if trainer.step > trainer.config.schedule.quantize_from:
-            usage = trainer.health.usage()
-            entry["codes_used"] = [share for share, _ in usage]
-            entry["perplexity"] = [perplexity for _, perplexity in usage]
-            entry["revived"] = self.revived
-        self._sums, self._steps, self._seconds, self._since = {}, 0, 0.0, now
-        self.record(entry)
-
-    def record(self, entry: dict[str, Any]) -> None:
-        """One line of the log, one of the screen, a point on every curve."""
-        rounded = {key: _rounded(value) for key, value in entry.items()}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(rounded) + "\n")
-        self.say("  ".join(f"{key} {value}" for key, value in rounded.items()))
-        if self.writer is not None:
-            for key, value in entry.items():
-                for i, number in enumerate(value if isinstance(value, list) else [value]):
-                    name = f"{key}/{i}" if isinstance(value, list) else key
-                    self.writer.add_scalar(name, number, entry["step"])
-
-    def say(self, line: str) -> None:
-        """A line on the screen."""
-        print(line, flush=True)
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_rounded(v) for v in value]
-    return float(f"{value:.5g}") if isinstance(value, float) else value
-
-
-def _tensorboard(out: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(out / "tensorboard"))

@@ -19,6 +19,7 @@ Features = list[list[Tensor]]  # discriminator by layer; the last layer's are th
 
 
 @functools.cache
+@torch.inference_mode(False)  # kept for training too, whoever asks first
 def mel_filters(sample_rate: int, window: int, bands: int) -> Tensor:
     """Triangular filters (bins, bands), equal steps on the mel scale of Slaney's Auditory Toolbox, area 1.
 

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from opensnac.model.codec import SNAC
+from opensnac.model.quantizer import Quantized
 from opensnac.training import losses
 from opensnac.training.codebooks import CodebookHealth, follow
 from opensnac.training.config import TrainConfig
 from opensnac.training.discriminators import Discriminators
-
-DISCRIMINATOR_EPS = 1e-8
 
 
 @dataclass
@@ -47,19 +46,19 @@ class Trainer:
     def training_step(self, audio: Tensor, progress: float) -> dict[str, float]:
         """Train on one batch (batch, 1, samples); `progress` is the share of the run that is done, 0 to 1.
 
-        Returns the losses by name. A step whose gradients are not finite changes nothing and is counted.
+        Returns the losses by name. Gradients that are not finite change nothing, and the step is counted in `skipped`.
         """
         schedule, weights = self.config.schedule, self.config.losses
         self._set_rates(progress)
         latent = self.generator.encoder(audio.transpose(1, 2))
         values: dict[str, Tensor] = {}
+        quantized: Quantized | None = None
         if self.step >= schedule.quantize_from:
             quantized = self.generator.quantizer(latent)
-            self.health.observe(quantized.codes, quantized.projected)
             values["codebook"] = losses.codebook_loss(quantized.projected, quantized.chosen)
             values["commitment"] = losses.commitment_loss(quantized.projected, quantized.chosen)
             latent = quantized.latent
-        audio_hat = self.generator.decoder(latent).transpose(1, 2)
+        audio_hat = self.generator.decoder(latent, 0, first_frame=None).transpose(1, 2)
 
         report: dict[str, float] = {}
         if self.step >= schedule.discriminate_from:
@@ -76,11 +75,15 @@ class Trainer:
 
         total = torch.stack([getattr(weights, name) * value for name, value in values.items()]).sum()
         norm = self._update(self.generator, self.generator_optimizer, total, self.config.optimizer.clip_norm)
-        if self.step >= schedule.quantize_from:
-            follow(self.generator.quantizer, quantized.codes, quantized.projected, self.config.codebooks.follow)
-        self._update_ema()
+        report |= {name: float(value.detach()) for name, value in values.items()} | {"gradient_norm": norm}
+        if math.isfinite(norm):
+            if quantized is not None:
+                self.health.observe(quantized.codes, quantized.projected)
+                follow(self.generator.quantizer, quantized.codes, quantized.projected, self.config.codebooks.follow)
+            self._update_ema()
+        self.skipped += not all(math.isfinite(value) for name, value in report.items() if name.endswith("norm"))
         self.step += 1
-        return report | {name: float(v.detach()) for name, v in values.items()} | {"gradient_norm": norm}
+        return report
 
     def _discriminator_step(self, audio: Tensor, audio_hat: Tensor) -> dict[str, float]:
         loss = losses.discriminator_loss(self.discriminators(audio_hat), self.discriminators(audio))
@@ -89,14 +92,12 @@ class Trainer:
         return {"discriminator": float(loss.detach()), "discriminator_gradient_norm": norm}
 
     def _update(self, model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, clip_norm: float) -> float:
-        """Backward, clip, step; returns the norm before clipping."""
+        """Backward, clip, step unless the gradients are not finite; returns their norm before clipping."""
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = float(nn.utils.clip_grad_norm_(model.parameters(), clip_norm))
         if math.isfinite(norm):
             optimizer.step()
-        else:
-            self.skipped += 1
         return norm
 
     def _set_rates(self, progress: float) -> None:

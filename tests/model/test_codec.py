@@ -133,6 +133,20 @@ def test_properties() -> None:
     assert music.bits_per_second == 1875
 
 
+def test_decode_is_the_same_in_training_mode_and_keeps_no_graph(tiny: SNAC) -> None:
+    model = SNAC.from_config(tiny.config)
+    codes = model.eval().encode(noise_audio(model, 1000))
+    decoded = model.decode(codes, seed=3)
+    assert not decoded.requires_grad
+    assert torch.equal(model.train().decode(codes, seed=3), decoded)
+
+
+def test_any_integer_type_will_do_for_codes(tiny: SNAC) -> None:
+    codes = tiny.encode(noise_audio(tiny, 1000))
+    for dtype in (torch.int16, torch.int32, torch.uint8):
+        assert torch.equal(tiny.decode([code.to(dtype) for code in codes]), tiny.decode(codes))
+
+
 def test_training_noise_is_drawn_afresh(tiny: SNAC) -> None:
     model = SNAC(**tiny.config.to_dict()).train()
     audio = noise_audio(model, 1000)
@@ -150,6 +164,7 @@ BAD_AUDIO = {
     "NaN": (torch.full((1, 1, 10), float("nan")), "NaN or infinite"),
     "infinite": (torch.full((1, 1, 10), float("inf")), "NaN or infinite"),
     "a list": ([0.0, 0.1], "came as list"),
+    "another device": (torch.zeros(1, 1, 10, device="meta"), r"on meta and the model is on cpu: use audio.to\('cpu'\)"),
 }
 
 
@@ -183,6 +198,7 @@ BAD_CODES = {
     "negative": (changed(2, torch.full((1, 8), -1)), "scale 2 run from -1"),
     "unequal lengths": (changed(2, torch.zeros(1, 7, dtype=torch.int64)), r"\(1, 2\), \(1, 4\), \(1, 7\)"),
     "unequal batches": (changed(1, torch.zeros(2, 4, dtype=torch.int64)), r"same batch"),
+    "another device": (changed(1, torch.zeros(1, 4, dtype=torch.int64, device="meta")), "scale 1 came on meta"),
     "empty": (changed(0, torch.zeros(1, 0, dtype=torch.int64)), "scale 0 are empty"),
 }
 

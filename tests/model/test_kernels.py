@@ -42,38 +42,54 @@ def test_snake_of_large_input_stays_exact() -> None:
     torch.testing.assert_close(kernels.snake(x, alpha).double(), truth, atol=1e-3, rtol=0)
 
 
-def test_gradients_by_finite_differences() -> None:
-    """The PyTorch form, which the kernels are held against, against its own definition."""
+def test_the_form_in_pytorch_is_a_depthwise_convolution() -> None:
     x = torch.randn(1, 12, 3, dtype=torch.float64, requires_grad=True)
     taps = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
     bias = torch.randn(3, dtype=torch.float64, requires_grad=True)
     convolved = torch.nn.functional.conv1d(x.mT, taps.T[:, None], bias, padding=6, dilation=2, groups=3).mT
     torch.testing.assert_close(kernels.depthwise(x, taps, bias, 2), convolved)
+    assert torch.autograd.gradcheck(lambda *inputs: kernels.depthwise(*inputs, 2), (x, taps, bias))
+    assert torch.autograd.gradcheck(kernels.snake, (x, bias.abs().detach() + 0.5))
 
 
 def test_results_do_not_depend_on_threads() -> None:
-    x, alpha = torch.randn(2, 5000, 16), torch.rand(16) + 0.5
+    x, alpha, taps, bias = torch.randn(2, 5000, 16), torch.rand(16) + 0.5, torch.randn(7, 16), torch.randn(16)
     threads = torch.get_num_threads()
+    results = []
     try:
-        results = []
         for count in (1, 2):
             torch.set_num_threads(count)
-            results.append(run(kernels.snake, (x, alpha), torch.ones_like(x)))
+            values = run(kernels.snake, (x, alpha), torch.ones_like(x))
+            values += run(lambda *inputs: kernels.depthwise(*inputs, 3), (x, taps, bias), torch.ones_like(x))
+            results.append(values)
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-@pytest.mark.parametrize("reason", ["switched off", "no compiler"])
+def test_what_does_not_fit_goes_to_pytorch_which_says_so() -> None:
+    """Never to C, which would read beyond the end."""
+    x = torch.randn(1, 50, 16)
+    with pytest.raises(RuntimeError, match="must match"):
+        kernels.snake(x, torch.ones(8))
+    assert kernels.snake(x, torch.ones(16, dtype=torch.float64)).dtype == torch.float64
+
+
+@pytest.mark.parametrize("reason", ["switched off", "no compiler", "no source", "no home"])
 def test_without_a_kernel_the_same_by_pytorch(reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     x, alpha = torch.randn(1, 50, 16), torch.rand(16) + 0.5
     expected = kernels.snake(x, alpha)
     kernels.library.cache_clear()
     if reason == "switched off":
         monkeypatch.setenv("OPENSNAC_KERNELS", "0")
-    else:
+    elif reason == "no compiler":
         monkeypatch.setenv("CC", "no-such-compiler")
-        monkeypatch.setattr(kernels, "CACHE", tmp_path)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    elif reason == "no source":
+        monkeypatch.setattr(kernels, "SOURCE", tmp_path / "kernels.c")
+    else:
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     try:
         assert kernels.library() is None
         torch.testing.assert_close(kernels.snake(x, alpha), expected, atol=1e-6, rtol=1e-6)

@@ -46,6 +46,12 @@ def test_started_codebooks_explain_the_data_and_use_every_code(quantizer: Residu
         assert len(codes.unique()) > 0.9 * CONFIG.codebook_size
 
 
+def test_silence_makes_no_weight_infinite(quantizer: ResidualVectorQuantizer) -> None:
+    start_from_data(quantizer, torch.zeros(8, 64, 32), torch.Generator().manual_seed(0))
+    assert all(torch.isfinite(value).all() for value in quantizer.state_dict().values())
+    assert torch.isfinite(quantizer(torch.randn(1, 8, 32)).latent).all()
+
+
 def test_follow_by_hand(quantizer: ResidualVectorQuantizer) -> None:
     """Entry 3 stood for (1, ...) and (3, ...): it moves a tenth of the way to 2; the others stay."""
     for scale in quantizer.scales:
@@ -70,6 +76,7 @@ def test_dead_codes_are_revived_where_the_data_is(quantizer: ResidualVectorQuant
     assert health.usage()[0][0] == pytest.approx(1 / 64)
     assert health.usage()[0][1] == pytest.approx(1.0, abs=1e-3)
     assert health.revive([quantizer], torch.Generator().manual_seed(0)) == [63, 63, 63]
+    assert health.usage()[0][0] == pytest.approx(1 / 64)  # to be revived is not to be used
     for scale in quantizer.scales:
         assert (scale.codebook.weight.detach()[1:] == 7).all()
         assert (scale.codebook.weight[0] != 7).all()

@@ -33,11 +33,41 @@ def test_broken_files_are_listed_and_left_out(folder: Path) -> None:
     assert "broken.wav" in broken[0]
 
 
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_files_that_break_while_read_are_listed_once(
+    tmp_path: Path, in_memory: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A FLAC that was cut and a WAV with NaN open well; what they hold shows when it is read."""
+    noise = np.random.default_rng(0).uniform(-0.4, 0.4, 16000)
+    soundfile.write(tmp_path / "good.wav", np.full(16000, 0.5), RATE)
+    soundfile.write(tmp_path / "cut.flac", noise, RATE)
+    (tmp_path / "cut.flac").write_bytes((tmp_path / "cut.flac").read_bytes()[:9000])
+    soundfile.write(tmp_path / "nan.wav", np.full(16000, np.nan), RATE, subtype="FLOAT")
+    found, broken = find_recordings([tmp_path])
+    assert (len(found), broken) == (3, [])
+    crops = Crops(found, RATE, 16000, in_memory=in_memory)
+    batch = crops.draw(30, np.random.default_rng(0))
+    assert (batch == 0.5).all()
+    said = capsys.readouterr().err
+    assert said.count("left out") == 2
+    assert said.count("cut.flac") == 1
+    assert said.count("nan.wav: NaN or infinity") == 1
+    with pytest.raises(AudioError, match="no readable recordings|100 recordings in a row"):
+        Crops([r for r in found if "good" not in r.path.name], RATE, 16000, in_memory=in_memory).draw(
+            1, np.random.default_rng(0)
+        )
+
+
 def test_manifests_and_single_files(folder: Path) -> None:
     (folder / "list.csv").write_text("path,speaker\nshort.wav,a\nmissing.wav,b\n")
     found, broken = find_recordings([folder / "list.csv", folder / "deep" / "ramp.flac"])
     assert sorted(recording.path.name for recording in found) == ["ramp.flac", "short.wav"]
     assert "missing.wav" in broken[0]
+    (folder / "list.csv").write_bytes("\ufeffpath\nshort.wav\n".encode())  # as spreadsheets save it
+    assert len(find_recordings([folder / "list.csv"])[0]) == 1
+    (folder / "list.csv").write_text("speaker,path\na,short.wav\nb\n")
+    with pytest.raises(AudioError, match="line 3, has no path"):
+        find_recordings([folder / "list.csv"])
     (folder / "wrong.csv").write_text("file\nshort.wav\n")
     with pytest.raises(AudioError, match="columns file; a column `path` was needed"):
         find_recordings([folder / "wrong.csv"])
@@ -87,3 +117,5 @@ def test_gain_is_drawn_between_its_bounds(folder: Path) -> None:
     peaks = Crops(found, RATE, 5, gain_db=(-6, 0)).draw(300, np.random.default_rng(0)).amax((1, 2))
     assert 0.25 < float(peaks.min()) < 0.27
     assert 0.48 < float(peaks.max()) <= 0.5
+    loud = Crops(found, RATE, 5, gain_db=(20, 20)).draw(3, np.random.default_rng(0))
+    assert (loud == 1).all()  # never beyond full scale, where no codec follows

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import subprocess
 import tempfile
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 SOURCE = Path(__file__).with_name("kernels.c")
 FLAGS = [
@@ -31,7 +33,6 @@ FLAGS = [
     "-nodefaultlibs",
     "-lc",
 ]
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "opensnac"
 TAPS = 7
 LANES = 16  # channels the kernels work on at once
 
@@ -55,39 +56,42 @@ def library() -> ctypes.CDLL | None:
     """The compiled kernels, or None where they cannot be had."""
     if os.environ.get("OPENSNAC_KERNELS") == "0" or os.name == "nt":
         return None
-    compiler, openmp = os.environ.get("CC", "cc"), _openmp_library()
-    identity = "\n".join((SOURCE.read_text(), " ".join(FLAGS), compiler, openmp, _processor()))
-    path = CACHE / f"kernels-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
     try:
+        command = _compile_command()
+        identity = "\n".join((SOURCE.read_text(), *command, _processor()))
+        path = _cache_folder() / f"kernels-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
         if not path.exists():
-            _compile(compiler, openmp, path)
+            _compile(command, path)
         loaded = ctypes.CDLL(str(path))
-    except (OSError, subprocess.SubprocessError):
-        return None
+    except (OSError, RuntimeError, ValueError, subprocess.SubprocessError):
+        return None  # no compiler, no place to keep the library, or one that does not load: PyTorch does it
     loaded.tiles.restype = ctypes.c_int64
     return loaded
 
 
-def _compile(compiler: str, openmp: str, path: Path) -> None:
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "opensnac"
+
+
+def _compile_command() -> list[str]:
+    openmp = _openmp_library()
+    found_at = [f"-Wl,-rpath,{Path(openmp).parent}"] if Path(openmp).is_absolute() else []
+    return [*shlex.split(os.environ.get("CC", "cc")), *FLAGS, str(SOURCE), openmp, *found_at]
+
+
+def _compile(command: list[str], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         output = Path(folder) / path.name
-        command = [
-            compiler,
-            *FLAGS,
-            str(SOURCE),
-            openmp,
-            f"-Wl,-rpath,{Path(openmp).parent}",
-            "-o",
-            str(output),
-        ]
-        subprocess.run(command, check=True, capture_output=True, timeout=120)
+        subprocess.run([*command, "-o", str(output)], check=True, capture_output=True, timeout=120)
         os.replace(output, path)
 
 
-def _usable(x: Tensor) -> bool:
-    fits = x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[-1] % LANES == 0
-    return fits and not torch.compiler.is_compiling() and library() is not None
+def _usable(x: Tensor, *parameters: Tensor) -> bool:
+    channels = x.shape[-1]
+    plain = all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in (x, *parameters))
+    fits = channels % LANES == 0 and all(parameter.shape[-1] == channels for parameter in parameters)
+    return plain and fits and not torch.compiler.is_compiling() and library() is not None
 
 
 def _call(name: str, *arguments: Tensor | int | None) -> None:
@@ -107,7 +111,7 @@ def _tiles(rows: int) -> int:
 
 def snake(x: Float[Tensor, "batch time channels"], alpha: Float[Tensor, " channels"]) -> Tensor:
     """x + sin^2(alpha x) / alpha."""
-    if _usable(x):
+    if _usable(x, alpha):
         return _Snake.apply(x.contiguous(), alpha.contiguous())
     return x + torch.sin(alpha * x).square() * (1 / (alpha + 1e-9))
 
@@ -119,7 +123,7 @@ def depthwise(
     dilation: int,
 ) -> Tensor:
     """Each channel convolved with its own seven taps, `dilation` steps apart, centred, zeros outside."""
-    if _usable(x):
+    if _usable(x, taps, bias):
         return _Depthwise.apply(x.contiguous(), taps.contiguous(), bias.contiguous(), dilation)
     time, reach = x.shape[1], dilation * (TAPS // 2)
     padded = torch.nn.functional.pad(x, (0, 0, reach, reach))
@@ -138,6 +142,7 @@ class _Snake(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
         x, alpha = ctx.saved_tensors
         rows, channels = x.numel() // alpha.numel(), alpha.numel()
@@ -156,6 +161,7 @@ class _Depthwise(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         x, taps = ctx.saved_tensors
         batch, time, channels = x.shape
