@@ -25,7 +25,7 @@ def save(path: Path, trainer: Trainer, rng: np.random.Generator, elapsed: float,
         "generator": trainer.generator.state_dict(),
         "ema": trainer.ema.state_dict(),
         "discriminators": trainer.discriminators.state_dict(),
-        "generator_optimizer": trainer.generator_optimizer.state_dict(),
+        "generator_optimizers": {name: part.state_dict() for name, part in trainer.generator_optimizers.items()},
         "discriminator_optimizer": trainer.discriminator_optimizer.state_dict(),
         "codebook_health": trainer.health.state_dict(),
         "torch_rng": torch.get_rng_state(),
@@ -51,11 +51,17 @@ def load(path: Path, trainer: Trainer, rng: np.random.Generator) -> tuple[float,
             raise ModelError(
                 f"{path} holds another {section} than the configuration asks for; use another output folder"
             )
+    if set(state["generator_optimizers"]) != set(trainer.generator_optimizers):
+        raise ModelError(
+            f"{path} was trained {'with' if came['optimizer']['matrix_learning_rate'] else 'without'} a "
+            "matrix_learning_rate, unlike the configuration; use another output folder"
+        )
     trainer.step, trainer.skipped = state["step"], state["skipped"]
     trainer.generator.load_state_dict(state["generator"])
     trainer.ema.load_state_dict(state["ema"])
     trainer.discriminators.load_state_dict(state["discriminators"])
-    trainer.generator_optimizer.load_state_dict(state["generator_optimizer"])
+    for name, part in trainer.generator_optimizers.items():
+        part.load_state_dict(state["generator_optimizers"][name])
     trainer.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
     trainer.health.load_state_dict(state["codebook_health"])
     torch.set_rng_state(state["torch_rng"])

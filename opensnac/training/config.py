@@ -64,9 +64,10 @@ class CodebookConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW for both sides; the rate warms up, then falls along a cosine to `final_fraction` of itself."""
+    """AdamW, and Muon where asked for; rates warm up, then fall along a cosine to `final_fraction` of themselves."""
 
     learning_rate: float = 1e-4
+    matrix_learning_rate: float = 0.0  # Muon's, for the generator's kernels that mix channels; 0: AdamW for them too
     discriminator_learning_rate: float = 1e-4
     betas: tuple[float, float] = (0.8, 0.99)
     warmup_steps: int = 200

@@ -51,7 +51,7 @@ class Log:
         entry: dict[str, Any] = {"step": trainer.step, "minutes": elapsed / 60}
         entry |= {name: sum(values) / len(values) for name, values in self._values.items()}
         entry["audio_seconds_per_second"] = self._seconds / (time.monotonic() - self._since)
-        entry["learning_rate"] = trainer.generator_optimizer.param_groups[0]["lr"]
+        entry["learning_rate"] = trainer.generator_optimizers["learning_rate"].param_groups[0]["lr"]
         entry["skipped"] = trainer.skipped
         if trainer.step > trainer.config.schedule.quantize_from:
             usage = trainer.health.usage()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -15,6 +16,7 @@ from opensnac.training import losses
 from opensnac.training.codebooks import CodebookHealth, follow
 from opensnac.training.config import TrainConfig
 from opensnac.training.discriminators import Discriminators
+from opensnac.training.optimizers import generator_optimizers
 
 
 @dataclass
@@ -36,9 +38,7 @@ class Trainer:
         self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
         self.discriminators = Discriminators(self.config.discriminator).to(self.device)
         self.health = CodebookHealth(self.generator.quantizer, self.config.codebooks.patience)
-        self.generator_optimizer = torch.optim.AdamW(
-            self.generator.parameters(), optimizer.learning_rate, optimizer.betas, weight_decay=0.01
-        )
+        self.generator_optimizers = generator_optimizers(self.generator, optimizer)
         self.discriminator_optimizer = torch.optim.AdamW(
             self.discriminators.parameters(), optimizer.discriminator_learning_rate, optimizer.betas
         )
@@ -74,7 +74,8 @@ class Trainer:
             values["feature"] = losses.feature_loss(fake, real)
 
         total = torch.stack([getattr(weights, name) * value for name, value in values.items()]).sum()
-        norm = self._update(self.generator, self.generator_optimizer, total, self.config.optimizer.clip_norm)
+        optimizers = self.generator_optimizers.values()
+        norm = self._update(self.generator, optimizers, total, self.config.optimizer.clip_norm)
         report |= {name: float(value.detach()) for name, value in values.items()} | {"gradient_norm": norm}
         if math.isfinite(norm):
             if quantized is not None:
@@ -88,16 +89,19 @@ class Trainer:
     def _discriminator_step(self, audio: Tensor, audio_hat: Tensor) -> dict[str, float]:
         loss = losses.discriminator_loss(self.discriminators(audio_hat), self.discriminators(audio))
         clip = self.config.optimizer.discriminator_clip_norm
-        norm = self._update(self.discriminators, self.discriminator_optimizer, loss, clip)
+        norm = self._update(self.discriminators, [self.discriminator_optimizer], loss, clip)
         return {"discriminator": float(loss.detach()), "discriminator_gradient_norm": norm}
 
-    def _update(self, model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, clip_norm: float) -> float:
+    def _update(
+        self, model: nn.Module, optimizers: Iterable[torch.optim.Optimizer], loss: Tensor, clip_norm: float
+    ) -> float:
         """Backward, clip, step unless the gradients are not finite; returns their norm before clipping."""
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         loss.backward()
         norm = float(nn.utils.clip_grad_norm_(model.parameters(), clip_norm))
         if math.isfinite(norm):
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
         return norm
 
     def _set_rates(self, progress: float) -> None:
@@ -105,8 +109,9 @@ class Trainer:
         fall = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
         factor = optimizer.final_fraction + (1 - optimizer.final_fraction) * fall
         warm = min(1.0, (self.step + 1) / max(1, optimizer.warmup_steps))
-        for group in self.generator_optimizer.param_groups:
-            group["lr"] = optimizer.learning_rate * factor * warm
+        for name, part in self.generator_optimizers.items():
+            for group in part.param_groups:
+                group["lr"] = getattr(optimizer, name) * factor * warm
         since = self.step - self.config.schedule.discriminate_from
         warm = min(1.0, (since + 1) / max(1, optimizer.warmup_steps)) if since >= 0 else 0.0
         for group in self.discriminator_optimizer.param_groups:

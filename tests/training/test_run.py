@@ -46,7 +46,10 @@ def config_of(corpus: Path, steps: int, **schedule: int) -> TrainConfig:
                 "periods": [2, 3], "period_channels": [4, 8], "windows": [256], "window_channels": 4
             },
             "codebooks": {"revive_every": 10},
-            "optimizer": {"learning_rate": 2e-3, "discriminator_learning_rate": 2e-3, "warmup_steps": 5},
+            "optimizer": {
+                "learning_rate": 2e-3, "matrix_learning_rate": 2e-3, "discriminator_learning_rate": 2e-3,
+                "warmup_steps": 5,
+            },
             "schedule": {"steps": steps, "quantize_from": 30, "discriminate_from": 60, "adversarial_from": 70,
                          "log_every": 10, "validate_every": 1000, "checkpoint_every": 1000} | schedule,
         }
@@ -123,6 +126,9 @@ def test_a_damaged_or_other_checkpoint_is_refused(corpus: Path, tmp_path: Path) 
         other = Trainer(TrainConfig.from_dict(plain | {section: plain[section] | change}), torch.device("cpu"))
         with pytest.raises(ModelError, match=f"another {section} than the configuration asks for"):
             checkpoint.load(path, other, rng)
+    without = Trainer(TrainConfig.from_dict(plain | {"optimizer": {}}), torch.device("cpu"))
+    with pytest.raises(ModelError, match="was trained with a matrix_learning_rate, unlike the configuration"):
+        checkpoint.load(path, without, rng)
     torch.save({"weight": torch.zeros(1)}, tmp_path / "foreign.pt")
     with pytest.raises(ModelError, match="no checkpoint of a training run"):
         checkpoint.load(tmp_path / "foreign.pt", trainer, rng)
