@@ -13,6 +13,8 @@ from torch import Tensor
 MEL_WINDOWS = (32, 64, 128, 256, 512, 1024, 2048)
 MEL_BANDS = (5, 10, 20, 40, 80, 160, 320)
 MEL_FLOOR = 1e-5
+COMPLEX_WINDOWS = (256, 512, 1024)
+COMPLEX_FLOOR = 1e-2  # of the mean that differences are shares of, so that a silent batch cannot explode
 
 Audio = Float[Tensor, "batch 1 _samples"]
 Features = list[list[Tensor]]  # discriminator by layer; the last layer's are the scores
@@ -65,6 +67,28 @@ def mel_loss(audio_hat: Audio, audio: Audio, sample_rate: int) -> Tensor:
             target = log_mel(audio, sample_rate, window, bands)
         total = total + F.l1_loss(log_mel(audio_hat, sample_rate, window, bands), target)
     return total
+
+
+def complex_loss(audio_hat: Audio, audio: Audio) -> Tensor:
+    """Distance of spectra, phase included, with magnitudes compressed to their square roots (arXiv 1804.03619).
+
+    Mean absolute difference of real and imaginary parts in shares of the target's own mean, summed over three windows.
+    Mel losses hear no phase; this one gives a young decoder the waveform to aim at.
+    """
+    total = audio.new_zeros(())
+    for window in COMPLEX_WINDOWS:
+        with torch.no_grad():
+            target = _compressed_spectrum(audio, window)
+        difference = (_compressed_spectrum(audio_hat, window) - target).abs().mean()
+        total = total + difference / target.abs().mean().clamp(min=COMPLEX_FLOOR)
+    return total
+
+
+def _compressed_spectrum(audio: Audio, window: int) -> Float[Tensor, "batch bins frames 2"]:
+    hann = torch.hann_window(window, device=audio.device)
+    spectrum = torch.stft(audio[:, 0].float(), window, window // 4, window=hann, return_complex=True)
+    parts = torch.view_as_real(spectrum)
+    return parts * (parts.square().sum(-1, keepdim=True) + 1e-8) ** -0.25
 
 
 def discriminator_loss(fake: Features, real: Features) -> Tensor:

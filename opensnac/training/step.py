@@ -64,6 +64,8 @@ class Trainer:
         if self.step >= schedule.discriminate_from:
             report |= self._discriminator_step(audio, audio_hat.detach())
         values["mel"] = losses.mel_loss(audio_hat, audio, self.config.model.sampling_rate)
+        if weights.complex:
+            values["complex"] = losses.complex_loss(audio_hat, audio)
         if self.step >= schedule.adversarial_from:
             self.discriminators.requires_grad_(False)
             with torch.no_grad():

@@ -80,3 +80,33 @@ def test_mel_loss_of_silence_has_finite_gradients() -> None:
     silence = torch.zeros(1, 1, 8192, requires_grad=True)
     losses.mel_loss(silence, 0.1 * torch.randn(1, 1, 8192), 24000).backward()
     assert torch.isfinite(silence.grad).all()
+
+
+def test_complex_loss_by_hand() -> None:
+    """Nothing instead of a signal is one mean away in each window, its negative two; compressed, a quarter is half."""
+    torch.manual_seed(0)
+    audio = 0.1 * torch.randn(2, 1, 4096)
+    windows = len(losses.COMPLEX_WINDOWS)
+    assert float(losses.complex_loss(audio, audio)) == 0
+    assert float(losses.complex_loss(0 * audio, audio)) == pytest.approx(windows, rel=1e-4)
+    assert float(losses.complex_loss(-audio, audio)) == pytest.approx(2 * windows, rel=1e-4)
+    assert float(losses.complex_loss(audio / 4, audio)) == pytest.approx(windows / 2, rel=1e-2)
+
+
+def test_complex_loss_hears_the_phase_that_mel_does_not() -> None:
+    phase = 2 * np.pi * 1000 / 24000 * torch.arange(8192)
+    cosine, sine = torch.cos(phase)[None, None], torch.sin(phase)[None, None]
+    assert float(losses.complex_loss(sine, cosine)) > 2
+    assert float(losses.mel_loss(sine, cosine, 24000)) < 0.25 * float(losses.mel_loss(0 * sine, cosine, 24000))
+
+
+def test_complex_loss_of_silence_stays_finite() -> None:
+    silence = torch.zeros(1, 1, 4096)
+    hat = (1e-3 * torch.randn(1, 1, 4096)).requires_grad_()
+    loss = losses.complex_loss(hat, silence)
+    loss.backward()
+    assert float(loss.detach()) < 1e3
+    assert bool(hat.grad.isfinite().all())
+    silence.requires_grad_()
+    losses.complex_loss(silence, hat.detach()).backward()
+    assert bool(silence.grad.isfinite().all())
