@@ -121,6 +121,11 @@ class CodecConfig:
         return math.lcm(*self.vq_strides, self.attn_window_size or 1)
 
     @property
+    def coarse_stride(self) -> int:
+        """Latent frames that one code of each scale's own number stands for: the least that can be decoded."""
+        return math.lcm(*self.vq_strides)
+
+    @property
     def frame_rate(self) -> float:
         """Latent frames a second."""
         return self.sampling_rate / self.hop_length

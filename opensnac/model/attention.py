@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from opensnac.config import HEAD_CHANNELS
-from opensnac.model.layers import Signal
+from opensnac.model.layers import Grouped, Signal
 
 ROTARY_BASE = 10000.0
 
@@ -30,7 +30,7 @@ class RotaryPosition(nn.Module):
         return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
-class LocalAttention(nn.Module):
+class LocalAttention(Grouped):
     """LayerNorm, multi-head self-attention inside non-overlapping windows, residual.
 
     The time axis must be a multiple of `window_size`; the codec pads so that it is.
@@ -38,7 +38,7 @@ class LocalAttention(nn.Module):
 
     def __init__(self, channels: int, window_size: int) -> None:
         super().__init__()
-        self.window_size = window_size
+        self.group = window_size
         self.heads = channels // HEAD_CHANNELS
         self.norm = nn.LayerNorm(channels)
         self.to_qkv = nn.Linear(channels, 3 * channels, bias=False)
@@ -52,4 +52,4 @@ class LocalAttention(nn.Module):
 
     def _split(self, x: Signal) -> Tensor:
         """(batch, time, channels) -> (batch x windows, heads, window, head channels)."""
-        return x.reshape(-1, self.window_size, self.heads, HEAD_CHANNELS).transpose(1, 2)
+        return x.reshape(-1, self.group, self.heads, HEAD_CHANNELS).transpose(1, 2)

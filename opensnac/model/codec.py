@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,9 @@ from opensnac.errors import AudioError, CodesError
 from opensnac.model import pretrained
 from opensnac.model.decoder import Decoder
 from opensnac.model.encoder import Encoder
+from opensnac.model.layers import Groups
+from opensnac.model.pipeline import Pipeline, State
 from opensnac.model.quantizer import Quantized, ResidualVectorQuantizer
-from opensnac.model.reach import decoder_context, encoder_context
 
 Audio = Float[Tensor, "batch 1 samples"]
 Codes = Int[Tensor, "batch codes"]
@@ -31,16 +31,6 @@ PIECE_SECONDS = 4.0  # what encode and decode work on at once: memory stays flat
 
 def no_progress(share: float) -> None:
     """Nobody wants to know."""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Frames [start, stop) of a signal, computed from frames [first, last) around them."""
-
-    start: int
-    stop: int
-    first: int
-    last: int
 
 
 class SNAC(nn.Module):
@@ -145,31 +135,39 @@ class SNAC(nn.Module):
         """As forward, with what training needs of the quantiser."""
         latent = self.encoder(self._padded(audio).transpose(1, 2))
         quantized = self.quantizer(latent)
-        audio_hat = self.decoder(quantized.latent, 0, None if self.training else 0)
+        audio_hat = self.decoder(quantized.latent, 0)
         return audio_hat.transpose(1, 2)[..., : audio.shape[-1]], quantized
 
     @torch.no_grad()
-    def encode(self, audio: Audio, *, progress: Progress = no_progress) -> list[Codes]:
+    def encode(
+        self, audio: Audio, lengths: Sequence[int] | None = None, *, progress: Progress = no_progress
+    ) -> list[Codes]:
         """(batch, 1, samples) -> codes (batch, frames / stride) int64 of each scale, coarse to fine.
 
-        Audio is padded with zeros to whole groups of frames (`config.frame_multiple`) and coded in pieces that see
-        enough of their neighbours to come out as in the whole, so working memory does not grow with its length.
-        `progress` is told the share done after each. Raises AudioError for anything but finite mono floating-point
-        audio of that shape.
+        Audio is padded with zeros to whole groups of frames (`config.frame_multiple`) and coded in pieces, so working
+        memory does not grow with its length. Clips of unequal `lengths` (samples, one a clip) come out as if each
+        were alone: what the batch holds beyond a clip's end is not looked at, and its codes there are 0.
+        `progress` is told the share done after each piece. Raises AudioError for anything but finite mono
+        floating-point audio of that shape.
         """
-        x, hop = self._padded(audio).transpose(1, 2), self.hop_length
-        pieces = []
-        for piece in self._pieces(x.shape[1] // hop, encoder_context(self.config)):
-            latent = self.encoder(x[:, piece.first * hop : piece.last * hop])
-            pieces.append(self.quantizer(latent[:, piece.start - piece.first : piece.stop - piece.first]).codes)
-            progress(piece.stop * hop / x.shape[1])
-        return [torch.cat(scale, dim=1) for scale in zip(*pieces, strict=True)]
+        check_audio(audio, next(self.parameters()))
+        frames = self._frames_of_clips(lengths, audio.shape[-1], audio.shape[0])
+        pipeline = self.encoder_pipeline()
+        state = State([count * self.hop_length for count in frames], [None] * len(frames))
+        latents = pipeline.run(self._audio_pieces(audio, lengths, max(frames), progress), state)
+        codes = [torch.cat(scale, dim=1) for scale in zip(*map(self.quantizer.codes, latents), strict=True)]
+        cut = [code[:, : max(frames) // stride] for code, stride in zip(codes, self.config.vq_strides, strict=True)]
+        for i, count in enumerate(frames):
+            for code, stride in zip(cut, self.config.vq_strides, strict=True):
+                code[i, count // stride :] = 0
+        return cut
 
     @torch.no_grad()
     def decode(
         self,
         codes: Sequence[Codes],
         num_samples: int | None = None,
+        lengths: Sequence[int] | None = None,
         *,
         seed: int = 0,
         noise: bool = True,
@@ -177,38 +175,79 @@ class SNAC(nn.Module):
     ) -> Audio:
         """Codes of each scale, coarse to fine -> audio (batch, 1, samples), cut to `num_samples` if given.
 
-        The decoder's noise depends on `seed` and position alone; `noise=False` leaves it out. Works in pieces and
+        The decoder's noise depends on `seed` and position alone; `noise=False` leaves it out. Clips of unequal
+        `lengths` (samples, one a clip) come out as if each were alone, followed by zeros. Works in pieces and
         tells `progress` as encode does; gradients go through `forward`, not through here. Raises CodesError for codes
         that do not fit the model: number of scales, lengths, type, range.
         """
-        frames, hop, strides = self._check_codes(codes), self.hop_length, self.config.vq_strides
+        frames, hop = self.check_codes(codes, self.config.frame_multiple), self.hop_length
         if num_samples is not None and not 0 <= num_samples <= frames * hop:
             raise CodesError(
                 f"num_samples is {num_samples}, but {frames} frames of {hop} hold {frames * hop} samples; "
                 "ask for no more than that"
             )
-        pieces = []
-        for piece in self._pieces(frames, decoder_context(self.config)):
-            cut = [c[:, piece.first // s : piece.last // s].long() for c, s in zip(codes, strides, strict=True)]
-            audio = self.decoder(self.quantizer.from_codes(cut), seed if noise else None, piece.first)
-            pieces.append(audio[:, (piece.start - piece.first) * hop : (piece.stop - piece.first) * hop])
-            progress(piece.stop / frames)
-        return torch.cat(pieces, dim=1).transpose(1, 2)[..., :num_samples]
+        clips = self._frames_of_clips(lengths, frames * hop, codes[0].shape[0])
+        state = State([*clips], [seed if noise else None] * len(clips))
+        audio = torch.cat([*self.decoder_pipeline().run(self._latent_pieces(codes, frames, progress), state)], dim=1)
+        for i, length in enumerate(lengths or []):
+            audio[i, length:] = 0
+        return audio.transpose(1, 2)[..., : frames * hop if num_samples is None else num_samples]
 
-    def _pieces(self, frames: int, context: int) -> Iterator[Piece]:
+    def encoder_pipeline(self, offset: int = 0) -> Pipeline:
+        """The encoder for audio that comes in pieces of whole groups of frames, from sample `offset` on."""
         multiple = self.config.frame_multiple
-        size = max(1, round(PIECE_SECONDS * self.frame_rate / multiple)) * multiple
+        layers = [*self.encoder.layers(), Groups(multiple)]
+        return Pipeline(layers, multiple * self.hop_length, offset)
+
+    def decoder_pipeline(self) -> Pipeline:
+        """The decoder for latent frames that come in pieces of whole groups."""
+        return Pipeline(self.decoder.layers(), self.config.frame_multiple)
+
+    @property
+    def _piece_frames(self) -> int:
+        multiple = self.config.frame_multiple
+        return max(1, round(PIECE_SECONDS * self.frame_rate / multiple)) * multiple
+
+    def _audio_pieces(
+        self, audio: Audio, lengths: Sequence[int] | None, frames: int, progress: Progress
+    ) -> Iterator[Tensor]:
+        """Time-major pieces of audio, zeros where a clip has ended."""
+        total, size = frames * self.hop_length, self._piece_frames * self.hop_length
+        for start in range(0, total, size):
+            piece = audio[:, :, start : start + size].transpose(1, 2)
+            if lengths is not None:
+                step = torch.arange(start, start + piece.shape[1], device=audio.device)
+                ends = torch.tensor(lengths, device=audio.device)[:, None]
+                piece = piece.masked_fill((step >= ends)[..., None], 0)
+            yield F.pad(piece, (0, 0, 0, min(size, total - start) - piece.shape[1]))
+            progress(min(1.0, (start + size) / total))
+
+    def _latent_pieces(self, codes: Sequence[Codes], frames: int, progress: Progress) -> Iterator[Tensor]:
+        size, strides = self._piece_frames, self.config.vq_strides
         for start in range(0, frames, size):
             stop = min(start + size, frames)
-            yield Piece(start, stop, max(0, start - context), min(frames, stop + context))
+            cut = [c[:, start // s : stop // s].long() for c, s in zip(codes, strides, strict=True)]
+            yield self.quantizer.from_codes(cut)
+            progress(stop / frames)
+
+    def _frames_of_clips(self, lengths: Sequence[int] | None, samples: int, clips: int) -> list[int]:
+        """Frames that code each clip of a batch; AudioError for lengths that do not fit it."""
+        if lengths is None:
+            return [self.config.num_frames(samples)] * clips
+        if len(lengths) != clips or not all(1 <= length <= samples for length in lengths):
+            raise AudioError(
+                f"lengths came as {list(lengths)}; {clips} numbers from 1 to {samples} were needed, "
+                "the samples of each clip of the batch"
+            )
+        return [self.config.num_frames(int(length)) for length in lengths]
 
     def _padded(self, audio: Audio) -> Audio:
-        _check_audio(audio, next(self.parameters()))
+        check_audio(audio, next(self.parameters()))
         samples = self.config.num_frames(audio.shape[-1]) * self.hop_length
         return F.pad(audio, (0, samples - audio.shape[-1]))
 
-    def _check_codes(self, codes: Sequence[Codes]) -> int:
-        """The number of frames that the codes stand for, or CodesError."""
+    def check_codes(self, codes: Sequence[Codes], multiple: int) -> int:
+        """The number of frames that the codes stand for; CodesError if they do not fit the model or `multiple`."""
         strides, size = self.config.vq_strides, self.config.codebook_size
         if not isinstance(codes, list | tuple) or len(codes) != len(strides):
             came = f"{len(codes)} tensors" if isinstance(codes, list | tuple) else type(codes).__name__
@@ -220,15 +259,15 @@ class SNAC(nn.Module):
         shapes = ", ".join(str(tuple(code.shape)) for code in codes)
         frames = codes[0].shape[1] * strides[0]
         expected = [(codes[0].shape[0], frames // stride) for stride in strides]
-        if [tuple(code.shape) for code in codes] != expected or frames % self.config.frame_multiple:
+        if [tuple(code.shape) for code in codes] != expected or frames % multiple:
             raise CodesError(
                 f"codes came in shapes {shapes}; for strides {list(strides)} each scale must hold frames / stride "
-                f"codes of the same batch, frames being a multiple of {self.config.frame_multiple}"
+                f"codes of the same batch, frames being a multiple of {multiple}"
             )
         return frames
 
 
-def _check_audio(audio: Audio, weight: Tensor) -> None:
+def check_audio(audio: Audio, weight: Tensor) -> None:
     if not isinstance(audio, Tensor):
         raise AudioError(f"audio came as {type(audio).__name__}; a torch tensor (batch, 1, samples) was needed")
     shape = tuple(audio.shape)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from opensnac.config import CodecConfig
 from opensnac.model.attention import LocalAttention
@@ -18,6 +20,7 @@ from opensnac.model.layers import (
     Snake,
     Upsample,
 )
+from opensnac.model.noise import position_noise
 
 
 class DecoderBlock(nn.Module):
@@ -26,17 +29,11 @@ class DecoderBlock(nn.Module):
     def __init__(self, channels: int, stride: int, noise: bool, depthwise: bool, layer: int) -> None:
         super().__init__()
         half = channels // 2
-        self.stride = stride
         layers: list[nn.Module] = [Snake(channels), Upsample(channels, half, stride)]
         if noise:
             layers.append(Noise(half, layer))
         layers += [ResidualUnit(half, dilation, depthwise) for dilation in DILATIONS]
         self.block = nn.Sequential(*layers)
-
-    def forward(self, x: Signal, seed: int | None, start: int | None) -> Signal:
-        for layer in self.block:
-            x = layer(x, seed, start) if isinstance(layer, Noise) else layer(x)
-        return x
 
 
 class Decoder(nn.Module):
@@ -56,19 +53,24 @@ class Decoder(nn.Module):
         for layer, stride in enumerate(config.decoder_rates):
             layers.append(DecoderBlock(channels, stride, config.noise, config.depthwise, layer))
             channels //= 2
-        layers += [Snake(channels), Convolution(channels, 1)]
+        layers += [Snake(channels), Convolution(channels, 1), nn.Tanh()]
         self.model = nn.Sequential(*layers)
 
-    def forward(self, latent: Signal, seed: int | None = None, first_frame: int | None = 0) -> Signal:
-        """Decode frames that begin at absolute frame `first_frame`; seed None leaves the noise out.
+    def layers(self) -> Iterator[nn.Module]:
+        """Every layer in the order it works in."""
+        for part in self.model:
+            yield from part.block if isinstance(part, DecoderBlock) else [part]
 
-        With `first_frame` None the noise is drawn afresh, as training wants it.
-        """
-        x, start = latent, first_frame
-        for layer in self.model:
-            if isinstance(layer, DecoderBlock):
-                start = None if start is None else start * layer.stride
-                x = layer(x, seed, start)
-            else:
-                x = layer(x)
-        return torch.tanh(x)
+    def forward(self, latent: Signal, seed: int | None = None) -> Signal:
+        """Decode a whole signal; noise as `seed` says, none for None, and drawn afresh in training mode."""
+        x = latent
+        for layer in self.layers():
+            x = layer(x, self._noise(x, layer, seed)) if isinstance(layer, Noise) else layer(x)
+        return x
+
+    def _noise(self, x: Signal, layer: Noise, seed: int | None) -> Tensor | None:
+        if self.training:
+            return torch.randn(x.shape[:2], device=x.device, dtype=x.dtype)
+        if seed is None:
+            return None
+        return position_noise(seed, layer.layer, torch.arange(x.shape[1], device=x.device))[None]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import nn
 
 from opensnac.config import CodecConfig
@@ -37,6 +39,11 @@ class Encoder(nn.Module):
             layers.append(LocalAttention(channels, config.attn_window_size))
         layers.append(Depthwise(channels) if config.depthwise else Convolution(channels, channels))
         self.block = nn.Sequential(*layers)
+
+    def layers(self) -> Iterator[nn.Module]:
+        """Every layer in the order it works in."""
+        for part in self.block:
+            yield from part.block if isinstance(part, EncoderBlock) else [part]
 
     def forward(self, audio: Signal) -> Signal:
         return self.block(audio)

@@ -8,6 +8,8 @@ convolution is a matrix product over the last axis, a strided or transposed conv
 from __future__ import annotations
 
 import math
+from fractions import Fraction
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +18,71 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from opensnac.model import kernels
-from opensnac.model.noise import position_noise
 
 KERNEL_SIZE = kernels.TAPS
 
 Signal = Float[Tensor, "batch _time _channels"]  # _: of any size, so that one name serves both ends of a layer
+
+
+class Windowed(nn.Module):
+    """A layer that sees neighbouring steps, and zeros beyond a signal's ends.
+
+    `forward` takes a whole signal. A signal that comes in pieces goes through `valid`, with `keep` older steps in front
+    of each piece.
+    """
+
+    rate = Fraction(1)  # steps out for a step in
+
+    def plan(self, offset: int) -> tuple[int, int]:
+        """(keep, offset of the output) when pieces begin at step `offset` of the input, modulo their length."""
+        raise NotImplementedError
+
+    def newest(self, step: int) -> int:
+        """The newest step of the input that step `step` of the output depends on."""
+        raise NotImplementedError
+
+    def valid(self, x: Signal) -> Signal:
+        """All that x (batch, keep + piece, channels) is enough for: as many steps as the piece stands for."""
+        raise NotImplementedError
+
+
+class Grouped(Windowed):
+    """Works on whole groups of `group` steps, each by itself."""
+
+    group: int
+
+    def plan(self, offset: int) -> tuple[int, int]:
+        keep = offset % self.group
+        return keep, offset - keep
+
+    def newest(self, step: int) -> int:
+        return step // self.group * self.group + self.group - 1
+
+    def valid(self, x: Signal) -> Signal:
+        return self.forward(x[:, : x.shape[1] // self.group * self.group])
+
+
+class Groups(Grouped):
+    """Passes steps on, but only whole groups of them."""
+
+    def __init__(self, group: int) -> None:
+        super().__init__()
+        self.group = group
+
+    def forward(self, x: Signal) -> Signal:
+        return x
+
+
+class Centred(Windowed):
+    """Sees `reach` steps on both sides."""
+
+    reach: int
+
+    def plan(self, offset: int) -> tuple[int, int]:
+        return 2 * self.reach, offset - self.reach
+
+    def newest(self, step: int) -> int:
+        return step + self.reach
 
 
 class Snake(nn.Module):
@@ -59,18 +121,22 @@ class Pointwise(_Convolution):
         return F.linear(x, self.weight[:, :, 0], self.bias)
 
 
-class Depthwise(_Convolution):
+class Depthwise(_Convolution, Centred):
     """Centred convolution of each channel with its own seven taps, `dilation` steps apart."""
 
     def __init__(self, channels: int, dilation: int = 1) -> None:
         super().__init__((channels, 1, KERNEL_SIZE), channels, KERNEL_SIZE)
         self.dilation = dilation
+        self.reach = dilation * (KERNEL_SIZE // 2)
 
     def forward(self, x: Signal) -> Signal:
         return kernels.depthwise(x, self.weight[:, 0, :].T, self.bias, self.dilation)
 
+    def valid(self, x: Signal) -> Signal:
+        return self.forward(x)[:, self.reach : -self.reach]
 
-class Convolution(_Convolution):
+
+class Convolution(_Convolution, Centred):
     """Centred convolution that mixes channels: seven taps, `dilation` steps apart."""
 
     def __init__(self, in_channels: int, out_channels: int, dilation: int = 1) -> None:
@@ -78,82 +144,100 @@ class Convolution(_Convolution):
         super().__init__(shape, out_channels, in_channels * KERNEL_SIZE)
         self.dilation = dilation
         self.out_channels = out_channels
+        self.reach = dilation * (KERNEL_SIZE // 2)
 
     def forward(self, x: Signal) -> Signal:
-        reach = self.dilation * (KERNEL_SIZE // 2)
+        return self.valid(F.pad(x, (0, 0, self.reach, self.reach)))
+
+    def valid(self, x: Signal) -> Signal:
         if self.out_channels == 1:  # products first: seven numbers a step to shift instead of all channels
-            products = F.pad(F.linear(x, self.weight[0].T), (0, 0, reach, reach))
+            products = F.linear(x, self.weight[0].T)
             return self.bias + torch.cat(
                 [window[..., k : k + 1] for k, window in enumerate(self._windows(products))], dim=-1
             ).sum(-1, keepdim=True)
-        windows = self._windows(F.pad(x, (0, 0, reach, reach)))
-        return F.linear(torch.cat(windows, dim=-1), self.weight.transpose(1, 2).flatten(1), self.bias)
+        return F.linear(torch.cat(self._windows(x), dim=-1), self.weight.transpose(1, 2).flatten(1), self.bias)
 
     def _windows(self, padded: Signal) -> list[Signal]:
         """What each tap sees of the padded signal."""
-        time = padded.shape[1] - self.dilation * (KERNEL_SIZE - 1)
+        time = padded.shape[1] - 2 * self.reach
         return [padded[:, k * self.dilation : k * self.dilation + time] for k in range(KERNEL_SIZE)]
 
 
-class Downsample(_Convolution):
+class Downsample(_Convolution, Windowed):
     """Convolution of kernel 2s and stride s: each output frame sees two neighbouring blocks of s steps."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__((out_channels, in_channels, 2 * stride), out_channels, in_channels * 2 * stride)
         self.stride = stride
+        self.rate = Fraction(1, stride)
+        self.lead = math.ceil(stride / 2)  # an output frame begins so many steps before its own block
+
+    def plan(self, offset: int) -> tuple[int, int]:
+        keep = self.stride + (offset + self.lead) % self.stride
+        return keep, (offset - keep + self.lead) // self.stride
+
+    def newest(self, step: int) -> int:
+        return (step + 2) * self.stride - 1 - self.lead
 
     def forward(self, x: Signal) -> Signal:
-        s, left = self.stride, math.ceil(self.stride / 2)
-        blocks = F.pad(x, (0, 0, left, s - left)).unflatten(1, (-1, s)).flatten(2)
+        return self.valid(F.pad(x, (0, 0, self.lead, self.stride - self.lead)))
+
+    def valid(self, x: Signal) -> Signal:
+        blocks = x[:, : x.shape[1] // self.stride * self.stride].unflatten(1, (-1, self.stride)).flatten(2)
         first, second = self.weight.transpose(1, 2).flatten(1).chunk(2, dim=1)
         return F.linear(blocks[:, :-1], first, self.bias) + F.linear(blocks[:, 1:], second)
 
 
-class Upsample(_Convolution):
+class Upsample(_Convolution, Windowed):
     """Transposed convolution of kernel 2s and stride s: each frame makes 2s steps, halves of neighbours overlap."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         # PyTorch takes a transposed convolution's fan-in from dim 1 of its weight.
         super().__init__((in_channels, out_channels, 2 * stride), out_channels, out_channels * 2 * stride)
         self.stride = stride
+        self.rate = Fraction(stride)
+        self.lead = math.ceil(stride / 2)  # a frame's steps begin so many before its own block
+
+    def plan(self, offset: int) -> tuple[int, int]:
+        return 1, offset * self.stride - self.lead
+
+    def newest(self, step: int) -> int:
+        return (step + self.lead) // self.stride
 
     def forward(self, x: Signal) -> Signal:
-        s, left = self.stride, math.ceil(self.stride / 2)
+        return self.valid(F.pad(x, (0, 0, 1, 1)))[:, self.lead : self.lead + x.shape[1] * self.stride]
+
+    def valid(self, x: Signal) -> Signal:
         first, second = self.weight.permute(2, 1, 0).flatten(0, 1).chunk(2)
-        blocks = F.linear(F.pad(x, (0, 0, 0, 1)), first) + F.linear(F.pad(x, (0, 0, 1, 0)), second)
-        steps = blocks.unflatten(2, (s, -1)).flatten(1, 2)
-        return steps[:, left : left + x.shape[1] * s] + self.bias
+        blocks = F.linear(x[:, 1:], first) + F.linear(x[:, :-1], second)
+        return blocks.unflatten(2, (self.stride, -1)).flatten(1, 2) + self.bias
 
 
 class Noise(nn.Module):
-    """Adds h(x) * e, e ~ N(0, 1) one value a step shared by the channels.
-
-    e is a pure function of (seed, layer, absolute position), `start` being the position of the first step. Without a
-    start it is drawn afresh, as training wants it; without a seed it is left out.
-    """
+    """Adds h(x) * e, e ~ N(0, 1) one value a step shared by the channels: (batch or 1, time), or None for no noise."""
 
     def __init__(self, channels: int, layer: int) -> None:
         super().__init__()
         self.linear = Pointwise(channels, channels, bias=False)
         self.layer = layer
 
-    def forward(self, x: Signal, seed: int | None, start: int | None) -> Signal:
-        if start is None:
-            noise = torch.randn(x.shape[:2], device=x.device, dtype=x.dtype)[:, :, None]
-        elif seed is None:
-            return x
-        else:
-            noise = position_noise(seed, self.layer, start, x.shape[1], x.device).to(x.dtype)[None, :, None]
-        return x + noise * self.linear(x)
+    def forward(self, x: Signal, e: Tensor | None) -> Signal:
+        return x if e is None else x + e.to(x.dtype)[:, :, None] * self.linear(x)
 
 
-class ResidualUnit(nn.Module):
+class ResidualUnit(Centred):
     """x + (Snake, dilated convolution, Snake, 1x1 convolution)."""
 
     def __init__(self, channels: int, dilation: int, depthwise: bool) -> None:
         super().__init__()
         mix = Depthwise(channels, dilation) if depthwise else Convolution(channels, channels, dilation)
         self.block = nn.Sequential(Snake(channels), mix, Snake(channels), Pointwise(channels, channels))
+        self.reach = mix.reach
 
     def forward(self, x: Signal) -> Signal:
         return x + self.block(x)
+
+    def valid(self, x: Signal) -> Signal:
+        first, mix, second, pointwise = self.block
+        y = cast(Centred, mix).valid(first(x))
+        return x[:, self.reach : -self.reach] + pointwise(second(y))

@@ -10,7 +10,7 @@ import math
 from typing import TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 IntOrTensor = TypeVar("IntOrTensor", int, Tensor)
@@ -19,11 +19,8 @@ _MASK = 0xFFFFFFFF
 _FACTORS = (0x7FEB352D, 0x846CA68B - 2**32)  # the second is negative so that no product leaves 64 bits
 
 
-def position_noise(
-    seed: int, layer: int, start: int, length: int, device: torch.device | str = "cpu"
-) -> Float[Tensor, " length"]:
-    """N(0, 1) values at positions start .. start + length - 1 of the noise that (seed, layer) names, float32."""
-    position = torch.arange(start, start + length, device=device, dtype=torch.int64)
+def position_noise(seed: int, layer: int, position: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """N(0, 1) values, float32, at int64 positions of the noise that (seed, layer) names."""
     key = _mix(_mix(seed & _MASK) ^ (seed >> 32 & _MASK) ^ _mix(layer + 1))
     first = _mix(_mix(position & _MASK) ^ (position >> 32) ^ key)
     second = _mix(first ^ 0x9E3779B9)

@@ -85,6 +85,10 @@ class ResidualVectorQuantizer(nn.Module):
         result.latent = total
         return result
 
+    def codes(self, latent: Signal) -> list[Codes]:
+        """The codes alone."""
+        return self(latent).codes
+
     def from_codes(self, codes: Sequence[Codes]) -> Signal:
         """Sum of the scales' vectors for codes (batch, frames / stride), coarse to fine."""
         return torch.stack([scale.expand(scale.codebook(c)) for scale, c in zip(self.scales, codes, strict=True)]).sum(

@@ -58,7 +58,7 @@ class Trainer:
             values["codebook"] = losses.codebook_loss(quantized.projected, quantized.chosen)
             values["commitment"] = losses.commitment_loss(quantized.projected, quantized.chosen)
             latent = quantized.latent
-        audio_hat = self.generator.decoder(latent, 0, first_frame=None).transpose(1, 2)
+        audio_hat = self.generator.decoder(latent).transpose(1, 2)
 
         report: dict[str, float] = {}
         if self.step >= schedule.discriminate_from:

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from opensnac import SNAC
 from opensnac.errors import AudioError, CodesError, ConfigError
 from opensnac.model import codec
-from opensnac.model.reach import decoder_reach, encoder_reach
 
 TOLERANCE = 1e-5
 
@@ -53,36 +52,6 @@ def test_pieces_equal_the_whole(small: SNAC, piece_seconds: float, monkeypatch: 
     pieces = small.encode(audio)
     assert all(torch.equal(a, b) for a, b in zip(whole, pieces, strict=True))
     torch.testing.assert_close(small.decode(whole, seed=9), whole_audio, atol=TOLERANCE, rtol=0)
-
-
-def reach_by_gradient(run, x: torch.Tensor, position: slice) -> tuple[int, int]:
-    """First and last step of x that `run(x)[position]` depends on."""
-    x = x.clone().requires_grad_()
-    run(x)[:, position].square().sum().backward()
-    touched = torch.nonzero(x.grad.abs().sum((0, 2))).flatten()
-    return int(touched[0]), int(touched[-1])
-
-
-@pytest.mark.parametrize("name", ["tiny", "odd_strides"])
-def test_reach_is_what_gradients_say(name: str) -> None:
-    torch.manual_seed(0)
-    model = SNAC(**configs.SMALL[name]).eval().double()
-    frame, frames, hop = 40, 81, model.hop_length
-    left, right = encoder_reach(model.config)
-    audio = torch.randn(1, frames * hop, 1, dtype=torch.float64)
-    first, last = reach_by_gradient(model.encoder, audio, slice(frame, frame + 1))
-    assert (frame * hop - first, last - frame * hop) == (left, right)
-
-    left, right = decoder_reach(model.config)
-    latent = torch.randn(1, frames, model.latent_dim, dtype=torch.float64)
-    first, last = reach_by_gradient(model.decoder, latent, slice(frame * hop, (frame + 1) * hop))
-    assert (frame - first, last - frame) == (left, right)
-
-
-def test_published_reach() -> None:
-    config = SNAC(**configs.SPEECH_24KHZ | {"encoder_dim": 2, "decoder_dim": 16}).config
-    assert encoder_reach(config) == (4757, 5268)
-    assert decoder_reach(config) == (10, 10)
 
 
 @torch.inference_mode()

@@ -1,0 +1,213 @@
+"""The one law: a whole recording, any pieces of it, any batch it is in and any stream of it give the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import configs
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opensnac import SNAC
+from opensnac.errors import AudioError, CodesError, OpensnacError
+from opensnac.model.pipeline import newest_input
+from opensnac.streaming import State, StreamDecoder, StreamEncoder
+
+TOLERANCE = 1e-5
+MODELS = {}
+
+
+def model_of(name: str) -> SNAC:
+    if name not in MODELS:
+        torch.manual_seed(0)
+        MODELS[name] = SNAC(**configs.SMALL[name]).eval()
+    return MODELS[name]
+
+
+def audio_of(samples: int, batch: int = 1) -> torch.Tensor:
+    return 0.3 * torch.randn(batch, 1, samples, generator=torch.Generator().manual_seed(samples))
+
+
+def cuts(data: st.DataObject, total: int) -> list[int]:
+    """Drawn lengths, some of them 0 or 1, that add up to `total`."""
+    inner = data.draw(st.lists(st.integers(0, total), max_size=6))
+    bounds = [0, *sorted(inner), total]
+    return [b - a for a, b in zip(bounds, bounds[1:], strict=False)]
+
+
+def joined(pieces: list[list[torch.Tensor]]) -> list[torch.Tensor]:
+    return [torch.cat(scale, dim=1) for scale in zip(*pieces, strict=True)]
+
+
+def stream_encode(encoder: StreamEncoder, audio: torch.Tensor, lengths: list[int]) -> list[torch.Tensor]:
+    state = encoder.start()
+    pieces = [encoder.push(part, state)[0] for part in audio.split(lengths, dim=2) if part.shape[2]]
+    return joined([*pieces, encoder.flush(state)[0]])
+
+
+def stream_decode(decoder: StreamDecoder, codes: list[torch.Tensor], groups: list[int]) -> torch.Tensor:
+    state, pieces = decoder.start(seed=3), []
+    per_group = [codes_of.shape[1] // codes[0].shape[1] for codes_of in codes]
+    start = 0
+    for count in filter(None, groups):
+        cut = [c[:, start * n : (start + count) * n] for c, n in zip(codes, per_group, strict=True)]
+        pieces.append(decoder.push(cut, state)[0])
+        start += count
+    return torch.cat([*pieces, decoder.flush(state)[0]], dim=1)
+
+
+@pytest.mark.parametrize("name", configs.SMALL)
+@settings(max_examples=15, deadline=None)
+@given(data=st.data(), samples=st.integers(1, 6000))
+def test_a_stream_equals_the_whole(name: str, data: st.DataObject, samples: int) -> None:
+    model = model_of(name)
+    audio = audio_of(samples)
+    whole = model.encode(audio)
+    streamed = stream_encode(StreamEncoder(model), audio, cuts(data, samples))
+    assert all(torch.equal(a, b) for a, b in zip(whole, streamed, strict=True))
+    decoded = stream_decode(StreamDecoder(model), whole, cuts(data, whole[0].shape[1]))
+    torch.testing.assert_close(decoded[None], model.decode(whole, seed=3), atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("name", configs.SMALL)
+@settings(max_examples=15, deadline=None)
+@given(lengths=st.lists(st.integers(1, 5000), min_size=1, max_size=4))
+def test_a_batch_of_unequal_lengths_equals_single_runs(name: str, lengths: list[int]) -> None:
+    model = model_of(name)
+    audio = audio_of(max(lengths), len(lengths))  # beyond a clip's end stands noise, which nobody may hear
+    codes = model.encode(audio, lengths)
+    decoded = model.decode(codes, lengths=lengths, seed=3)
+    for i, length in enumerate(lengths):
+        alone = model.encode(audio[i : i + 1, :, :length])
+        for a, b in zip(alone, codes, strict=True):
+            assert torch.equal(a[0], b[i, : a.shape[1]])
+            assert not b[i, a.shape[1] :].any()
+        expected = model.decode(alone, length, seed=3)
+        torch.testing.assert_close(decoded[i : i + 1, :, :length], expected, atol=TOLERANCE, rtol=0)
+        assert not decoded[i, :, length:].any()
+
+
+@pytest.mark.parametrize("name", configs.SMALL)
+def test_streams_at_different_places_share_a_batch(name: str, tmp_path: Path) -> None:
+    """Begun at different times, joined, split, saved and loaded on the way: each as if alone."""
+    model = model_of(name)
+    decoder, group = StreamDecoder(model), model.config.frame_multiple
+    samples = group * model.hop_length
+    codes = [model.encode(audio_of(n * samples)) for n in (9, 7)]
+
+    def cut(which: int, start: int, stop: int) -> list[torch.Tensor]:
+        frames = (start * group, stop * group)
+        return [
+            c[:, frames[0] // s : frames[1] // s] for c, s in zip(codes[which], model.config.vq_strides, strict=True)
+        ]
+
+    ahead, behind = decoder.start(seed=1), decoder.start(seed=2)
+    heard = [decoder.push(cut(0, 0, 3), ahead), decoder.push(cut(1, 0, 1), behind)]
+    ahead.save(tmp_path / "state")
+    both = State.join([State.load(tmp_path / "state"), behind])
+    for step in range(6):
+        parts = [torch.cat(pair) for pair in zip(cut(0, 3 + step, 4 + step), cut(1, 1 + step, 2 + step), strict=True)]
+        for i, audio in enumerate(decoder.push(parts, both)):
+            heard[i].append(audio)
+    for i, state in enumerate(both.split()):
+        heard[i] += decoder.flush(state)
+        expected = model.decode(codes[i], seed=i + 1)
+        torch.testing.assert_close(torch.cat(heard[i], dim=1)[None], expected, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("name", configs.SMALL)
+def test_codes_come_when_they_are_certain_and_not_before(name: str) -> None:
+    """The last sample of the look-ahead brings the group, by gradients it is the newest that matters."""
+    torch.manual_seed(0)
+    model = SNAC(**configs.SMALL[name]).eval()
+    encoder, frames = StreamEncoder(model), model.config.frame_multiple
+    group = frames * model.hop_length
+    state, audio = encoder.start(), audio_of(3 * group + encoder.exact_look_ahead)
+    counts = [int(encoder.push(part, state)[0][-1].shape[1]) for part in (audio[..., :-1], audio[..., -1:])]
+    assert counts == [2 * frames, frames]
+
+    x = torch.randn(1, 12 * group, 1, dtype=torch.float64, requires_grad=True)
+    model.double().encoder(x)[:, :frames].square().sum().backward()
+    newest = int(torch.nonzero(x.grad)[-1, 1])
+    assert newest - (group - 1) == encoder.exact_look_ahead
+
+    latent = torch.randn(1, 12 * frames, model.latent_dim, dtype=torch.float64, requires_grad=True)
+    decoder = StreamDecoder(model)
+    heard = 10 * frames * model.hop_length - decoder.exact_look_ahead  # certain after ten groups
+    for samples, needed in ((heard, 10 * frames), (heard + 1, 10 * frames + 1)):
+        latent.grad = None
+        model.decoder(latent)[:, :samples].square().sum().backward()
+        assert int(torch.nonzero(latent.grad)[-1, 1]) >= needed - 1
+        assert newest_input(list(model.decoder.layers()), samples - 1) == int(torch.nonzero(latent.grad)[-1, 1])
+
+
+def test_published_look_ahead() -> None:
+    model = SNAC(**configs.SPEECH_24KHZ | {"encoder_dim": 2, "decoder_dim": 16})
+    assert StreamEncoder(model).exact_look_ahead == 4757
+    assert StreamDecoder(model).exact_look_ahead == 4757
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+@pytest.mark.parametrize("name", configs.SMALL)
+def test_less_look_ahead_gives_everything_sooner(name: str, share: float) -> None:
+    """Nothing is left out or said twice; the last part, where the guess that nothing follows is right, is exact."""
+    model = model_of(name)
+    group = model.config.frame_multiple * model.hop_length
+    audio = audio_of(12 * group)
+    exact = model.encode(audio)
+    encoder, decoder = StreamEncoder(model), StreamDecoder(model)
+    encoder = StreamEncoder(model, int(share * encoder.exact_look_ahead))
+    state = encoder.start()
+    (first,) = encoder.push(audio[..., : group + encoder.look_ahead], state)
+    assert first[0].shape[1] == model.config.frame_multiple // model.config.vq_strides[0]
+    codes = stream_encode(encoder, audio, [1] * 3 + [group] * 11 + [group - 3])
+    assert [c.shape for c in codes] == [c.shape for c in exact]
+
+    decoder = StreamDecoder(model, int(share * decoder.exact_look_ahead))
+    state = decoder.start(seed=3)
+    (heard,) = decoder.push(
+        [c[:, : model.config.frame_multiple // s] for c, s in zip(exact, model.config.vq_strides, strict=True)], state
+    )
+    assert heard.shape == (1, max(0, group - decoder.look_ahead))
+    coarse = model.config.coarse_stride // model.config.vq_strides[0]
+    decoded = stream_decode(decoder, exact, [coarse] * (exact[0].shape[1] // coarse))
+    whole = model.decode(exact, seed=3)[0]
+    assert decoded.shape == whole.shape
+    torch.testing.assert_close(
+        decoded[:, -decoder.look_ahead - 1 :], whole[:, -decoder.look_ahead - 1 :], atol=TOLERANCE, rtol=0
+    )
+
+
+def test_bad_use_is_named() -> None:
+    model = model_of("tiny")
+    encoder, decoder = StreamEncoder(model), StreamDecoder(model)
+    with pytest.raises(OpensnacError, match="look_ahead is -1 samples; 0 to"):
+        StreamEncoder(model, -1)
+    with pytest.raises(AudioError, match="ended before its first sample"):
+        encoder.flush(encoder.start())
+    with pytest.raises(OpensnacError, match="2 streams came for a state of 1"):
+        encoder.push(audio_of(10, 2), encoder.start())
+    with pytest.raises(AudioError, match="came in shape"):
+        encoder.push(torch.zeros(10), encoder.start())
+    with pytest.raises(CodesError, match="no codes came"):
+        decoder.flush(decoder.start())
+    state = encoder.start()
+    encoder.push(audio_of(10), state)
+    encoder.flush(state)
+    with pytest.raises(OpensnacError, match="has ended"):
+        encoder.push(audio_of(10), state)
+    with pytest.raises(OpensnacError, match="differ in how much waits"):
+        begun = encoder.start()
+        encoder.push(audio_of(3), begun)
+        State.join([begun, encoder.start()])
+
+
+def test_num_samples_cuts_the_end() -> None:
+    model = model_of("tiny")
+    codes = model.encode(audio_of(5000))
+    decoder = StreamDecoder(model)
+    state = decoder.start()
+    audio = torch.cat([*decoder.push(codes, state), *decoder.flush(state, 5000)], dim=1)
+    torch.testing.assert_close(audio[None], model.decode(codes, 5000), atol=TOLERANCE, rtol=0)
