@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import configs
@@ -34,11 +35,17 @@ def cuts(data: st.DataObject, total: int) -> list[int]:
     """Drawn lengths, some of them 0 or 1, that add up to `total`."""
     inner = data.draw(st.lists(st.integers(0, total), max_size=6))
     bounds = [0, *sorted(inner), total]
-    return [b - a for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [b - a for a, b in itertools.pairwise(bounds)]
 
 
 def joined(pieces: list[list[torch.Tensor]]) -> list[torch.Tensor]:
     return [torch.cat(scale, dim=1) for scale in zip(*pieces, strict=True)]
+
+
+def groups_of(model: SNAC, codes: list[torch.Tensor], start: int, stop: int) -> list[torch.Tensor]:
+    """Groups of frames [start, stop) of a recording's codes."""
+    first, last = start * model.config.frame_multiple, stop * model.config.frame_multiple
+    return [code[:, first // s : last // s] for code, s in zip(codes, model.config.vq_strides, strict=True)]
 
 
 def stream_encode(encoder: StreamEncoder, audio: torch.Tensor, lengths: list[int]) -> list[torch.Tensor]:
@@ -93,22 +100,26 @@ def test_a_batch_of_unequal_lengths_equals_single_runs(name: str, lengths: list[
 def test_streams_at_different_places_share_a_batch(name: str, tmp_path: Path) -> None:
     """Begun at different times, joined, split, saved and loaded on the way: each as if alone."""
     model = model_of(name)
-    decoder, group = StreamDecoder(model), model.config.frame_multiple
-    samples = group * model.hop_length
+    decoder = StreamDecoder(model)
+    samples = model.config.frame_multiple * model.hop_length
     codes = [model.encode(audio_of(n * samples)) for n in (9, 7)]
 
-    def cut(which: int, start: int, stop: int) -> list[torch.Tensor]:
-        frames = (start * group, stop * group)
-        return [
-            c[:, frames[0] // s : frames[1] // s] for c, s in zip(codes[which], model.config.vq_strides, strict=True)
-        ]
-
     ahead, behind = decoder.start(seed=1), decoder.start(seed=2)
-    heard = [decoder.push(cut(0, 0, 3), ahead), decoder.push(cut(1, 0, 1), behind)]
+    heard = [
+        decoder.push(groups_of(model, codes[0], 0, 3), ahead),
+        decoder.push(groups_of(model, codes[1], 0, 1), behind),
+    ]
     ahead.save(tmp_path / "state")
     both = State.join([State.load(tmp_path / "state"), behind])
     for step in range(6):
-        parts = [torch.cat(pair) for pair in zip(cut(0, 3 + step, 4 + step), cut(1, 1 + step, 2 + step), strict=True)]
+        parts = [
+            torch.cat(pair)
+            for pair in zip(
+                groups_of(model, codes[0], 3 + step, 4 + step),
+                groups_of(model, codes[1], 1 + step, 2 + step),
+                strict=True,
+            )
+        ]
         for i, audio in enumerate(decoder.push(parts, both)):
             heard[i].append(audio)
     for i, state in enumerate(both.split()):
@@ -167,9 +178,7 @@ def test_less_look_ahead_gives_everything_sooner(name: str, share: float) -> Non
 
     decoder = StreamDecoder(model, int(share * decoder.exact_look_ahead))
     state = decoder.start(seed=3)
-    (heard,) = decoder.push(
-        [c[:, : model.config.frame_multiple // s] for c, s in zip(exact, model.config.vq_strides, strict=True)], state
-    )
+    (heard,) = decoder.push(groups_of(model, exact, 0, 1), state)
     assert heard.shape == (1, max(0, group - decoder.look_ahead))
     coarse = model.config.coarse_stride // model.config.vq_strides[0]
     decoded = stream_decode(decoder, exact, [coarse] * (exact[0].shape[1] // coarse))
@@ -198,9 +207,9 @@ def test_bad_use_is_named() -> None:
     encoder.flush(state)
     with pytest.raises(OpensnacError, match="has ended"):
         encoder.push(audio_of(10), state)
+    begun = encoder.start()
+    encoder.push(audio_of(3), begun)
     with pytest.raises(OpensnacError, match="differ in how much waits"):
-        begun = encoder.start()
-        encoder.push(audio_of(3), begun)
         State.join([begun, encoder.start()])
 
 
