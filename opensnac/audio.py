@@ -5,10 +5,14 @@ Audio is float32 of shape (channels, samples), full scale at ±1.
 
 from __future__ import annotations
 
-import io
+import shutil
+import struct
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
@@ -19,55 +23,205 @@ from opensnac.files import whole_file
 
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000  # Hz; beyond these a header is damaged rather than daring
 BLOCK_SAMPLES = 1 << 16  # samples a channel that are read, resampled or written at a time
+LARGEST_WAV = 0xFFFF_0000  # bytes of samples that its 32-bit counts leave room for
 # The endings that folders are searched for; a file given by name may have any ending that soundfile reads.
 READABLE = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".caf", ".w64")
 WRITABLE = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
 
 
-def read(source: str | Path | BinaryIO) -> tuple[np.ndarray, int]:
-    """Read a whole recording: float32 of shape (channels, samples), and its sampling rate in Hz.
+class Source:
+    """A recording opened for reading in blocks: `rate` (Hz), `channels`, `num_samples` as its header has it, or None.
 
-    `source` is a file name or an open binary stream, which need not be seekable. Samples keep the file's
-    scale: integers are divided by their full scale, floats are taken as they are and may exceed ±1.
-    Raises AudioError for what is no audio, has no samples, or holds NaN or infinity. A cut FLAC is refused; a
-    cut WAV or OGG, which may be a stream of no known end, is read as far as it goes.
+    `source` is a file name or an open binary stream; one that cannot seek is spooled to disk first. With `raw`, a rate
+    and a number of channels, it holds headerless 16-bit little-endian samples, which are read as they arrive.
+    Raises AudioError for what is no audio.
     """
-    name = stream_name(source)
-    try:
-        with soundfile.SoundFile(_seekable(source)) as file:
-            check_rate(file.samplerate, name)
-            samples = _read_samples(file, name)
-            rate = file.samplerate
-    except OSError as error:
-        raise AudioError(f"{name}: cannot be read: {error.strerror or error}") from error
-    except TypeError as error:  # soundfile's answer to a name that ends in .raw
-        raise AudioError(f"{name}: headerless samples have no known rate; make it a WAV first") from error
-    except soundfile.SoundFileError as error:
-        reason = str(getattr(error, "error_string", error)).rstrip(". ")
-        raise AudioError(
-            f"{name}: not readable as audio ({reason}); give a WAV, FLAC, OGG, Opus or MP3 file"
-        ) from error
-    if len(samples) == 0:
-        raise AudioError(f"{name}: holds no samples; at least one is needed")
-    return samples.T, rate
+
+    def __init__(self, source: str | Path | BinaryIO, raw: tuple[int, int] | None = None) -> None:
+        self.name = stream_name(source)
+        self.num_samples: int | None = None
+        with ExitStack() as closing, self._readable():
+            if raw is not None:
+                self.rate, self.channels = raw
+                self._next = self._raw_blocks(_opened(source, closing))
+            else:
+                file = closing.enter_context(soundfile.SoundFile(_seekable(source, closing)))
+                self.rate, self.channels, self.num_samples = file.samplerate, file.channels, len(file)
+                self._next = self._blocks(file)
+            check_rate(self.rate, self.name)
+            self._closing = closing.pop_all()
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.close()
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """The samples, once: float32 of shape (channels, up to BLOCK_SAMPLES).
+
+        Samples keep the file's scale: integers are divided by their full scale, floats are taken as they are and may
+        exceed ±1. Raises AudioError for NaN or infinity, and where no sample comes. A cut FLAC is refused; a cut WAV
+        or OGG, which may be a stream of no known end, is read as far as it goes.
+        """
+        length = 0
+        for block in self._next:
+            if not np.isfinite(block).all():
+                raise AudioError(f"{self.name}: holds NaN or infinity near sample {length}; repair the recording")
+            yield block.T
+            length += len(block)
+        if length == 0:
+            raise AudioError(f"{self.name}: holds no samples; at least one is needed")
+
+    def _blocks(self, file: soundfile.SoundFile) -> Iterator[np.ndarray]:
+        while True:
+            with self._readable():
+                block = file.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)
+            if len(block) == 0:
+                return
+            yield block
+
+    def _raw_blocks(self, file: BinaryIO) -> Iterator[np.ndarray]:
+        read = getattr(file, "read1", file.read)  # what is there now, rather than a full block later
+        rest = b""
+        while data := read(2 * self.channels * BLOCK_SAMPLES):
+            data = rest + data
+            whole = len(data) // (2 * self.channels) * 2 * self.channels
+            rest = data[whole:]
+            if whole:
+                yield np.frombuffer(data[:whole], "<i2").reshape(-1, self.channels).astype(np.float32) / 32768
+        if rest:
+            raise AudioError(
+                f"{self.name}: ends inside of a sample; 16-bit samples of {self.channels} channels were needed"
+            )
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Put what goes wrong with reading into our words."""
+        try:
+            yield
+        except OSError as error:
+            raise AudioError(f"{self.name}: cannot be read: {error.strerror or error}") from error
+        except TypeError as error:  # soundfile's answer to a name that ends in .raw
+            raise AudioError(f"{self.name}: headerless samples have no known rate; make it a WAV first") from error
+        except soundfile.SoundFileError as error:
+            reason = str(getattr(error, "error_string", error)).rstrip(". ")
+            raise AudioError(
+                f"{self.name}: not readable as audio ({reason}); give a WAV, FLAC, OGG, Opus or MP3 file"
+            ) from error
 
 
-def _read_samples(file: soundfile.SoundFile, name: str) -> np.ndarray:
-    """All samples, (samples, channels). Grown block by block: a header may promise more than memory holds."""
-    samples = np.empty((0, file.channels), np.float32)
+def read(source: str | Path | BinaryIO) -> tuple[np.ndarray, int]:
+    """Read a whole recording: float32 of shape (channels, samples), and its rate in Hz. Errors as in Source."""
+    samples = np.empty((0, 0), np.float32)
     length = 0
-    while True:
-        block = file.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)
-        if len(block) == 0:
-            break
+    with Source(source) as recording:
+        for block in recording.blocks():  # grown block by block: a header may promise more than memory holds
+            if length + block.shape[1] > len(samples):  # realloc in place: no second copy of an hour of audio
+                samples.resize((max(2 * len(samples), BLOCK_SAMPLES), recording.channels), refcheck=False)
+            samples[length : length + block.shape[1]] = block.T
+            length += block.shape[1]
+        samples.resize((length, recording.channels), refcheck=False)
+        return samples.T, recording.rate
+
+
+class Sink:
+    """A recording written block by block: WAV or FLAC (16 bit) or OGG (Vorbis), by the ending of the name.
+
+    A named file appears whole when the `with` block ends well, or not at all; an existing one is replaced only with
+    `force`. An open binary stream takes `ending` (".wav" unless told; ".raw" is headerless 16-bit samples); WAV and
+    raw samples are passed on at once, a WAV's header knowing its length where the stream can seek.
+    `at_most` samples, if known, decide whether a WAV needs RF64. Samples beyond ±1 are clipped.
+    Raises AudioError for an unknown ending, NaN, or a rate or channel count that the format cannot hold.
+    """
+
+    def __init__(
+        self,
+        target: str | Path | BinaryIO,
+        channels: int,
+        rate: int,
+        ending: str | None = None,
+        force: bool = False,
+        at_most: int | None = None,
+    ) -> None:
+        self.name = stream_name(target)
+        self.channels, self.rate, self.num_samples = channels, rate, 0
+        self._target, self._force, self._at_most = target, force, at_most
+        self._ending = writable_ending(target, ending) if isinstance(target, str | Path) else ending or ".wav"
+        self._closing = ExitStack()
+
+    def __enter__(self) -> Sink:
+        if not isinstance(self._target, str | Path) and self._ending in (".wav", ".raw"):
+            self._put = self._closing.enter_context(self._passing_on(self._target))
+        else:
+            self._put = self._closing.enter_context(self._by_soundfile())
+        return self
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._closing.__exit__(*error)
+
+    def write(self, block: np.ndarray) -> None:
+        """Append (channels, samples)."""
+        if block.ndim != 2 or len(block) != self.channels:
+            raise AudioError(f"{self.name}: a block came in shape {block.shape}; ({self.channels}, samples) was needed")
         if not np.isfinite(block).all():
-            raise AudioError(f"{name}: holds NaN or infinity near sample {length}; repair the recording")
-        if length + len(block) > len(samples):  # realloc in place: no second copy of an hour of audio
-            samples.resize((max(2 * len(samples), BLOCK_SAMPLES), file.channels), refcheck=False)
-        samples[length : length + len(block)] = block
-        length += len(block)
-    samples.resize((length, file.channels), refcheck=False)
-    return samples
+            raise AudioError(f"{self.name}: audio to write holds NaN or infinity near sample {self.num_samples}")
+        self._put(np.ascontiguousarray(np.clip(block, -1, 1).T))
+        self.num_samples += block.shape[1]
+
+    @contextmanager
+    def _passing_on(self, stream: BinaryIO) -> Iterator[Callable[[np.ndarray], None]]:
+        start = stream.tell() if self._ending == ".wav" and stream.seekable() else None
+
+        def put(block: np.ndarray) -> None:
+            stream.write(_as_int16(block).astype("<i2").tobytes())
+            stream.flush()
+
+        if self._ending == ".wav":
+            stream.write(_wav_header(self.channels, self.rate, None))
+        yield put
+        if start is not None:
+            end = stream.tell()
+            stream.seek(start)
+            stream.write(_wav_header(self.channels, self.rate, self.num_samples))
+            stream.seek(end)
+
+    @contextmanager
+    def _by_soundfile(self) -> Iterator[Callable[[np.ndarray], None]]:
+        container, subtype = _container(self._ending, self.channels * (self._at_most or 0))
+        with ExitStack() as stack:
+            if isinstance(self._target, str | Path):
+                place: Any = stack.enter_context(whole_file(Path(self._target), self._force))
+            else:  # a header holds the length, so soundfile must be able to seek back to it
+                place = stack.enter_context(tempfile.TemporaryFile())
+            with self._writable(container):
+                file = soundfile.SoundFile(place, "w", self.rate, self.channels, subtype, format=container)
+            stack.callback(file.close)
+
+            def put(block: np.ndarray) -> None:
+                with self._writable(container):
+                    for start in range(0, len(block), BLOCK_SAMPLES):  # a huge OGG block overflows the stack
+                        part = block[start : start + BLOCK_SAMPLES]
+                        file.write(_as_int16(part) if subtype == "PCM_16" else part)
+
+            yield put
+            file.close()
+            if not isinstance(self._target, str | Path):
+                place.seek(0)
+                shutil.copyfileobj(place, self._target)
+
+    @contextmanager
+    def _writable(self, container: str) -> Iterator[None]:
+        try:
+            yield
+        except soundfile.SoundFileError as error:
+            reason = str(getattr(error, "error_string", error)).rstrip(". ")
+            raise AudioError(
+                f"{self.name}: {container} cannot hold {self.channels} channels at {self.rate} Hz ({reason}); "
+                f"use another of {', '.join(WRITABLE)}"
+            ) from error
+        except AssertionError as error:  # soundfile's answer to a short write
+            raise AudioError(f"{self.name}: could not be written to its end; is the disk full?") from error
 
 
 def write(
@@ -77,23 +231,14 @@ def write(
     ending: str | None = None,
     force: bool = False,
 ) -> None:
-    """Write (channels, samples) as WAV or FLAC (16 bit) or OGG (Vorbis), by the ending of the name.
-
-    An open binary stream, which need not be seekable, takes `ending` (".wav" unless told). Samples beyond ±1
-    are clipped to it. A named file appears whole or not at all, and an existing one is replaced only with
-    `force`. Raises AudioError for an unknown ending, NaN, or a rate or channel count the format cannot hold.
-    """
-    name = stream_name(target)
+    """Write (channels, samples) at once; the rest is as in Sink."""
     if audio.ndim != 2 or audio.shape[1] == 0:
-        raise AudioError(f"{name}: audio to write has shape {audio.shape}; (channels, samples) is needed")
-    if isinstance(target, str | Path):
-        container = _container(audio, writable_ending(target, ending))
-        with whole_file(Path(target), force) as path:
-            _write_samples(path, audio, rate, container, name)
-    else:
-        buffer = io.BytesIO()  # a header holds the length, so soundfile must be able to seek back to it
-        _write_samples(buffer, audio, rate, _container(audio, ending or ".wav"), name)
-        target.write(buffer.getbuffer())
+        raise AudioError(
+            f"{stream_name(target)}: audio to write has shape {audio.shape}; (channels, samples) is needed"
+        )
+    with Sink(target, len(audio), rate, ending, force, at_most=audio.shape[1]) as sink:
+        for start in range(0, audio.shape[1], BLOCK_SAMPLES):
+            sink.write(audio[:, start : start + BLOCK_SAMPLES])
 
 
 def writable_ending(target: str | Path, ending: str | None = None) -> str:
@@ -107,58 +252,66 @@ def writable_ending(target: str | Path, ending: str | None = None) -> str:
     return found
 
 
-def _container(audio: np.ndarray, ending: str) -> tuple[str, str]:
+def _container(ending: str, values: int) -> tuple[str, str]:
     container, subtype = WRITABLE[ending]
-    if container == "WAV" and 2 * audio.size > 0xFFFF_0000:  # WAV counts bytes in 32 bits; RF64 is its heir
+    if container == "WAV" and 2 * values > LARGEST_WAV:  # WAV counts bytes in 32 bits; RF64 is its heir
         container = "RF64"
     return container, subtype
 
 
-def _write_samples(
-    target: Path | BinaryIO, audio: np.ndarray, rate: int, container: tuple[str, str], name: str
-) -> None:
-    try:
-        with soundfile.SoundFile(target, "w", rate, len(audio), container[1], format=container[0]) as file:
-            for start in range(0, audio.shape[1], BLOCK_SAMPLES):  # a huge OGG overflows the stack
-                block = audio[:, start : start + BLOCK_SAMPLES]
-                if not np.isfinite(block).all():
-                    raise AudioError(f"{name}: audio to write holds NaN or infinity near sample {start}")
-                file.write(np.ascontiguousarray(np.clip(block, -1, 1).T))
-    except soundfile.SoundFileError as error:
-        reason = str(getattr(error, "error_string", error)).rstrip(". ")
-        raise AudioError(
-            f"{name}: {container[0]} cannot hold {len(audio)} channels at {rate} Hz ({reason}); "
-            f"use another of {', '.join(WRITABLE)}"
-        ) from error
-    except AssertionError as error:  # soundfile's answer to a short write
-        raise AudioError(f"{name}: could not be written to its end; is the disk full?") from error
+def _as_int16(block: np.ndarray) -> np.ndarray:
+    """Rounded, where soundfile would cut off; the loudest value is one step short of 1."""
+    return np.clip((block * np.float32(32768)).round(), -32768, 32767).astype(np.int16)
+
+
+def _wav_header(channels: int, rate: int, num_samples: int | None) -> bytes:
+    """The 44 bytes before 16-bit samples; a length that is not known, or too long, is the largest there is."""
+    size = LARGEST_WAV if num_samples is None else min(2 * channels * num_samples, LARGEST_WAV)
+    form = struct.pack("<HHIIHH", 1, channels, rate, 2 * channels * rate, 2 * channels, 16)
+    return struct.pack("<4sI8sI", b"RIFF", 36 + size, b"WAVEfmt ", 16) + form + struct.pack("<4sI", b"data", size)
+
+
+class Resampler:
+    """Resamples a signal that comes in blocks with soxr's very high quality; float32 (channels, samples).
+
+    N samples become `resampled_length(N, from_rate, to_rate)`, or as many as `finish` is told. That length is rounded
+    up: any rate and back keeps all N samples.
+    """
+
+    def __init__(self, from_rate: int, to_rate: int, channels: int) -> None:
+        self._rates, self._channels = (from_rate, to_rate), channels
+        self._came = self._given = 0
+        self._stream = None
+        if from_rate != to_rate:
+            self._stream = soxr.ResampleStream(from_rate, to_rate, channels, dtype="float32", quality="VHQ")
+
+    def push(self, block: np.ndarray) -> np.ndarray:
+        """Take the next samples; what they make certain."""
+        self._came += block.shape[1]
+        if self._stream is not None:
+            block = self._stream.resample_chunk(np.ascontiguousarray(block.T, np.float32)).T
+        self._given += block.shape[1]
+        return block
+
+    def finish(self, num_samples: int | None = None) -> np.ndarray:
+        """The rest, so that there are `num_samples` in all; beyond the signal's end there is silence."""
+        from_rate, to_rate = self._rates
+        length = resampled_length(self._came, from_rate, to_rate) if num_samples is None else num_samples
+        rest = np.zeros((self._channels, max(0, length - self._given)), np.float32)
+        if self._stream is not None:
+            silence = np.zeros((from_rate // to_rate + 2, self._channels), np.float32)  # soxr rounds down: one more
+            last = self._stream.resample_chunk(silence, last=True).T[:, : rest.shape[1]]
+            rest[:, : last.shape[1]] = last
+        return rest
 
 
 def resample(audio: np.ndarray, from_rate: int, to_rate: int, num_samples: int | None = None) -> np.ndarray:
-    """Resample (channels, samples) with soxr's very high quality; float32.
-
-    The result has `num_samples` samples, by default `resampled_length(N, from_rate, to_rate)` for the N that
-    came; beyond their end there is silence. That length is rounded up: any rate and back keeps all N samples.
-    """
-    channels, length = audio.shape
-    length = resampled_length(length, from_rate, to_rate) if num_samples is None else num_samples
-    if from_rate == to_rate and length <= audio.shape[1]:
-        return audio[:, :length]
-    resampled = np.zeros((length, channels), np.float32)
-    stream = soxr.ResampleStream(from_rate, to_rate, channels, dtype="float32", quality="VHQ")
-    silence = np.zeros((from_rate // to_rate + 2, channels), np.float32)  # soxr rounds down: one more sample
-    filled = 0
-    for start in range(0, audio.shape[1], BLOCK_SAMPLES):
-        block = np.ascontiguousarray(audio[:, start : start + BLOCK_SAMPLES].T, np.float32)
-        filled += _fill(resampled, filled, stream.resample_chunk(block))
-    _fill(resampled, filled, stream.resample_chunk(silence, last=True))
-    return resampled.T
-
-
-def _fill(target: np.ndarray, start: int, block: np.ndarray) -> int:
-    taken = min(len(block), len(target) - start)
-    target[start : start + taken] = block[:taken]
-    return taken
+    """Resample (channels, samples) at once, to `num_samples` if given; the rest is as in Resampler."""
+    resampler = Resampler(from_rate, to_rate, len(audio))
+    starts = range(0, audio.shape[1], BLOCK_SAMPLES)
+    blocks = [resampler.push(audio[:, start : start + BLOCK_SAMPLES]) for start in starts]
+    resampled = np.concatenate([*blocks, resampler.finish(num_samples)], axis=1)
+    return resampled if num_samples is None else resampled[:, :num_samples]
 
 
 def resampled_length(num_samples: int, from_rate: int, to_rate: int) -> int:
@@ -172,12 +325,20 @@ def check_rate(rate: int, name: str) -> None:
         raise AudioError(f"{name}: the rate is {rate} Hz; {LOWEST_RATE} to {HIGHEST_RATE} Hz are possible")
 
 
-def _seekable(source: str | Path | BinaryIO) -> str | BinaryIO:
-    """What soundfile can seek in: the file's name, or for a pipe all its bytes in memory."""
-    if isinstance(source, str | Path):
-        with open(source, "rb") as file:  # before soundfile, for the system's own words on what is missing
-            return str(source) if file.seekable() else io.BytesIO(file.read())
-    return source if source.seekable() else io.BytesIO(source.read())
+def _opened(source: str | Path | BinaryIO, closing: ExitStack) -> BinaryIO:
+    return closing.enter_context(open(source, "rb")) if isinstance(source, str | Path) else source
+
+
+def _seekable(source: str | Path | BinaryIO, closing: ExitStack) -> str | BinaryIO:
+    """What soundfile can seek in: the file's name, or for a pipe all its bytes on disk."""
+    file = _opened(source, closing)  # before soundfile does, for the system's own words on what is missing
+    if file.seekable():
+        return str(source) if isinstance(source, str | Path) else source
+    spooled = tempfile.TemporaryFile()  # noqa: SIM115
+    closing.callback(spooled.close)
+    shutil.copyfileobj(file, spooled)
+    spooled.seek(0)
+    return spooled
 
 
 def stream_name(stream: str | Path | BinaryIO) -> str:

@@ -141,9 +141,14 @@ class StreamDecoder(_Stream):
         return _mono(self._take(latent, state, Fraction(self.look_ahead)))
 
     @torch.no_grad()
-    def flush(self, state: State, num_samples: int | None = None) -> list[Tensor]:
-        """End the streams; the rest of each one's samples, cut so that there are `num_samples` in all if given."""
+    def flush(self, state: State, num_samples: int | None = None, *, drop_partial: bool = False) -> list[Tensor]:
+        """End the streams; the rest of each one's samples, cut so that there are `num_samples` in all if given.
+
+        CodesError where frames are left over that fill no group, unless `drop_partial` leaves them out.
+        """
         _check_open(len(state.lengths), state)
+        if drop_partial and state.waiting is not None:
+            state.waiting = state.waiting[:, :0]
         waiting = state.waiting
         if waiting is None or waiting.shape[1]:
             came = "no codes came" if waiting is None else f"{waiting.shape[1]} frames are left over"

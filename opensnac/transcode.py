@@ -6,8 +6,9 @@ exactly N samples at R, or ceil(N · X / R) at another rate X. Each channel is c
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,21 @@ import numpy as np
 import torch
 
 from opensnac import SNAC, audio, bitstream
-from opensnac.bitstream import WEIGHTS_HASH_DIGITS, Header, Recording
-from opensnac.errors import AudioError, BitstreamError, ModelError, ModelMismatchError, OpensnacError
+from opensnac.bitstream import WEIGHTS_HASH_DIGITS, Header
+from opensnac.errors import (
+    AudioError,
+    BitstreamError,
+    DamagedStreamError,
+    ModelError,
+    ModelMismatchError,
+    OpensnacError,
+)
 from opensnac.files import refuse_existing, whole_file
 from opensnac.model.codec import Progress, no_progress
+from opensnac.streaming import StreamDecoder, StreamEncoder
 
 MAX_CHANNELS = 255  # what a header can say
+PIECE_SAMPLES = 1 << 16  # of all channels together that the model works on at once
 
 
 @dataclass(frozen=True)
@@ -79,30 +89,48 @@ def encode_file(
     model: SNAC,
     *,
     mono: bool = False,
+    raw: tuple[int, int] | None = None,
+    live: bool = False,
     force: bool = False,
     report: Progress = no_progress,
 ) -> Result:
-    """Code a recording that soundfile reads into a `.snac` file or stream; `mono` mixes its channels first.
+    """Code a recording that soundfile reads into a `.snac` file or stream, piece by piece, in flat memory.
 
-    Samples beyond ±1 are clipped. A named target appears whole or not at all; `force` replaces another.
+    `mono` mixes its channels first. `raw`, a rate and a number of channels, is for headerless 16-bit samples. `live`
+    sends each coarse frame as soon as it is certain, in a packet of its own. Samples beyond ±1 are clipped. A
+    named target appears whole or not at all; `force` replaces another.
     Raises AudioError for the recording, FileExistsError for the target.
     """
     if isinstance(target, str | Path):
         refuse_existing(Path(target), force)  # before the work, not after it
-    recording, rate = audio.read(source)
-    channels, num_samples = recording.shape
-    if mono:
-        recording, channels = recording.mean(axis=0, keepdims=True), 1
-    with _about(source):
+    with audio.Source(source, raw) as recording:
+        channels = 1 if mono else recording.channels
         if channels > MAX_CHANNELS:
-            raise AudioError(f"has {channels} channels; at most {MAX_CHANNELS} can be coded: mix down with --mono")
-        header = header_for(model, channels, rate)
-        samples = audio.resample(recording, rate, model.config.sampling_rate)
-        del recording
-        codes = encode_channels(samples, model, report)
-    with _binary_output(target, force) as file:
-        bitstream.write(file, header, codes, num_samples)
-    return Result(num_samples / rate)
+            raise AudioError(
+                f"{recording.name}: has {channels} channels; at most {MAX_CHANNELS} can be coded: mix down with --mono"
+            )
+        blocks = recording.blocks()
+        first = next(blocks)  # what cannot be read should not begin a file
+        with _binary_output(target, force) as file:
+            per_packet = 1 if live else bitstream.DEFAULT_COARSE_FRAMES_PER_PACKET
+            writer = bitstream.Writer(file, header_for(model, channels, recording.rate), per_packet)
+            num_samples = 0
+
+            def counted() -> Iterator[np.ndarray]:
+                nonlocal num_samples
+                for block in itertools.chain([first], blocks):
+                    num_samples += block.shape[1]
+                    yield block.mean(axis=0, keepdims=True) if mono else block
+                    if recording.num_samples:
+                        report(min(1.0, num_samples / recording.num_samples))
+
+            for codes in encode_blocks(counted(), model, channels, recording.rate):
+                writer.write(codes)
+                if live:
+                    writer.flush()
+            writer.close(num_samples)
+    report(1.0)
+    return Result(num_samples / recording.rate)
 
 
 def decode_file(
@@ -118,7 +146,7 @@ def decode_file(
     force: bool = False,
     report: Progress = no_progress,
 ) -> Result:
-    """Decode a `.snac` file or stream into a WAV, FLAC or OGG file (or stream, as `ending` says).
+    """Decode a `.snac` file or stream into a WAV, FLAC or OGG file (or stream, as `ending` says) as packets come.
 
     At the recording's own rate unless `sample_rate` (Hz) is given. `salvage` decodes what precedes damage,
     which the result then names. Raises BitstreamError for the stream, ModelError when its model is not there,
@@ -129,14 +157,27 @@ def decode_file(
         refuse_existing(Path(target), force)
     if sample_rate is not None:
         audio.check_rate(sample_rate, "decoding")
-    with _about(source):
-        recording = _read_stream(source, salvage)
-        model = models if isinstance(models, SNAC) else models.for_header(recording.header)
-        check_model(recording.header, model)
-        samples, rate = _decode_recording(recording, model, sample_rate, seed if noise else None, report)
-    audio.write(target, samples, rate, ending, force)
-    damage = None if recording.damage is None else recording.damage.problem
-    return Result(recording.duration, damage)
+    with _about(source), _binary_input(source) as file:
+        reader = bitstream.Reader(file)
+        header = reader.header
+        model = models if isinstance(models, SNAC) else models.for_header(header)
+        check_model(header, model)
+        rate = sample_rate or header.original_rate
+        audio.check_rate(rate, "the header")
+        playback = _Playback(reader, model, seed if noise else None, salvage)
+        blocks = playback.blocks()
+        first = next(blocks)  # what cannot be decoded should not begin a file
+        size = Path(source).stat().st_size if isinstance(source, str | Path) else None
+        at_most = None if size is None else int(8 * size / header.bits_per_second * rate)
+        resampler = audio.Resampler(header.sampling_rate, rate, header.channels)
+        with audio.Sink(target, header.channels, rate, ending, force, at_most) as sink:
+            for block in itertools.chain([first], blocks):
+                sink.write(resampler.push(block))
+                if size:
+                    report(min(1.0, reader.num_bytes / size))
+            sink.write(resampler.finish(audio.resampled_length(reader.usable_samples, header.original_rate, rate)))
+    report(1.0)
+    return Result(reader.usable_samples / header.original_rate, playback.damage)
 
 
 def header_for(model: SNAC, channels: int, rate: int) -> Header:
@@ -176,64 +217,89 @@ def _identity(header: Header) -> str:
     return f"{header.model_name!r} (weights {header.weights_hash})"
 
 
-def encode_channels(samples: np.ndarray, model: SNAC, report: Progress = no_progress) -> list[np.ndarray]:
-    """Code (channels, samples) at the codec's rate, clipped to ±1: one int64 array (channels, T_i) a scale.
+def encode_blocks(blocks: Iterable[np.ndarray], model: SNAC, channels: int, rate: int) -> Iterator[list[np.ndarray]]:
+    """Code (channels, samples) blocks at `rate` Hz, clipped to ±1, each channel by itself.
 
-    One channel at a time, which gives the same codes as a batch in less memory.
+    Yields codes as they become certain: one int64 array (channels, n_i) a scale, coarse to fine.
     """
-    codes = []
-    for channel, signal in enumerate(samples):
-        with torch.inference_mode():
-            clipped = torch.from_numpy(np.clip(signal, -1, 1)).to(_device(model))
-            scales = model.encode(clipped[None, None], progress=_share(channel, len(samples), report))
-            codes.append([scale.cpu().numpy() for scale in scales])
-    return [np.concatenate(scale) for scale in zip(*codes, strict=True)]
+    resampler = audio.Resampler(rate, model.config.sampling_rate, channels)
+    encoder, device = StreamEncoder(model), _device(model)
+    state = encoder.start(channels)
+    at_once = -(-PIECE_SAMPLES // channels)
+    for block in itertools.chain(map(resampler.push, blocks), _late(resampler.finish)):
+        for start in range(0, block.shape[1], at_once):
+            piece = np.clip(block[:, start : start + at_once], -1, 1)
+            yield _stacked(encoder.push(torch.from_numpy(piece).to(device)[:, None], state))
+    yield _stacked(encoder.flush(state))
 
 
-def decode_channel(
-    codes: list[np.ndarray], model: SNAC, num_samples: int, seed: int | None, report: Progress = no_progress
-) -> np.ndarray:
-    """Decode one channel, int64 (1, T_i) a scale, to float32 (1, num_samples). seed None: no noise."""
-    tensors = [torch.from_numpy(np.ascontiguousarray(scale)).to(_device(model)) for scale in codes]
-    with torch.inference_mode():
-        signal = model.decode(tensors, num_samples, seed=seed or 0, noise=seed is not None, progress=report)
-    return signal[0].float().cpu().numpy()
+class _Playback:
+    """The samples of a stream, as its packets come."""
+
+    def __init__(self, reader: bitstream.Reader, model: SNAC, seed: int | None, salvage: bool) -> None:
+        self.damage: str | None = None
+        self._reader, self._model, self._salvage = reader, model, salvage
+        self._decoder = StreamDecoder(model)
+        self._state = self._decoder.start(reader.header.channels, seed=seed or 0, noise=seed is not None)
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """(channels, samples) at the codec's rate, as many in all as the recording has."""
+        config, header = self._model.config, self._reader.header
+        # The last group may be padding beyond the recording's end, so it is not heard before that end is known.
+        held_back = max(0, config.frame_multiple * config.hop_length - self._decoder.look_ahead)
+        held, given = np.zeros((header.channels, 0), np.float32), 0
+        for codes in self._packets():
+            held = np.concatenate([held, self._heard(self._decoder.push(codes, self._state))], axis=1)
+            ready = max(0, held.shape[1] - held_back)
+            given += ready
+            yield held[:, :ready]
+            held = held[:, ready:]
+        if self._reader.usable_samples == 0:
+            raise BitstreamError("holds no samples; there is nothing to decode")
+        length = audio.resampled_length(self._reader.usable_samples, header.original_rate, header.sampling_rate)
+        rest = self._heard(self._decoder.flush(self._state, drop_partial=self.damage is not None))
+        yield np.concatenate([held, rest], axis=1)[:, : length - given]
+
+    def _packets(self) -> Iterator[list[torch.Tensor]]:
+        """Codes of at most a piece at a time, (channels, n_i) a scale; damage ends them if that is to be salvaged."""
+        strides = self._reader.header.vq_strides
+        coarse = max(1, PIECE_SAMPLES // self._reader.header.channels // (self._model.hop_length * strides[0]))
+        try:
+            for packet in self._reader:
+                codes = [torch.from_numpy(scale).to(_device(self._model)) for scale in packet]
+                for start in range(0, packet[0].shape[1], coarse):
+                    frames = slice(start * strides[0], (start + coarse) * strides[0])
+                    yield [c[:, frames.start // s : frames.stop // s] for c, s in zip(codes, strides, strict=True)]
+        except DamagedStreamError as error:
+            if not self._salvage or not self._reader.usable_frames:
+                raise
+            self.damage = error.problem
+
+    @staticmethod
+    def _heard(channels: list[torch.Tensor]) -> np.ndarray:
+        return torch.cat(channels).float().cpu().numpy()
 
 
-def _decode_recording(
-    recording: Recording, model: SNAC, sample_rate: int | None, seed: int | None, report: Progress
-) -> tuple[np.ndarray, int]:
-    """(channels, samples) and their rate."""
-    header, num_samples = recording.header, recording.num_samples
-    if num_samples == 0:
-        raise BitstreamError("holds no samples; there is nothing to decode")
-    rate = sample_rate or header.original_rate
-    audio.check_rate(rate, "the header")
-    coded = recording.num_frames * header.hop_length
-    coded = min(coded, audio.resampled_length(num_samples, header.original_rate, header.sampling_rate))
-    length = audio.resampled_length(num_samples, header.original_rate, rate)
-    samples = np.empty((header.channels, length), np.float32)
-    for channel in range(header.channels):
-        codes = [scale[channel : channel + 1] for scale in recording.codes]
-        signal = decode_channel(codes, model, coded, seed, _share(channel, header.channels, report))
-        samples[channel] = audio.resample(signal, header.sampling_rate, rate, length)[0]
-    return samples, rate
+def _late(make: Callable[[], np.ndarray]) -> Iterator[np.ndarray]:
+    """What `make` gives, asked for only when its turn comes."""
+    yield make()
 
 
-def _share(channel: int, channels: int, report: Progress) -> Progress:
-    """What one channel's progress is of the whole recording's. What `report` raises stops the work."""
-    return lambda done: report((channel + done) / channels)
+def _stacked(channels: list[list[torch.Tensor]]) -> list[np.ndarray]:
+    return [torch.cat(scale).cpu().numpy() for scale in zip(*channels, strict=True)]
 
 
 def _device(model: SNAC) -> torch.device:
     return next(model.parameters()).device
 
 
-def _read_stream(source: str | Path | BinaryIO, salvage: bool) -> Recording:
+@contextmanager
+def _binary_input(source: str | Path | BinaryIO) -> Iterator[BinaryIO]:
     if isinstance(source, str | Path):
         with open(source, "rb") as file:
-            return bitstream.read(file, salvage)
-    return bitstream.read(source, salvage)
+            yield file
+    else:
+        yield source
 
 
 @contextmanager

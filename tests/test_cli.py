@@ -392,7 +392,7 @@ def test_what_nobody_foresaw_is_one_line_too(here: Path, model: list[str], monke
         raise ZeroDivisionError("surprise")
 
     record(here / "a.wav")
-    monkeypatch.setattr(SNAC, "encode", fail)
+    monkeypatch.setattr("opensnac.streaming.StreamEncoder.push", fail)
     said = refuse(1, "encode", "a.wav", *model)
     assert said == "opensnac: a.wav: unexpected ZeroDivisionError: surprise (OPENSNAC_DEBUG=1 shows where)\n"
     monkeypatch.setenv("OPENSNAC_DEBUG", "1")
