@@ -70,14 +70,23 @@ def encode(
     out: Out = None,
     model: Model = None,
     mono: Annotated[bool, typer.Option("--mono", help="Mix all channels into one.")] = False,
+    raw: Annotated[
+        str | None,
+        typer.Option(metavar="RATE[:CHANNELS]", help="The input is headerless 16-bit little-endian samples."),
+    ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Send each coarse frame at once, in a packet of its own.")
+    ] = False,
     jobs: Jobs = 1,
     force: Force = False,
 ) -> None:
     """Code recordings (WAV, FLAC, OGG, Opus, MP3, ...) into .snac files.
 
     A folder is searched for recordings, whose tree is kept. What exists is not replaced without --force.
+    A live source: [bold]arecord -t raw -f S16_LE -r 24000 | opensnac encode - --raw 24000 --live | ...[/bold]
     """
     with _reporting():
+        layout = _raw_layout(raw)
         from opensnac import audio
 
         batch = _plan(inputs, out, audio.READABLE, [SNAC])
@@ -86,7 +95,9 @@ def encode(
         codec = transcode.ModelShelf(model).get()
 
         def work(job: Job, report: Report) -> Result:
-            return transcode.encode_file(_source(job), _target(job), codec, mono=mono, force=force, report=report)
+            return transcode.encode_file(
+                _source(job), _target(job), codec, mono=mono, raw=layout, live=live, force=force, report=report
+            )
 
         with transcode.shared_cores(jobs):
             _run(batch, work, jobs)
@@ -105,7 +116,8 @@ def decode(
         typer.Option(min=1_000, max=768_000, help="Rate of the output, Hz. Default: the recording's own."),
     ] = None,
     audio_format: Annotated[
-        str | None, typer.Option("--format", metavar="wav|flac|ogg", help="Default: as -o ends, else wav.")
+        str | None,
+        typer.Option("--format", metavar="wav|flac|ogg|raw", help="Default: as -o ends, else wav; raw is for pipes."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the decoder's noise.")] = 0,
     noise: Annotated[bool, typer.Option("--noise/--no-noise", help="The decoder's noise.")] = True,
@@ -118,6 +130,7 @@ def decode(
     """Decode .snac files into WAV, FLAC (16 bit) or OGG (Vorbis) files.
 
     A folder is searched for .snac files, whose tree is kept. Each output has exactly the recording's length.
+    To listen as packets come: [bold]... | opensnac decode - --format raw | aplay -f S16_LE -r 24000[/bold]
     """
     with _reporting():
         ending = _ending(audio_format)
@@ -236,9 +249,19 @@ def _plan(
 
 
 def _ending(audio_format: str | None) -> str | None:
-    if audio_format not in (None, "wav", "flac", "ogg"):
-        raise PlanError(f"--format is {audio_format!r}; it must be wav, flac or ogg")
+    if audio_format not in (None, "wav", "flac", "ogg", "raw"):
+        raise PlanError(f"--format is {audio_format!r}; it must be wav, flac, ogg or raw")
     return f".{audio_format}" if audio_format else None
+
+
+def _raw_layout(raw: str | None) -> tuple[int, int] | None:
+    """Rate and channels of headerless samples."""
+    if raw is None:
+        return None
+    rate, _, channels = raw.partition(":")
+    if not rate.isdecimal() or not (channels or "1").isdecimal() or not int(channels or 1):
+        raise PlanError(f"--raw is {raw!r}; a rate in Hz was needed, or a rate and channels such as 48000:2")
+    return int(rate), int(channels or 1)
 
 
 def _source(job: Job) -> Path | BinaryIO:

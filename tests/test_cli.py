@@ -154,6 +154,47 @@ def test_pipes_carry_the_same_bytes_as_files(here: Path, model: list[str]) -> No
     assert flac == (here / "c.flac").read_bytes()
 
 
+def test_raw_samples_go_through_pipes_as_they_come(here: Path, model: list[str]) -> None:
+    """A microphone, both ends and a loudspeaker: sound comes out before the sound that goes in has ended."""
+    samples = (3000 * np.sin(np.arange(48000) / 20)).astype("<i2").tobytes()
+    command = [sys.executable, "-m", "opensnac"]
+    encoder = subprocess.Popen(
+        [*command, "encode", "-", "--raw", "24000", "--live", *model], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    decoder = subprocess.Popen(
+        [*command, "decode", "-", "--format", "raw", *model], stdin=encoder.stdout, stdout=subprocess.PIPE
+    )
+    assert encoder.stdin is not None
+    assert encoder.stdout is not None
+    assert decoder.stdout is not None
+    encoder.stdout.close()
+    encoder.stdin.write(samples[:72000])
+    encoder.stdin.flush()
+    heard = decoder.stdout.read(2 * 24000)  # 1.5 s went in, the first second comes out, and nothing has ended
+    encoder.stdin.write(samples[72000:])
+    encoder.stdin.close()
+    heard += decoder.stdout.read()
+    decoder.stdout.close()
+    assert (encoder.wait(), decoder.wait()) == (0, 0)
+    (here / "a.raw").write_bytes(samples)
+    succeed("encode", "a.raw", "--raw", "24000", *model)
+    whole = succeed("decode", "a.snac", "-o", "-", "--format", "raw", *model).stdout_bytes
+    assert len(heard) == len(whole) == len(samples)
+    difference = np.frombuffer(heard, "<i2").astype(int) - np.frombuffer(whole, "<i2")
+    assert np.abs(difference).max() <= 1
+
+
+@pytest.mark.parametrize("raw", ["fast", "24000:0", "24000:x", ":2"])
+def test_raw_layouts_that_are_none_are_wrong_use(here: Path, model: list[str], raw: str) -> None:
+    assert "a rate in Hz was needed" in refuse(2, "encode", "-", "--raw", raw, *model)
+
+
+def test_raw_input_that_ends_inside_of_a_sample(here: Path, model: list[str]) -> None:
+    said = refuse(1, "encode", "-", "-o", "a.snac", "--raw", "24000:2", *model, stdin=bytes(4001))
+    assert "ends inside of a sample" in said
+    assert not (here / "a.snac").exists()
+
+
 def test_mono_seed_and_noise_are_passed_on(here: Path, model: list[str]) -> None:
     record(here / "a.wav", channels=2)
     succeed("encode", "a.wav", "--mono", *model)
@@ -340,7 +381,7 @@ def test_a_model_that_is_not_there(here: Path, model: list[str]) -> None:
             "b.mp3: is no folder and does not end in .wav or .flac or .ogg",
         ),
         (["decode", "a.snac", "-o", "b.wav", "--format", "ogg"], "b.wav: ends in .wav, but the format asked"),
-        (["decode", "a.snac", "--format", "mp3"], "--format is 'mp3'; it must be wav, flac or ogg"),
+        (["decode", "a.snac", "--format", "mp3"], "--format is 'mp3'; it must be wav, flac, ogg or raw"),
         (["info", "missing.snac"], "missing.snac: no such file or folder"),
     ],
 )

@@ -1,0 +1,5 @@
+"""`python -m opensnac`: the command line."""
+
+from opensnac.cli import main
+
+main()
