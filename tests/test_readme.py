@@ -95,7 +95,7 @@ def tree(text: str) -> list[str]:
 
 def sources() -> set[str]:
     """What the tree must list of the package: source files, and the folders of its subpackages."""
-    found = [path for path in (REPOSITORY / "opensnac").rglob("*") if path.suffix in (".py", ".c")]
+    found = [path for path in (REPOSITORY / "opensnac").rglob("*") if path.suffix in (".py", ".c", ".h")]
     entries = [f"{path.parent}/" if path.name == "__init__.py" else str(path) for path in found]
     return {entry.removeprefix(f"{REPOSITORY}/") for entry in entries}
 

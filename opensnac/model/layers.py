@@ -8,8 +8,10 @@ convolution is a matrix product over the last axis, a strided or transposed conv
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -93,7 +95,11 @@ class Snake(nn.Module):
         self.alpha = nn.Parameter(torch.ones(1, channels, 1))
 
     def forward(self, x: Signal) -> Signal:
-        return kernels.snake(x, self.alpha.view(-1))
+        return kernels.snake(x, self.vector())
+
+    def vector(self) -> Tensor:
+        """Alpha, one a channel."""
+        return self.alpha.view(-1)
 
 
 class _Convolution(nn.Module):
@@ -102,6 +108,7 @@ class _Convolution(nn.Module):
     def __init__(self, shape: tuple[int, int, int], out_channels: int, fan_in: int, bias: bool = True) -> None:
         super().__init__()
         bound = 1 / math.sqrt(fan_in)
+        self.weight_shape = shape
         self.weight: Tensor
         self.register_parameter("weight", nn.Parameter(torch.empty(shape).uniform_(-bound, bound)))
         self.bias: Tensor  # None without a bias, which only Pointwise is ever made
@@ -109,6 +116,37 @@ class _Convolution(nn.Module):
             "bias", nn.Parameter(torch.empty(out_channels).uniform_(-bound, bound)) if bias else None
         )
         weight_norm(self)
+        self._kept: dict[str, Kept] = {}
+
+    def arranged(self, name: str, matrix: Callable[[], Tensor]) -> Tensor:
+        """A tensor for the C kernels made from the parameters, kept as long as these stay the same."""
+        return kept(self, self._kept, name, matrix)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Something made from parameters: who they were, how often they had been changed, and what was made."""
+
+    parameters: list[Tensor]  # held, so that no later one can lie at the same address
+    versions: list[int]
+    made: Tensor
+
+    def stands_for(self, parameters: list[Tensor]) -> bool:
+        """Whether the parameters are the same as then."""
+        same = zip(self.parameters, self.versions, parameters, strict=True)
+        return all(was.data_ptr() == now.data_ptr() and version == now._version for was, version, now in same)
+
+
+def kept(module: nn.Module, store: dict[str, Kept], name: str, make: Callable[[], Tensor]) -> Tensor:
+    """What `make` makes from a module's parameters, made again when one of them was changed or replaced."""
+    parameters: list[Tensor] = list(module.parameters(recurse=True))
+    if any(parameter.is_inference() for parameter in parameters):  # these do not count their changes
+        return make()
+    found = store.get(name)
+    if found is None or len(found.parameters) != len(parameters) or not found.stands_for(parameters):
+        held = [parameter.detach() for parameter in parameters]
+        found = store[name] = Kept(held, [parameter._version for parameter in parameters], make().detach())
+    return found.made
 
 
 class Pointwise(_Convolution):
@@ -118,7 +156,13 @@ class Pointwise(_Convolution):
         super().__init__((out_channels, in_channels, 1), out_channels, in_channels, bias)
 
     def forward(self, x: Signal) -> Signal:
+        if kernels.infers(x):
+            return kernels.linear(x, self.matrix(), self.weight_shape[0], self.bias)
         return F.linear(x, self.weight[:, :, 0], self.bias)
+
+    def matrix(self) -> Tensor:
+        """The weight as the C kernels read it."""
+        return self.arranged("matrix", lambda: kernels.arranged(self.weight[:, :, 0]))
 
 
 class Depthwise(_Convolution, Centred):
@@ -135,6 +179,10 @@ class Depthwise(_Convolution, Centred):
     def valid(self, x: Signal) -> Signal:
         return self.forward(x)[:, self.reach : -self.reach]
 
+    def taps(self) -> Tensor:
+        """(taps, channels), as the C kernels read them."""
+        return self.arranged("taps", lambda: self.weight[:, 0, :].T.contiguous())
+
 
 class Convolution(_Convolution, Centred):
     """Centred convolution that mixes channels: seven taps, `dilation` steps apart."""
@@ -150,6 +198,9 @@ class Convolution(_Convolution, Centred):
         return self.valid(F.pad(x, (0, 0, self.reach, self.reach)))
 
     def valid(self, x: Signal) -> Signal:
+        if kernels.infers(x) and self.dilation == 1 and self.out_channels > 1:
+            matrix = self.arranged("matrix", lambda: kernels.arranged(self.weight.transpose(1, 2).flatten(1)))
+            return kernels.linear(x, matrix, self.out_channels, self.bias, rows=x.shape[1] - 2 * self.reach)
         if self.out_channels == 1:  # products first: seven numbers a step to shift instead of all channels
             products = F.linear(x, self.weight[0].T)
             return self.bias + torch.cat(
@@ -183,6 +234,10 @@ class Downsample(_Convolution, Windowed):
         return self.valid(F.pad(x, (0, 0, self.lead, self.stride - self.lead)))
 
     def valid(self, x: Signal) -> Signal:
+        if kernels.infers(x):
+            matrix = self.arranged("matrix", lambda: kernels.arranged(self.weight.transpose(1, 2).flatten(1)))
+            rows = x.shape[1] // self.stride - 1
+            return kernels.linear(x, matrix, self.weight_shape[0], self.bias, rows=rows, step=self.stride)
         blocks = x[:, : x.shape[1] // self.stride * self.stride].unflatten(1, (-1, self.stride)).flatten(2)
         first, second = self.weight.transpose(1, 2).flatten(1).chunk(2, dim=1)
         return F.linear(blocks[:, :-1], first, self.bias) + F.linear(blocks[:, 1:], second)
@@ -208,9 +263,19 @@ class Upsample(_Convolution, Windowed):
         return self.valid(F.pad(x, (0, 0, 1, 1)))[:, self.lead : self.lead + x.shape[1] * self.stride]
 
     def valid(self, x: Signal) -> Signal:
+        if kernels.infers(x):
+            matrix = self.arranged("matrix", lambda: kernels.arranged(self._matrix_of_neighbours()))
+            bias = self.arranged("bias", lambda: self.bias.repeat(self.stride))
+            steps = kernels.linear(x, matrix, len(bias), bias, rows=x.shape[1] - 1)
+            return steps.unflatten(2, (self.stride, -1)).flatten(1, 2)
         first, second = self.weight.permute(2, 1, 0).flatten(0, 1).chunk(2)
         blocks = F.linear(x[:, 1:], first) + F.linear(x[:, :-1], second)
         return blocks.unflatten(2, (self.stride, -1)).flatten(1, 2) + self.bias
+
+    def _matrix_of_neighbours(self) -> Tensor:
+        """(stride x channels out, 2 x channels in): what the frame before and the frame itself add to a block."""
+        first, second = self.weight.permute(2, 1, 0).flatten(0, 1).chunk(2)
+        return torch.cat((second, first), dim=1)
 
 
 class Noise(nn.Module):
@@ -222,7 +287,11 @@ class Noise(nn.Module):
         self.layer = layer
 
     def forward(self, x: Signal, e: Tensor | None) -> Signal:
-        return x if e is None else x + e.to(x.dtype)[:, :, None] * self.linear(x)
+        if e is None:
+            return x
+        if kernels.infers(x):
+            return kernels.linear(x, self.linear.matrix(), x.shape[2], scale=e, add=x)
+        return x + e.to(x.dtype)[:, :, None] * self.linear(x)
 
 
 class ResidualUnit(Centred):
@@ -238,6 +307,17 @@ class ResidualUnit(Centred):
         return x + self.block(x)
 
     def valid(self, x: Signal) -> Signal:
-        first, mix, second, pointwise = self.block
-        y = cast(Centred, mix).valid(first(x))
+        first, mix, second, pointwise = (cast(Any, layer) for layer in self.block)
+        if kernels.infers(x) and isinstance(mix, Depthwise) and x.shape[2] % kernels.LANES == 0:
+            return kernels.residual_unit(
+                x,
+                first.vector(),
+                mix.taps(),
+                mix.bias,
+                second.vector(),
+                pointwise.matrix(),
+                pointwise.bias,
+                mix.dilation,
+            )
+        y = mix.valid(first(x))
         return x[:, self.reach : -self.reach] + pointwise(second(y))

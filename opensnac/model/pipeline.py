@@ -140,9 +140,9 @@ class Pipeline:
             if isinstance(layer, Noise):
                 x = layer(x, self._noise(x, layer, stage, state))
             elif isinstance(layer, Windowed):
-                x = self._masked(x, stage, state)
                 tail = state.tails[len(tails)] if state.tails else x.new_zeros(x.shape[0], stage.keep, x.shape[2])
                 x = torch.cat((tail, x), dim=1)
+                self._silence(x, stage, state)
                 tails.append(x[:, x.shape[1] - stage.keep :].clone())
                 x = layer.valid(x)
             else:
@@ -168,22 +168,14 @@ class Pipeline:
         steps = max(0, -(-missing // self.multiple)) * self.multiple
         return self.push(like.new_zeros(like.shape[0], steps, like.shape[2]), state)
 
-    def _bounds(self, steps: int, stage: Stage, state: State) -> list[tuple[int, int]]:
-        """For each signal the part, as slice bounds, of a stage's next `steps` that lies inside of the signal."""
-        bounds = []
-        for pushed, length in zip(state.pushed, state.lengths, strict=True):
-            start = stage.offset + int(pushed * stage.rate)
-            stop = steps if length is None else int(length * stage.rate) - start
-            bounds.append((max(0, -start), min(steps, stop)))
-        return bounds
-
-    def _masked(self, x: Signal, stage: Stage, state: State) -> Signal:
-        bounds = self._bounds(x.shape[1], stage, state)
-        if all(bound == (0, x.shape[1]) for bound in bounds):
-            return x
-        first, last = torch.tensor(bounds, device=x.device).T[..., None]
-        step = torch.arange(x.shape[1], device=x.device)
-        return x.masked_fill(((step < first) | (step >= last))[..., None], 0)
+    def _silence(self, x: Signal, stage: Stage, state: State) -> None:
+        """Zeros where x, kept steps and the next piece of a stage's input, lies outside of its signal."""
+        for i, (pushed, length) in enumerate(zip(state.pushed, state.lengths, strict=True)):
+            start = stage.offset + int(pushed * stage.rate) - stage.keep
+            if start < 0:
+                x[i, :-start] = 0
+            if length is not None and length * stage.rate < start + x.shape[1]:
+                x[i, max(0, int(length * stage.rate) - start) :] = 0
 
     def _noise(self, x: Signal, layer: Noise, stage: Stage, state: State) -> Tensor | None:
         """(batch or 1, steps), each signal's by its own position and seed."""

@@ -11,7 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from opensnac.config import CodecConfig
-from opensnac.model.layers import Pointwise, Signal
+from opensnac.model import kernels
+from opensnac.model.layers import Kept, Pointwise, Signal, kept
 
 Codes = Int[Tensor, "batch _codes"]
 Vectors = Float[Tensor, "batch _codes dim"]
@@ -36,6 +37,7 @@ class VectorQuantizer(nn.Module):
         self.in_proj = Pointwise(latent_dim, codebook_dim)
         self.out_proj = Pointwise(codebook_dim, latent_dim)
         self.codebook = nn.Embedding(codebook_size, codebook_dim)
+        self._kept: dict[str, Kept] = {}
 
     def project(self, latent: Signal) -> Vectors:
         """Mean over each `stride` frames, in the codebook's space."""
@@ -44,8 +46,15 @@ class VectorQuantizer(nn.Module):
 
     def nearest(self, projected: Vectors) -> Codes:
         """Codes of the entries at the smallest angle: the largest product of unit vectors."""
-        directions = F.normalize(self.codebook.weight.float(), dim=-1)
+        if kernels.infers(projected):
+            entries = kept(self.codebook, self._kept, "entries", self._directions)
+            grouped = kept(self.codebook, self._kept, "grouped", lambda: kernels.grouped_entries(entries))
+            return kernels.nearest(F.normalize(projected, dim=-1), entries, grouped)
+        directions = self._directions()
         return (F.normalize(projected.float(), dim=-1) @ directions.T).argmax(-1)
+
+    def _directions(self) -> Tensor:
+        return F.normalize(self.codebook.weight.float(), dim=-1)
 
     def expand(self, vectors: Vectors) -> Signal:
         """Codebook vectors to latent frames, each repeated `stride` times."""

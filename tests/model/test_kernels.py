@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.utils import parametrize
 
 from opensnac.model import kernels
+from opensnac.model.layers import Pointwise, ResidualUnit
 
 
 def run(function, inputs: tuple[torch.Tensor, ...], gradient: torch.Tensor) -> list[torch.Tensor]:
@@ -86,7 +88,7 @@ def test_without_a_kernel_the_same_by_pytorch(reason: str, monkeypatch: pytest.M
         monkeypatch.setenv("CC", "no-such-compiler")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     elif reason == "no source":
-        monkeypatch.setattr(kernels, "SOURCE", tmp_path / "kernels.c")
+        monkeypatch.setattr(kernels, "SOURCES", [tmp_path / "kernels.c"])
     else:
         (tmp_path / "file").touch()
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
@@ -95,3 +97,90 @@ def test_without_a_kernel_the_same_by_pytorch(reason: str, monkeypatch: pytest.M
         torch.testing.assert_close(kernels.snake(x, alpha), expected, atol=1e-6, rtol=1e-6)
     finally:
         kernels.library.cache_clear()
+
+
+@pytest.mark.parametrize("columns", [1, 16, 32, 40, 96])
+@pytest.mark.parametrize(("rows", "step", "depth"), [(1, 1, 7), (400, 1, 24), (33, 4, 40), (5, 1, 1100)])
+def test_products_on_overlapping_rows(columns: int, rows: int, step: int, depth: int) -> None:
+    torch.manual_seed(0)
+    channels = 5 if depth % 5 == 0 else 1
+    x = torch.randn(2, (rows - 1) * step + depth // channels, channels)
+    weight, bias = torch.randn(columns, depth), torch.randn(columns)
+    scale, add = torch.randn(2, rows), torch.randn(2, rows, columns)
+    windows = x.flatten(1).double().unfold(1, depth, step * channels)
+    product = windows @ weight.double().T
+    with torch.no_grad():
+        arranged = kernels.arranged(weight)
+        plain = kernels.linear(x, arranged, columns, rows=rows, step=step)
+        full = kernels.linear(x, arranged, columns, bias, rows=rows, step=step, scale=scale, add=add)
+        shared = kernels.linear(x, arranged, columns, rows=rows, step=step, scale=scale[:1])
+    tolerance = {"atol": 1e-6 * depth, "rtol": 1e-5}
+    torch.testing.assert_close(plain.double(), product, **tolerance)
+    torch.testing.assert_close(full.double(), (product + bias) * scale[..., None] + add, **tolerance)
+    torch.testing.assert_close(shared.double(), product * scale[:1, :, None], **tolerance)
+
+
+@pytest.mark.parametrize("dilation", [1, 9])
+@pytest.mark.parametrize(("batch", "rows", "channels"), [(2, 700, 16), (1, 1, 48), (1, 90, 512)])
+def test_residual_units(batch: int, rows: int, channels: int, dilation: int) -> None:
+    torch.manual_seed(0)
+    unit = ResidualUnit(channels, dilation, depthwise=True)
+    x = torch.randn(batch, rows + 2 * unit.reach, channels)
+    with torch.no_grad():
+        ours = unit.valid(x)
+    truth = unit.double().forward(x.double())[:, unit.reach : -unit.reach]
+    torch.testing.assert_close(ours.double(), truth, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 16, 100])
+def test_nearest_is_the_first_of_the_largest_products(size: int) -> None:
+    torch.manual_seed(0)
+    vectors, entries = torch.randn(3, 50, 8), torch.randn(size, 8)
+    entries[size // 2] = entries[-1]
+    index = kernels.nearest(vectors, entries, kernels.grouped_entries(entries))
+    products = vectors.double() @ entries.double().T
+    chosen = products.gather(-1, index[..., None])[..., 0]
+    torch.testing.assert_close(chosen, products.amax(-1), atol=1e-5, rtol=1e-5)
+    assert not (index == size - 1).any() or size == 1  # its equal stands before it
+
+
+def test_the_same_bits_beside_any_neighbours() -> None:
+    """One row's result does not depend on the rows that are computed with it: chunks and batches stay exact."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(1, 700, 96), kernels.arranged(torch.randn(80, 96))
+    whole = kernels.linear(x, weight, 80)
+    for start, stop in ((0, 1), (0, 14), (5, 18), (13, 700)):
+        assert torch.equal(kernels.linear(x[:, start:stop], weight, 80), whole[:, start:stop])
+
+
+def test_changed_weights_are_noticed() -> None:
+    """What is arranged for the kernels follows its weights: steps of an optimiser, averages, loading, moving."""
+    torch.manual_seed(0)
+    layer, x = Pointwise(16, 16), torch.randn(1, 5, 16)
+
+    def change_by_step() -> None:
+        layer(x).sum().backward()
+        torch.optim.AdamW(layer.parameters(), 0.1).step()
+
+    def change_by_average() -> None:
+        torch._foreach_lerp_(list(layer.parameters()), list(Pointwise(16, 16).parameters()), 0.5)
+
+    def fold() -> None:
+        parametrize.remove_parametrizations(layer, "weight")
+
+    changes = [
+        change_by_step,
+        change_by_average,
+        lambda: layer.load_state_dict(Pointwise(16, 16).state_dict()),
+        fold,
+        lambda: layer.half().float(),
+    ]
+    for change in changes:
+        with torch.no_grad():
+            layer(x)
+        with torch.enable_grad() if change is change_by_step else torch.no_grad():
+            change()
+        with torch.no_grad():
+            ours = layer(x)
+        torch.testing.assert_close(ours, layer(x).detach(), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(ours, x @ layer.weight[:, :, 0].T + layer.bias, atol=1e-5, rtol=1e-5)

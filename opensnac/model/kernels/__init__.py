@@ -1,7 +1,9 @@
-"""Snake and depthwise convolution by a small C kernel, where a CPU and a C compiler are at hand.
+"""Layers by small C kernels, where a CPU and a C compiler are at hand.
 
-The source is compiled on first use and kept under the user's cache folder; without a compiler, on other devices and
-types, and inside torch.compile the same functions run as plain PyTorch. `OPENSNAC_KERNELS=0` switches the kernel off.
+Snake and depthwise convolution, forward and backward, serve training; products with weights arranged beforehand,
+whole residual units and the search for codebook entries serve inference. The sources are compiled on first use and
+kept under the user's cache folder; without a compiler, on other devices and types, and inside torch.compile the same
+functions run as plain PyTorch. `OPENSNAC_KERNELS=0` switches the kernels off.
 """
 
 from __future__ import annotations
@@ -18,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-SOURCE = Path(__file__).with_name("kernels.c")
+SOURCES = sorted(Path(__file__).parent.glob("*.[ch]"))
 FLAGS = [
     "-O3",
     "-march=native",
@@ -35,6 +37,7 @@ FLAGS = [
 ]
 TAPS = 7
 LANES = 16  # channels the kernels work on at once
+COLUMNS = 32  # of a product that are worked on at once
 
 
 def _openmp_library() -> str:
@@ -58,7 +61,7 @@ def library() -> ctypes.CDLL | None:
         return None
     try:
         command = _compile_command()
-        identity = "\n".join((SOURCE.read_text(), *command, _processor()))
+        identity = "\n".join((*(source.read_text() for source in SOURCES), *command, _processor()))
         path = _cache_folder() / f"kernels-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
         if not path.exists():
             _compile(command, path)
@@ -76,7 +79,13 @@ def _cache_folder() -> Path:
 def _compile_command() -> list[str]:
     openmp = _openmp_library()
     found_at = [f"-Wl,-rpath,{Path(openmp).parent}"] if Path(openmp).is_absolute() else []
-    return [*shlex.split(os.environ.get("CC", "cc")), *FLAGS, str(SOURCE), openmp, *found_at]
+    return [
+        *shlex.split(os.environ.get("CC", "cc")),
+        *FLAGS,
+        *(str(source) for source in SOURCES if source.suffix == ".c"),
+        openmp,
+        *found_at,
+    ]
 
 
 def _compile(command: list[str], path: Path) -> None:
@@ -107,6 +116,82 @@ def _c_value(argument: Tensor | int | None) -> ctypes.c_int64 | ctypes.c_void_p:
 
 def _tiles(rows: int) -> int:
     return int(library().tiles(ctypes.c_int64(rows)))  # type: ignore[union-attr]
+
+
+def infers(x: Tensor) -> bool:
+    """Whether the kernels without gradients can work on x."""
+    plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
+    return plain and not torch.compiler.is_compiling() and library() is not None
+
+
+def arranged(matrix: Float[Tensor, "columns depth"]) -> Float[Tensor, "panels depth 32"]:
+    """The matrix of a product in the order that `linear` reads it in, filled up with zeros."""
+    padded = torch.nn.functional.pad(matrix, (0, 0, 0, -matrix.shape[0] % COLUMNS))
+    return padded.unflatten(0, (-1, COLUMNS)).transpose(1, 2).contiguous()
+
+
+def linear(
+    x: Float[Tensor, "batch time channels"],
+    weight: Float[Tensor, "panels depth 32"],
+    columns: int,
+    bias: Float[Tensor, " columns"] | None = None,
+    *,
+    rows: int | None = None,
+    step: int = 1,
+    scale: Float[Tensor, "_clips rows"] | None = None,
+    add: Float[Tensor, "batch rows columns"] | None = None,
+) -> Float[Tensor, "batch rows columns"]:
+    """(a W + bias) * scale + add, where row i of a is the `depth` values from time step i * `step` on.
+
+    So a convolution of neighbouring steps is one product on overlapping rows, without a copy.
+    """
+    x, (batch, time, channels), depth = x.contiguous(), x.shape, weight.shape[1]
+    rows = time if rows is None else rows
+    assert (rows - 1) * step * channels + depth <= time * channels
+    y = x.new_empty(batch, rows, columns)
+    scale = None if scale is None else scale.to(x.dtype).contiguous()
+    add = None if add is None else add.contiguous()
+    every_clip = rows if scale is not None and scale.shape[0] > 1 else 0
+    strides = (rows * columns, columns)
+    _call(
+        "linear", x, time * channels, step * channels, weight, bias, scale, every_clip, add, *strides, y, batch, rows,
+        depth, columns,
+    )  # fmt: skip
+    return y
+
+
+def residual_unit(
+    x: Float[Tensor, "batch time channels"],
+    alpha: Float[Tensor, " channels"],
+    taps: Float[Tensor, "taps channels"],
+    taps_bias: Float[Tensor, " channels"],
+    beta: Float[Tensor, " channels"],
+    weight: Float[Tensor, "panels channels 32"],
+    bias: Float[Tensor, " channels"],
+    dilation: int,
+) -> Float[Tensor, "batch rows channels"]:
+    """x + pointwise(snake(depthwise(snake(x)))) of all steps but those within reach of the ends, in one walk."""
+    x, (batch, time, channels) = x.contiguous(), x.shape
+    rows = time - dilation * (TAPS - 1)
+    y = x.new_empty(batch, rows, channels)
+    _call("residual_unit", x, alpha, taps, taps_bias, beta, weight, bias, y, batch, rows, channels, dilation)
+    return y
+
+
+def nearest(
+    vectors: Float[Tensor, "*shape dim"], entries: Float[Tensor, "size dim"], grouped: Float[Tensor, "groups dim 16"]
+) -> Int[Tensor, "*shape"]:
+    """For each vector the entry with the largest product; `grouped` are the entries as the kernel reads them."""
+    vectors = vectors.contiguous()
+    index = torch.empty(vectors.shape[:-1], dtype=torch.int64)
+    _call("nearest", vectors, grouped, index, index.numel(), *entries.shape[::-1])
+    return index
+
+
+def grouped_entries(entries: Float[Tensor, "size dim"]) -> Float[Tensor, "groups dim 16"]:
+    """Codebook entries in the order that `nearest` reads them in, filled up with zeros."""
+    padded = torch.nn.functional.pad(entries, (0, 0, 0, -entries.shape[0] % LANES))
+    return padded.unflatten(0, (-1, LANES)).transpose(1, 2).contiguous()
 
 
 def snake(x: Float[Tensor, "batch time channels"], alpha: Float[Tensor, " channels"]) -> Tensor:

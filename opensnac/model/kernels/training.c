@@ -1,67 +1,22 @@
 /* Snake and depthwise convolution over time-major float32 arrays (batch, time, channels), forward and backward.
  *
- * Sixteen channels are worked on at once, and channels come in multiples of that. Vector types are GCC's and Clang's,
- * so any processor runs this. Sums over
+ * Sixteen channels are worked on at once, and channels come in multiples of that. Sums over
  * time are taken in tiles of fixed size that are added up in order: results do not depend on the number of threads.
  */
-#include <stdint.h>
-#include <string.h>
+#include "vector.h"
 
-#define LANES 16
-#define TAPS 7
 #define TILE 1024 /* steps of time that one thread takes at once */
 
-typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
-typedef int64_t idx;
-
-static inline vec load(const float *p) {
-    vec v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-static inline void store(float *p, vec v) { memcpy(p, &v, sizeof v); }
-
-static inline idx min_(idx a, idx b) { return a < b ? a : b; }
-
 idx tiles(idx time) { return (time + TILE - 1) / TILE; }
-
-/* u minus the nearest multiple of pi, in three steps so that it stays exact for large u. */
-static inline vec reduce_pi(vec u) {
-    const float magic = 12582912.0f; /* adding it rounds to a whole number */
-    vec n = (u * 0.318309886183790672f + magic) - magic;
-    return ((u - n * 3.140625f) - n * 9.67502593994140625e-4f) - n * 1.509957990978376432e-7f;
-}
-
-static inline vec sine(vec r) { /* |r| <= pi / 2 */
-    vec q = r * r;
-    vec p = q * -2.5052108385e-8f + 2.7557319224e-6f;
-    p = p * q - 1.9841269841e-4f;
-    p = p * q + 8.3333333333e-3f;
-    p = p * q - 1.6666666667e-1f;
-    return r + r * q * p;
-}
-
-static inline vec cosine(vec r) { /* |r| <= pi / 2 */
-    vec q = r * r;
-    vec p = q * 2.0876756988e-9f - 2.7557319224e-7f;
-    p = p * q + 2.4801587302e-5f;
-    p = p * q - 1.3888888889e-3f;
-    p = p * q + 4.1666666667e-2f;
-    p = p * q - 0.5f;
-    return p * q + 1.0f;
-}
 
 /* y = x + sin^2(alpha x) / alpha */
 void snake_forward(const float *x, const float *alpha, float *y, idx rows, idx channels) {
 #pragma omp parallel for schedule(static)
     for (idx tile = 0; tile < tiles(rows); tile++)
         for (idx c = 0; c < channels; c += LANES) {
-            vec a = load(alpha + c), inverse = 1.0f / (a + 1e-9f);
-            for (idx t = tile * TILE; t < min_(rows, (tile + 1) * TILE); t++) {
-                vec v = load(x + t * channels + c), s = sine(reduce_pi(a * v));
-                store(y + t * channels + c, v + s * s * inverse);
-            }
+            vec a = load(alpha + c);
+            for (idx t = tile * TILE; t < min_(rows, (tile + 1) * TILE); t++)
+                store(y + t * channels + c, snake(load(x + t * channels + c), a));
         }
 }
 
