@@ -223,6 +223,28 @@ def evaluate(
         evaluate_folder(folder, codec or [], out, jobs)
 
 
+@app.command(epilog="Example: [bold]opensnac bench --against-reference --threads 1[/bold]")
+def bench(
+    model: Model = None,
+    config: Annotated[
+        str | None,
+        typer.Option(help="A model with random weights instead: a config.json, or a shipped run such as music_32khz."),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of audio to code at once.")] = 10.0,
+    threads: Annotated[int | None, typer.Option(min=1, help="Default: as many as PyTorch takes.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Calls that are timed, after a first one.")] = 3,
+    against_reference: Annotated[
+        bool, typer.Option("--against-reference", help="Run the package snac beside it, with the same weights.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="A file for the figures, JSON.")] = None,
+) -> None:
+    """Measure speed and memory: whole recordings and streams, encoding and decoding."""
+    with _reporting():
+        from opensnac.bench import run_bench, subject
+
+        run_bench(subject(model, config), seconds, threads, rounds, against_reference, out)
+
+
 @app.command(epilog="Example: [bold]opensnac demo -o demo_output[/bold]")
 def demo(
     recording: Annotated[

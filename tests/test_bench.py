@@ -1,0 +1,51 @@
+"""The bench measures every task, beside the reference too, and says what it cannot do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from opensnac import SNAC
+from opensnac.bench import TASKS, run_bench, subject
+from opensnac.errors import ConfigError
+
+CONFIG = {
+    "sampling_rate": 24000,
+    "encoder_dim": 4,
+    "encoder_rates": [2, 4],
+    "decoder_dim": 16,
+    "decoder_rates": [4, 2],
+    "attn_window_size": None,
+    "codebook_size": 16,
+    "vq_strides": [2, 1],
+}
+
+
+def test_every_task_is_timed_beside_the_reference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    model = SNAC(**CONFIG).eval()
+    facts = run_bench(model, 0.2, 1, 2, against_reference=True, out=tmp_path / "bench.json")
+    assert json.loads((tmp_path / "bench.json").read_text()) == facts
+    assert set(facts["timings"]["opensnac"]) == set(TASKS)
+    assert set(facts["timings"]["reference"]) == {"encode", "decode"}
+    for tasks in facts["timings"].values():
+        for task, timing in tasks.items():
+            assert len(timing["calls"]) == 2
+            assert min([timing["first"], *timing["calls"]]) > 0
+            assert timing["peak_bytes"] > 10_000_000
+            assert len(timing["frames"]) == (2 * 300 if "stream" in task else 0)
+    printed = capsys.readouterr().out
+    assert all(task in printed for task in (*TASKS, "ratio"))
+
+
+def test_subjects(tmp_path: Path) -> None:
+    model = SNAC(**CONFIG)
+    model.save_pretrained(tmp_path)
+    assert subject(None, str(tmp_path / "config.json")).config == model.config
+    assert subject(str(tmp_path), None).fingerprint == model.fingerprint
+    assert subject(None, "speech_24khz").config.encoder_dim == 48
+    with pytest.raises(ConfigError, match=r"'fast' is no config.json and none of .*speech_24khz"):
+        subject(None, "fast")
