@@ -123,6 +123,7 @@ class TokenStream:
         self.layout = TokenLayout.of(model.config, offset)
         self.repaired = self.ignored = self.frames = 0
         self._decoder = StreamDecoder(model, look_ahead)
+        self.look_ahead = self._decoder.look_ahead
         self._state = self._decoder.start(seed=seed)
         self._device = next(model.parameters()).device
         self._repair = repair

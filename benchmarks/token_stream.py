@@ -1,0 +1,81 @@
+"""Plays a recording's tokens as a language model would say them, one by one in real time, and says how that went.
+
+    python benchmarks/token_stream.py [RECORDING] [--model M] [--threads 1] [--faster 1]
+
+Reports the latency of the first sound, the time that a coarse frame takes, and how often the loudspeaker ran dry: it
+starts with the first sound and then takes samples at their rate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from opensnac import SNAC, audio
+from opensnac.tokens import TokenStream
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "lj_speech.flac"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recording", nargs="?", default=EXAMPLE)
+    parser.add_argument("--model")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--faster", type=float, default=1.0, help="times real time that tokens come at")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    model = SNAC.from_pretrained(options.model).fold_weight_norm()
+    samples, rate = audio.read(options.recording)
+    samples = audio.resample(samples[:1], rate, model.config.sampling_rate)
+    codes = model.encode(torch.from_numpy(samples)[None])
+    stream = TokenStream(model)
+    tokens = stream.layout.flatten(codes)[0].tolist()
+    for token in tokens[
+        : 2 * len(stream.layout.slots)
+    ]:  # what is arranged once is not the first listener's to wait for
+        stream.push(token)
+    report(model, tokens, options.faster)
+
+
+def report(model: SNAC, tokens: list[int], faster: float) -> None:
+    """Push the tokens at their rate and print what a listener would have noticed."""
+    stream = TokenStream(model)
+    slots, rate = len(stream.layout.slots), model.config.sampling_rate
+    group = model.config.vq_strides[0] * model.hop_length
+    first_sample = start = None  # of the first sample, and of the loudspeaker, which wants a coarse frame in hand
+    given, gaps, silence, costs = 0, 0, 0.0, []
+    began = time.perf_counter()
+    for i, token in enumerate(tokens):
+        time.sleep(max(0.0, began + i * group / rate / slots / faster - time.perf_counter()))
+        pushed = time.perf_counter()
+        samples = len(stream.push(token))
+        now = time.perf_counter()
+        if (i + 1) % slots == 0:
+            costs.append(now - pushed)
+        if start is not None and samples and (late := now - start - given / rate) > 0:
+            gaps, silence, start = gaps + 1, silence + late, start + late
+        given += samples
+        if samples and first_sample is None:
+            first_sample = now
+        if start is None and given >= group:
+            start = now
+    given += len(stream.finish())
+    assert first_sample is not None
+    assert start is not None
+    print(f"{len(tokens)} tokens, {given / rate:.2f} s of sound, at {faster:g} times real time")
+    print(
+        f"first samples after {1e3 * (first_sample - began):.0f} ms, a coarse frame of them in hand, and sound, after"
+    )
+    print(f"{1e3 * (start - silence - began):.0f} ms; the look-ahead is {1e3 * stream.look_ahead / rate:.0f} ms")
+    slow = sorted(costs)[int(0.95 * (len(costs) - 1))]
+    print(f"a coarse frame takes {1e3 * statistics.median(costs):.1f} ms, 95 % under {1e3 * slow:.1f} ms")
+    print(f"the sound ran out {gaps} times, {1e3 * silence:.0f} ms in all")
+
+
+if __name__ == "__main__":
+    main()
