@@ -243,3 +243,34 @@ def test_threads_share_the_cores() -> None:
     assert seen == [2]
     assert torch.get_num_threads() == 4
     torch.set_num_threads(before)
+
+
+class Watched(io.BytesIO):
+    """A stream that notes how far the target was whenever a piece of it is read."""
+
+    def __init__(self, data: bytes, target: io.BytesIO) -> None:
+        super().__init__(data)
+        self.target = target
+        self.progress: list[tuple[int, int]] = []
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.progress.append((self.tell(), len(self.target.getbuffer())))
+        return super().read(size)
+
+    read1 = read
+
+
+def test_nothing_is_held_back_so_memory_stays_flat(model: SNAC) -> None:
+    """While a minute is read, what was read a few seconds before has been written, at both ends."""
+    stream, sound = io.BytesIO(), io.BytesIO()
+    samples = (20000 * speech(60 * 24000)[0]).astype("<i2").tobytes()
+    source = Watched(samples, stream)
+    transcode.encode_file(source, stream, model, raw=(24000, 1), live=True)
+    coded_bytes = len(stream.getvalue())
+    lag = max(read / len(samples) - written / coded_bytes for read, written in source.progress)
+    assert lag * 60 < 3.5  # seconds: a block of samples, and the look-ahead
+    coded = Watched(stream.getvalue(), sound)
+    transcode.decode_file(coded, sound, model, ending=".raw")
+    assert len(sound.getvalue()) == len(samples)
+    lag = max(read / coded_bytes - written / len(samples) for read, written in coded.progress)
+    assert lag * 60 < 1.0
