@@ -1,9 +1,10 @@
 """Plays a recording's tokens as a language model would say them, one by one in real time, and says how that went.
 
-    python benchmarks/token_stream.py [RECORDING] [--model M] [--threads 1] [--faster 1]
+    python benchmarks/token_stream.py [RECORDING] [--model M] [--threads 1] [--faster 1] [--picture FILE.png]
 
 Reports the latency of the first sound, the time that a coarse frame takes, and how often the loudspeaker ran dry: it
-starts with the first sound and then takes samples at their rate.
+starts with a coarse frame in hand and then takes samples at their rate. The picture shows the stream's sound under
+that of the whole recording decoded at once.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import statistics
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from opensnac import SNAC, audio
+from opensnac.evaluation import picture
 from opensnac.tokens import TokenStream
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "lj_speech.flac"
@@ -27,6 +30,7 @@ def main() -> None:
     parser.add_argument("--model")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--faster", type=float, default=1.0, help="times real time that tokens come at")
+    parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     model = SNAC.from_pretrained(options.model).fold_weight_norm()
@@ -39,21 +43,29 @@ def main() -> None:
         : 2 * len(stream.layout.slots)
     ]:  # what is arranged once is not the first listener's to wait for
         stream.push(token)
-    report(model, tokens, options.faster)
+    streamed = play(model, tokens, options.faster)
+    whole = model.decode(codes)[0, 0].numpy()
+    error = float(np.abs(streamed - whole).max())
+    print(f"the largest difference from the recording decoded at once is {error:.1e}")
+    if options.picture:
+        titles = [("decoded at once", ""), ("streamed token by token", f"largest difference {error:.1e}")]
+        picture.draw(options.picture, np.stack([whole, streamed]), titles, model.config.sampling_rate)
 
 
-def report(model: SNAC, tokens: list[int], faster: float) -> None:
-    """Push the tokens at their rate and print what a listener would have noticed."""
+def play(model: SNAC, tokens: list[int], faster: float) -> np.ndarray:
+    """Push the tokens at their rate and print what a listener would have noticed; what was heard."""
     stream = TokenStream(model)
     slots, rate = len(stream.layout.slots), model.config.sampling_rate
     group = model.config.vq_strides[0] * model.hop_length
     first_sample = start = None  # of the first sample, and of the loudspeaker, which wants a coarse frame in hand
     given, gaps, silence, costs = 0, 0, 0.0, []
+    heard = []
     began = time.perf_counter()
     for i, token in enumerate(tokens):
         time.sleep(max(0.0, began + i * group / rate / slots / faster - time.perf_counter()))
         pushed = time.perf_counter()
-        samples = len(stream.push(token))
+        heard.append(stream.push(token))
+        samples = len(heard[-1])
         now = time.perf_counter()
         if (i + 1) % slots == 0:
             costs.append(now - pushed)
@@ -64,7 +76,8 @@ def report(model: SNAC, tokens: list[int], faster: float) -> None:
             first_sample = now
         if start is None and given >= group:
             start = now
-    given += len(stream.finish())
+    heard.append(stream.finish())
+    given += len(heard[-1])
     assert first_sample is not None
     assert start is not None
     print(f"{len(tokens)} tokens, {given / rate:.2f} s of sound, at {faster:g} times real time")
@@ -75,6 +88,7 @@ def report(model: SNAC, tokens: list[int], faster: float) -> None:
     slow = sorted(costs)[int(0.95 * (len(costs) - 1))]
     print(f"a coarse frame takes {1e3 * statistics.median(costs):.1f} ms, 95 % under {1e3 * slow:.1f} ms")
     print(f"the sound ran out {gaps} times, {1e3 * silence:.0f} ms in all")
+    return torch.cat(heard).numpy()
 
 
 if __name__ == "__main__":

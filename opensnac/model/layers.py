@@ -202,7 +202,12 @@ class Convolution(_Convolution, Centred):
             matrix = self.arranged("matrix", lambda: kernels.arranged(self.weight.transpose(1, 2).flatten(1)))
             return kernels.linear(x, matrix, self.out_channels, self.bias, rows=x.shape[1] - 2 * self.reach)
         if self.out_channels == 1:  # products first: seven numbers a step to shift instead of all channels
-            products = F.linear(x, self.weight[0].T)
+            if kernels.infers(x):
+                products = kernels.linear(
+                    x, self.arranged("taps", lambda: kernels.arranged(self.weight[0].T)), KERNEL_SIZE
+                )
+            else:
+                products = F.linear(x, self.weight[0].T)
             return self.bias + torch.cat(
                 [window[..., k : k + 1] for k, window in enumerate(self._windows(products))], dim=-1
             ).sum(-1, keepdim=True)
