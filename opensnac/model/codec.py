@@ -135,7 +135,8 @@ class SNAC(nn.Module):
         """As forward, with what training needs of the quantiser."""
         latent = self.encoder(self._padded(audio).transpose(1, 2))
         quantized = self.quantizer(latent)
-        audio_hat = self.decoder(quantized.latent, 0)
+        seeds = torch.randint(2**62, audio.shape[:1], device=audio.device) if self.training else 0
+        audio_hat = self.decoder(quantized.latent, seeds)
         return audio_hat.transpose(1, 2)[..., : audio.shape[-1]], quantized
 
     @torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from opensnac.config import CodecConfig
@@ -21,6 +22,8 @@ from opensnac.model.layers import (
     Upsample,
 )
 from opensnac.model.noise import position_noise
+
+Seed = int | Int[Tensor, " clips"] | None
 
 
 class DecoderBlock(nn.Module):
@@ -61,16 +64,16 @@ class Decoder(nn.Module):
         for part in self.model:
             yield from part.block if isinstance(part, DecoderBlock) else [part]
 
-    def forward(self, latent: Signal, seed: int | None = None) -> Signal:
-        """Decode a whole signal; noise as `seed` says, none for None, and drawn afresh in training mode."""
+    def forward(self, latent: Signal, seed: Seed = None) -> Signal:
+        """Decode whole signals; `seed` of the noise is one for all clips or one for each, None leaves it out."""
         x = latent
         for layer in self.layers():
-            x = layer(x, self._noise(x, layer, seed)) if isinstance(layer, Noise) else layer(x)
+            x = layer(x, _noise(x, layer, seed)) if isinstance(layer, Noise) else layer(x)
         return x
 
-    def _noise(self, x: Signal, layer: Noise, seed: int | None) -> Tensor | None:
-        if self.training:
-            return torch.randn(x.shape[:2], device=x.device, dtype=x.dtype)
-        if seed is None:
-            return None
-        return position_noise(seed, layer.layer, torch.arange(x.shape[1], device=x.device))[None]
+
+def _noise(x: Signal, layer: Noise, seed: Seed) -> Tensor | None:
+    """(batch or 1, steps)"""
+    if seed is None:
+        return None
+    return position_noise(seed, layer.layer, torch.arange(x.shape[1], device=x.device)).view(-1, x.shape[1])

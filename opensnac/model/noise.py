@@ -19,14 +19,23 @@ _MASK = 0xFFFFFFFF
 _FACTORS = (0x7FEB352D, 0x846CA68B - 2**32)  # the second is negative so that no product leaves 64 bits
 
 
-def position_noise(seed: int, layer: int, position: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """N(0, 1) values, float32, at int64 positions of the noise that (seed, layer) names."""
-    key = _mix(_mix(seed & _MASK) ^ (seed >> 32 & _MASK) ^ _mix(layer + 1))
+def position_noise(
+    seed: int | Int[Tensor, " clips"], layer: int, position: Int[Tensor, " steps"]
+) -> Float[Tensor, "*clips steps"]:
+    """N(0, 1) values, float32, at int64 positions of the noise that (seed, layer) names.
+
+    With a seed for each clip, as training has them, the noise is (clips, steps).
+    """
+    key = _key(seed[:, None], layer) if isinstance(seed, Tensor) else _key(seed, layer)
     first = _mix(_mix(position & _MASK) ^ (position >> 32) ^ key)
     second = _mix(first ^ 0x9E3779B9)
     # Box-Muller on two uniforms of 24 bits, the first one never zero.
     radius = torch.sqrt(-2 * torch.log(((first >> 8).float() + 1) / 2**24))
     return radius * torch.cos((second >> 8).float() * (2 * math.pi / 2**24))
+
+
+def _key(seed: IntOrTensor, layer: int) -> IntOrTensor:
+    return _mix(_mix(seed & _MASK) ^ (seed >> 32 & _MASK) ^ _mix(layer + 1))
 
 
 def _mix(x: IntOrTensor) -> IntOrTensor:

@@ -58,7 +58,7 @@ class Trainer:
             values["codebook"] = losses.codebook_loss(quantized.projected, quantized.chosen)
             values["commitment"] = losses.commitment_loss(quantized.projected, quantized.chosen)
             latent = quantized.latent
-        audio_hat = self.generator.decoder(latent).transpose(1, 2)
+        audio_hat = self.generator.decoder(latent, torch.randint(2**62, audio.shape[:1])).transpose(1, 2)
 
         report: dict[str, float] = {}
         if self.step >= schedule.discriminate_from:
