@@ -67,20 +67,27 @@ def subject(name: str | None, config: str | None) -> SNAC:
 
 
 def run_bench(
-    model: SNAC, seconds: float, threads: int | None, rounds: int, against_reference: bool, out: Path | None
+    model: SNAC,
+    seconds: float,
+    threads: int | None = None,
+    rounds: int = 3,
+    against_reference: bool = False,
+    reduced: bool = False,
+    out: Path | None = None,
 ) -> dict[str, Any]:
     """Measure, print a table, write JSON into `out` if given; returns what was written."""
     threads = threads or torch.get_num_threads()
     contenders = ["opensnac", "reference"] if against_reference else ["opensnac"]
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        timings = _take_turns(contenders, folder, seconds, threads, rounds)
+        timings = _take_turns(contenders, folder, seconds, threads, rounds, reduced)
     facts = {
         "model": model.name,
         "fingerprint": model.fingerprint,
         "seconds_of_audio": seconds,
         "threads": threads,
         "rounds": rounds,
+        "reduced_precision": reduced,
         "opensnac": __version__,
         "torch": torch.__version__,
         "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
@@ -94,14 +101,14 @@ def run_bench(
 
 
 def _take_turns(
-    contenders: list[str], folder: str, seconds: float, threads: int, rounds: int
+    contenders: list[str], folder: str, seconds: float, threads: int, rounds: int, reduced: bool
 ) -> dict[str, dict[str, Timing]]:
     context = multiprocessing.get_context("spawn")
     pipes: dict[str, Connection] = {}
     processes = []
     for name in contenders:
         ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(name, folder, seconds, threads, theirs), daemon=True)
+        process = context.Process(target=_work, args=(name, folder, seconds, threads, reduced, theirs), daemon=True)
         process.start()
         theirs.close()
         pipes[name] = ours
@@ -137,11 +144,11 @@ def _measure(pipe: Connection, task: str, round_: int, timing: Timing) -> None:
         timing.frames += frames
 
 
-def _work(contender: str, folder: str, seconds: float, threads: int, pipe: Connection) -> None:
+def _work(contender: str, folder: str, seconds: float, threads: int, reduced: bool, pipe: Connection) -> None:
     """A contender's process: does each task that it is told, and says how long it took."""
     torch.set_num_threads(threads)
     try:
-        tasks = _our_tasks(folder, seconds) if contender == "opensnac" else _reference_tasks(folder, seconds)
+        tasks = _our_tasks(folder, seconds, reduced) if contender == "opensnac" else _reference_tasks(folder, seconds)
     except ImportError:
         pipe.recv()
         pipe.send("the reference package is not installed; pip install snac==1.2.1")
@@ -156,8 +163,8 @@ def _work(contender: str, folder: str, seconds: float, threads: int, pipe: Conne
         pipe.send((taken, frames, kibibytes * (1 if sys.platform == "darwin" else 1024)))
 
 
-def _our_tasks(folder: str, seconds: float) -> dict[str, Callable[[], list[float]]]:
-    model = SNAC.from_pretrained(folder).fold_weight_norm()
+def _our_tasks(folder: str, seconds: float, reduced: bool) -> dict[str, Callable[[], list[float]]]:
+    model = SNAC.from_pretrained(folder).fold_weight_norm().reduce_precision(reduced)
     audio = _noise(model, seconds)
     codes = _codes(model, audio.shape[-1])
     group = model.config.coarse_stride

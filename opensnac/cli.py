@@ -121,6 +121,9 @@ def decode(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the decoder's noise.")] = 0,
     noise: Annotated[bool, typer.Option("--noise/--no-noise", help="The decoder's noise.")] = True,
+    reduced: Annotated[
+        bool, typer.Option("--reduced", help="Multiply in bfloat16 where the processor can: faster, -44 dB off.")
+    ] = False,
     salvage: Annotated[
         bool, typer.Option("--salvage", help="Of a damaged file, decode what precedes the damage.")
     ] = False,
@@ -139,7 +142,7 @@ def decode(
         batch = _plan(inputs, out, [SNAC], list(audio.WRITABLE), ending)
         from opensnac import transcode
 
-        shelf = transcode.ModelShelf(model)
+        shelf = transcode.ModelShelf(model, reduced=reduced)
 
         def work(job: Job, report: Report) -> Result:
             return transcode.decode_file(
@@ -236,13 +239,14 @@ def bench(
     against_reference: Annotated[
         bool, typer.Option("--against-reference", help="Run the package snac beside it, with the same weights.")
     ] = False,
+    reduced: Annotated[bool, typer.Option("--reduced", help="Decode with products in bfloat16.")] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="A file for the figures, JSON.")] = None,
 ) -> None:
     """Measure speed and memory: whole recordings and streams, encoding and decoding."""
     with _reporting():
         from opensnac.bench import run_bench, subject
 
-        run_bench(subject(model, config), seconds, threads, rounds, against_reference, out)
+        run_bench(subject(model, config), seconds, threads, rounds, against_reference, reduced, out)
 
 
 @app.command(epilog="Example: [bold]opensnac demo -o demo_output[/bold]")

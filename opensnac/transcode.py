@@ -32,7 +32,7 @@ from opensnac.model.codec import Progress, no_progress
 from opensnac.streaming import StreamDecoder, StreamEncoder
 
 MAX_CHANNELS = 255  # what a header can say
-PIECE_SAMPLES = 1 << 16  # of all channels together that the model works on at once
+PIECE_SAMPLES = 1 << 15  # of all channels together that the model works on at once
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,13 @@ class Result:
 
 
 class ModelShelf:
-    """Models by name, each loaded once, whichever thread asks for it first. `only` stands for every name."""
+    """Models by name, each loaded once, whichever thread asks for it first. `only` stands for every name.
 
-    def __init__(self, only: str | Path | None = None) -> None:
-        self._only = only
+    `reduced` lets them decode with products in bfloat16.
+    """
+
+    def __init__(self, only: str | Path | None = None, reduced: bool = False) -> None:
+        self._only, self._reduced = only, reduced
         self._models: dict[str, SNAC] = {}
         self._lock = threading.Lock()
 
@@ -56,7 +59,8 @@ class ModelShelf:
         wanted = name if self._only is None else self._only
         with self._lock:
             if str(wanted) not in self._models:
-                self._models[str(wanted)] = SNAC.from_pretrained(wanted).fold_weight_norm()
+                model = SNAC.from_pretrained(wanted).fold_weight_norm()
+                self._models[str(wanted)] = model.reduce_precision(self._reduced)
             return self._models[str(wanted)]
 
     def for_header(self, header: Header) -> SNAC:

