@@ -45,5 +45,5 @@ $(VENV)/demo.stamp: $(VENV)/torch.stamp pyproject.toml
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/torch.stamp pyproject.toml
-	$(PIP_INSTALL) -e '.[train,evaluate,test]'
+	$(PIP_INSTALL) -e '.[train,evaluate,peers,test]'
 	@touch $@ $(VENV)/demo.stamp
