@@ -202,12 +202,19 @@ def evaluate(
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report.")] = Path("evaluation"),
     jobs: Annotated[int, typer.Option(min=1, help="Recordings measured at once.")] = 1,
+    baseline: Annotated[str | None, typer.Option(help="Codec to compare the others with, clip by clip.")] = None,
+    players: Annotated[int, typer.Option(min=0, help="Recordings to hear and see in report.html.")] = 6,
 ) -> None:
-    """Measure the quality of decoded speech beside other codecs."""
+    """Measure the quality of decoded recordings beside other codecs.
+
+    Sub-folders are labels (speech, music, ...), which the report also shows one by one. Codecs: opensnac,
+    opensnac:MODEL, opus:KILOBITS, codec2:BITS, speex:KILOBITS, amrwb:KILOBITS, lyra:KILOBITS@FOLDER, and
+    encodec:, dac: or mimi:KILOBITS\\[@MODEL]. A killed run goes on where it was.
+    """
     with _reporting():
         from opensnac.evaluation.evaluate import evaluate_folder
 
-        evaluate_folder(folder, codec or [], out, jobs)
+        evaluate_folder(folder, codec or [], out, jobs, baseline, players)
 
 
 @app.command(epilog="Example: [bold]opensnac demo -o demo_output[/bold]")
