@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import hashlib
-import itertools
 import json
 import multiprocessing
 import os
@@ -109,9 +109,8 @@ def choose(folder: Path, clips: Sequence[Path], count: int) -> set[Path]:
     labels: dict[str, list[Path]] = {}
     for path in clips:
         labels.setdefault(summary.label_of(path.relative_to(folder).as_posix()), []).append(path)
-    shares = dict.fromkeys(labels, 0)
-    for label in itertools.islice(itertools.cycle(labels), count if labels else 0):
-        shares[label] += 1
+    turns = [label for turn in range(len(clips)) for label, own in labels.items() if turn < len(own)]
+    shares = collections.Counter(turns[:count])
     return {labels[label][i * len(labels[label]) // n] for label, n in shares.items() for i in range(n)}
 
 

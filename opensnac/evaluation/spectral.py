@@ -17,7 +17,7 @@ SILENCE = 1e-6  # peak below which a signal holds nothing to compare
 BANDWIDTH_WINDOW = 2048  # samples
 BANDWIDTH_BINS = 17  # whose mean power is compared: at 24 kHz, 200 Hz
 LOST_DB = 20.0  # below the original: so much lower, a band is no more there
-HEARD_DB = 80.0  # below the original's loudest band: what is lower is not looked for
+HEARD_DB = 70.0  # below the original's loudest band: what is lower is not looked for
 
 
 def silent(signal: np.ndarray) -> bool:
@@ -60,7 +60,7 @@ def log_spectral_distance(reference: np.ndarray, decoded: np.ndarray, sample_rat
 def bandwidth(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> float | None:
     """Frequency in kHz up to which the decoded's mean spectrum is less than 20 dB below the original's.
 
-    The highest one: gaps below it do not count, nor does what the original itself has 80 dB below its loudest band.
+    The highest one: gaps below it do not count, nor does what the original itself has 70 dB below its loudest band.
     """
     if silent(reference) or silent(decoded):
         return None
@@ -72,8 +72,12 @@ def bandwidth(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> f
 
 
 def _mean_power(signal: np.ndarray) -> np.ndarray:
-    """Long-term power by frequency, smoothed: (BANDWIDTH_WINDOW / 2 + 1,)."""
-    power = (_magnitudes(signal, BANDWIDTH_WINDOW) ** 2).mean(axis=0)
+    """Long-term power by frequency, smoothed: (BANDWIDTH_WINDOW / 2 + 1,).
+
+    Of frames that lie wholly inside, if there are any: a cut end is a click, which reaches all frequencies.
+    """
+    frames = _magnitudes(signal, BANDWIDTH_WINDOW)
+    power = ((frames[2:-2] if len(frames) > 4 else frames) ** 2).mean(axis=0)
     padded = np.pad(power, BANDWIDTH_BINS // 2, mode="edge")
     return np.convolve(padded, np.ones(BANDWIDTH_BINS) / BANDWIDTH_BINS, mode="valid")
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -99,7 +98,10 @@ def label_of(clip: str) -> str:
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
     """Names without the folders of a model's path, as long as that leaves them different."""
-    short = {name: re.sub(r"(?<=[:@]).*/(?=[^/]+/*$)", "", name).rstrip("/") for name in names}
+    short = {}
+    for name in names:
+        family, mark, model = name.partition("@" if "@" in name else ":")
+        short[name] = family + mark + PurePath(model).name
     return {name: new if list(short.values()).count(new) == 1 else name for name, new in short.items()}
 
 
