@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import functools
 import hashlib
+import inspect
 import json
 import multiprocessing
 import os
@@ -23,10 +24,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from opensnac import __version__, audio
 from opensnac.errors import OpensnacError
-from opensnac.evaluation import page, report, summary
+from opensnac.evaluation import matching, metrics, page, report, spectral, summary
 from opensnac.evaluation.codecs import DEFAULT_CODECS, Codec, by_name
 from opensnac.evaluation.codecs.base import peak_memory
-from opensnac.evaluation.matching import match
 from opensnac.evaluation.metrics import METRICS, package_version
 
 DEFAULT_PLAYERS = 6  # clips that can be heard and seen on the page
@@ -76,8 +76,8 @@ def evaluate_folder(
     skipped = {codec.name: reason for codec in chosen if (reason := codec.missing()) is not None}
     running = [codec for codec in chosen if codec.name not in skipped]
     absent = {name: reason for name, metric in METRICS.items() if (reason := metric.missing()) is not None}
-    metrics = [name for name in METRICS if name not in absent]
-    tasks = plan(folder, clips, running, metrics, choose(folder, clips, players), out / "audio")
+    measured = [name for name in METRICS if name not in absent]
+    tasks = plan(folder, clips, running, measured, choose(folder, clips, players), out / "audio")
 
     out.mkdir(parents=True, exist_ok=True)
     records = run(tasks, out / "clips.jsonl", jobs)
@@ -124,7 +124,7 @@ def plan(
 ) -> list[Task]:
     """One task per clip and codec, all codecs of a clip in a row; then one of memory per codec that is no program."""
     measured_by = {name: [package_version(package) for package in METRICS[name].packages] for name in metrics}
-    matched_by = ["pyloudnorm", package_version("pyloudnorm")]
+    matched_by = [package_version("pyloudnorm"), _scoring_code()]
     versions = {codec.name: codec.version() for codec in codecs}
     contents = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in clips}
 
@@ -141,6 +141,13 @@ def plan(
     tasks = [task(path, codec) for path in clips for codec in codecs]
     largest = max(clips, key=lambda path: path.stat().st_size)
     return tasks + [task(largest, codec, memory=True) for codec in codecs if codec.in_process]
+
+
+@functools.cache
+def _scoring_code() -> str:
+    """Tells versions of the code apart that turns decoded audio into scores."""
+    code = "".join(inspect.getsource(module) for module in (matching, metrics, spectral))
+    return hashlib.sha256(code.encode()).hexdigest()[:16]
 
 
 def run(tasks: Sequence[Task], store: Path, jobs: int) -> list[Record]:
@@ -215,7 +222,7 @@ def measure(task: Task) -> Record:
             return record | {"peak_bytes": peak_memory()}
         if coded.audio.shape != clip.shape or not np.isfinite(coded.audio).all():
             raise OpensnacError(f"{task.codec} returned {coded.audio.shape} or NaN for audio of {clip.shape}")
-        matched = match(clip, coded.audio, sample_rate)
+        matched = matching.match(clip, coded.audio, sample_rate)
         if task.keep:
             start = matched.audio[None, : int(KEPT_SECONDS * sample_rate)]
             audio.write(Path(task.keep), start, sample_rate, force=True)

@@ -62,9 +62,8 @@ def rate_quality(results: Mapping[str, Any], metric: str) -> str | None:
     if not points:
         return None
     axes = _axes(points, ceiling)
-    title = results["metrics"][metric]["label"] + (
-        ", higher" if results["metrics"][metric]["higher_is_better"] else ", lower"
-    )
+    facts = results["metrics"][metric]
+    title = f"{facts['label']}, {'higher' if facts['higher_is_better'] else 'lower'} is better"
     return "".join(
         [
             f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">',
