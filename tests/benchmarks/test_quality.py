@@ -1,4 +1,4 @@
-"""The regression check: it fails for worse scores and for weights without figures, and figures stay with their weights."""
+"""The regression check: worse scores and weights without figures fail, and figures stay with their weights."""
 
 import importlib.util
 import json
