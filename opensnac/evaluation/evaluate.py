@@ -30,6 +30,7 @@ from opensnac.evaluation.codecs.base import peak_memory
 from opensnac.evaluation.metrics import METRICS, package_version
 
 DEFAULT_PLAYERS = 6  # clips that can be heard and seen on the page
+WARM_UP_RATE = 24_000  # Hz; a second of it
 KEPT_SECONDS = 12.0  # of each: what ITU-R BS.1534-3 lets a listener hear at a time
 Record = dict[str, Any]  # one clip after one codec: a line of clips.jsonl, as `measure` makes it
 
@@ -252,8 +253,11 @@ def _score(metric: str, clip: np.ndarray, decoded: np.ndarray, sample_rate: int)
 
 @functools.cache
 def _codec(name: str) -> Codec:
-    """One codec object per worker and name, so that a model is loaded once."""
-    return by_name(name)
+    """One codec object per worker and name: a model is loaded once, and no clip's time holds what comes first."""
+    codec = by_name(name)
+    if codec.in_process:
+        codec(np.zeros(WARM_UP_RATE, np.float32), WARM_UP_RATE)
+    return codec
 
 
 def _with_progress(records: Iterable[Record], total: int) -> Iterator[Record]:

@@ -27,6 +27,7 @@ REFERENCE, LOW_ANCHOR, MID_ANCHOR = "reference", "anchor 3.5 kHz", "anchor 7 kHz
 ANCHORS = {LOW_ANCHOR: 3_500.0, MID_ANCHOR: 7_000.0}  # cut-off in Hz
 STOP_DB = 60.0  # the standard wants 50 from 1 kHz beyond the cut-off on
 TRANSITION = 450.0  # Hz: the standard wants 25 dB half a kilohertz beyond it
+FADE = 0.005  # seconds at both ends, which a loop would make click
 MOST_STIMULI = 12  # a trial, with hidden reference and anchors, as the standard advises
 
 
@@ -124,14 +125,15 @@ def low_pass(signal: np.ndarray, cutoff: float, sample_rate: int) -> np.ndarray:
 
 
 def _at_equal_loudness(signals: Mapping[str, np.ndarray], sample_rate: int) -> dict[str, np.ndarray]:
-    """All as loud as the reference, then all lower by the same, if the loudest sample would clip."""
+    """All as loud as the reference, then all lower by the same, if the loudest sample would clip; ends faded."""
     wanted = loudness(signals[REFERENCE], sample_rate)
     matched = {}
     for condition, signal in signals.items():
         gain = wanted - loudness(signal, sample_rate)
         matched[condition] = signal * 10 ** (gain / 20) if np.isfinite(gain) and abs(gain) < 40 else signal
     peak = max(float(np.abs(signal).max()) for signal in matched.values())
-    return {condition: signal / max(1.0, peak) for condition, signal in matched.items()}
+    ends = np.minimum(1, np.arange(len(signals[REFERENCE])) / (FADE * sample_rate))
+    return {condition: signal / max(1.0, peak) * ends * ends[::-1] for condition, signal in matched.items()}
 
 
 def _flac(signal: np.ndarray, sample_rate: int) -> bytes:
