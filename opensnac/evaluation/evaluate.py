@@ -27,7 +27,7 @@ from opensnac.errors import OpensnacError
 from opensnac.evaluation import matching, metrics, page, report, spectral, summary
 from opensnac.evaluation.codecs import DEFAULT_CODECS, Codec, by_name
 from opensnac.evaluation.codecs.base import peak_memory
-from opensnac.evaluation.metrics import METRICS, package_version
+from opensnac.evaluation.metrics import METRICS, package_version, require
 
 DEFAULT_PLAYERS = 6  # clips that can be heard and seen on the page
 WARM_UP_RATE = 24_000  # Hz; a second of it
@@ -67,8 +67,9 @@ def evaluate_folder(
     holds (summary.SCHEMA). The page plays the first seconds of `players` clips, which `out/audio` keeps.
     Results go to `out/clips.jsonl` as they come; those that still match are not made again. `jobs` processes work at
     once, one thread each. Codecs and metrics that are not installed are skipped, clips that fail with a codec are
-    listed. OpensnacError for an unknown codec or baseline, or a folder without clips.
+    listed. OpensnacError for an unknown codec or baseline, a folder without clips, or where pyloudnorm is missing.
     """
+    require("pyloudnorm")
     names = list(dict.fromkeys(["original", *(codecs or DEFAULT_CODECS)]))
     if baseline is not None and baseline not in names:
         raise OpensnacError(f"the baseline {baseline!r} is none of the codecs {', '.join(names)}; name it with --codec")

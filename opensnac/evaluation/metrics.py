@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from opensnac import audio
+from opensnac.errors import OpensnacError
 from opensnac.evaluation.spectral import bandwidth, log_spectral_distance, mel_distance, silent, stft_distance
 
 LONGEST_PESQ = 60.0  # seconds; the library holds 50 utterances and overruns beyond
@@ -53,6 +54,12 @@ def package_version(package: str) -> str | None:
         return None
 
 
+def require(*packages: str) -> None:
+    """OpensnacError, which says how to install them, unless all `packages` are there."""
+    if absent := [package for package in packages if package_version(package) is None]:
+        raise OpensnacError(f"{', '.join(absent)} not installed; run: pip install 'opensnac[evaluate]'")
+
+
 def pesq_wideband(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> float | None:
     """PESQ, ITU-T P.862.2 (wideband, 16 kHz): 1.04 to 4.64. Needs 1/4 s to 60 s of speech."""
     from pesq import BufferTooShortError, NoUtterancesError, pesq
@@ -81,6 +88,8 @@ def _intelligibility(reference: np.ndarray, decoded: np.ndarray, sample_rate: in
 
     if sample_rate < 10_000 or len(reference) < SHORTEST_STOI * sample_rate or silent(reference):
         return None
+    if silent(decoded):
+        return 0.0  # the library would correlate its own noise
     original, copy = _both_at(10_000, reference, decoded, sample_rate)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Not enough STFT frames")  # it would return a made-up 1e-5

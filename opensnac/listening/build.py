@@ -21,6 +21,7 @@ import soundfile
 from opensnac import audio
 from opensnac.errors import OpensnacError
 from opensnac.evaluation.matching import loudness
+from opensnac.evaluation.metrics import require
 
 WEB = Path(__file__).parent / "web"
 REFERENCE, LOW_ANCHOR, MID_ANCHOR = "reference", "anchor 3.5 kHz", "anchor 7 kHz"
@@ -39,6 +40,7 @@ def build(results_folder: Path, out: Path, codecs: Sequence[str] = (), training:
     all. OpensnacError where there are no results, no kept clips, an unknown codec, or more stimuli than a listener
     can compare.
     """
+    require("pyloudnorm", "scipy")
     results = _results(results_folder)
     chosen = _choose(results, codecs)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

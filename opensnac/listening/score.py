@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from opensnac.errors import OpensnacError
+from opensnac.evaluation.metrics import require
 from opensnac.listening.answers import AnswersError, parse
 from opensnac.listening.build import MID_ANCHOR, REFERENCE
 
@@ -56,6 +57,7 @@ def score(test: Path, answers: Sequence[Path]) -> str:
     OpensnacError where there is no key or no finished session, answers of another test, or where answers of listeners
     and of scripts are mixed.
     """
+    require("scipy")
     key = _key(test)
     listeners, unfinished = _listeners(key, answers)
     excluded = {one.session: reason for one in listeners if (reason := one.reason_to_exclude()) is not None}

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opensnac.evaluation.metrics import METRICS, Metric, codebook_use, pesq_wideband, si_sdr
+from opensnac.errors import OpensnacError
+from opensnac.evaluation.metrics import METRICS, Metric, codebook_use, pesq_wideband, require, si_sdr
 
 RATE = 24_000
 PERFECT = {
@@ -140,3 +141,6 @@ def test_a_metric_without_its_package_says_how_to_install_it():
     metric = Metric("x", "X", 1, True, si_sdr, ("no-such-package-anywhere",))
     assert metric.missing() == ("no-such-package-anywhere not installed; run: pip install 'opensnac[evaluate]'")
     assert METRICS["si_sdr"].missing() is None
+    with pytest.raises(OpensnacError, match=r"no-such-package not installed; run: pip install 'opensnac\[evaluate\]'"):
+        require("numpy", "no-such-package")
+    require("numpy")
