@@ -22,7 +22,7 @@ _NUMBER_AND_MODEL = _NUMBER + "(@.+)?"
 # What stands before the colon: how what stands after it is spelled, an example, and what is made of it.
 FAMILIES: dict[str, tuple[str, str, Callable[[str], Codec]]] = {
     "opensnac": (".+", "opensnac:FOLDER_OR_HUB_ID", Opensnac),
-    "opus": (_NUMBER, "opus:6", Opus),
+    "opus": (_NUMBER + "(@music|@speech)?", "opus:6", Opus),
     "codec2": (".+", "codec2:1200", Codec2),
     "speex": (_NUMBER, "speex:6", Speex),
     "amrwb": (_NUMBER, "amrwb:6.6", AmrWb),

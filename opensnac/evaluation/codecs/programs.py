@@ -25,11 +25,12 @@ from opensnac.evaluation.codecs.base import (
     fit,
     missing_programs,
     run_program,
+    split_choice,
 )
 
 
 class Opus(Codec):
-    """Opus by opusenc and opusdec, tuned for low rates: speech hint, 60 ms packets, variable rate.
+    """Opus by opusenc and opusdec, tuned for low rates: variable rate, 60 ms packets; `opus:12@music` for music.
 
     opusdec drops the encoder's look-ahead (pre-skip), so the audio comes back aligned.
     """
@@ -37,9 +38,10 @@ class Opus(Codec):
     counted = "Opus packets, without Ogg pages"
     rate = 48_000
 
-    def __init__(self, kilobits: str) -> None:
-        self.name = f"opus:{kilobits}"
-        self._kilobits = kilobits
+    def __init__(self, choice: str) -> None:
+        self.name = f"opus:{choice}"
+        kilobits, material = split_choice(choice)
+        self._kilobits, self._material = kilobits, material or "speech"
         if not 6 <= float(kilobits) <= 256:
             raise OpensnacError(f"opus at {kilobits} kb/s; opusenc codes at 6 to 256 kb/s, as in opus:6")
 
@@ -53,7 +55,7 @@ class Opus(Codec):
         with tempfile.TemporaryDirectory() as folder:
             original, coded, decoded = (Path(folder) / name for name in ("in.wav", "coded.opus", "out.wav"))
             audio.write(original, audio.resample(clip[None], sample_rate, self.rate), self.rate)
-            options = ["--bitrate", self._kilobits, "--speech", "--framesize", "60", "--padding", "0"]
+            options = ["--bitrate", self._kilobits, f"--{self._material}", "--framesize", "60", "--padding", "0"]
             encoding = run_program(["opusenc", "--quiet", *options, str(original), str(coded)])
             back = ["--float", "--rate", str(self.rate)]  # float: no dither
             decoding = run_program(["opusdec", "--quiet", *back, str(coded), str(decoded)])

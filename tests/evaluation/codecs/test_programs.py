@@ -66,6 +66,12 @@ def test_opus_bytes_are_packets_and_the_file_is_larger(clip):
     assert coded.num_bytes + 100 < coded.file_bytes
 
 
+def test_opus_codes_music_as_music_when_it_is_told_to(clip):
+    speech, music = (ready(by_name(name))(clip, RATE) for name in ("opus:16", "opus:16@music"))
+    assert not np.array_equal(speech.audio, music.audio)
+    assert by_name("opus:16@music").name == "opus:16@music"
+
+
 def test_codec2_bytes_are_whole_frames(clip):
     coded = ready(Codec2("1200"))(clip, RATE)
     assert coded.num_bytes == 31 * 6  # 1.2 s and 20 ms of delay in frames of 40 ms and 48 bits
@@ -121,7 +127,7 @@ def test_a_missing_program_says_how_to_install_it(name, line, monkeypatch, tmp_p
 
 
 @pytest.mark.parametrize(
-    "name", ["", "mp3", "opus", "opus:fast", "codec2", "originals", "opensnac:", "lyra", "dac:big"]
+    "name", ["", "mp3", "opus", "opus:fast", "opus:6@noise", "codec2", "originals", "opensnac:", "lyra", "dac:big"]
 )
 def test_an_unknown_codec_is_refused_with_the_known_forms(name):
     with pytest.raises(OpensnacError, match=f"no codec {name!r}; use opensnac, .*opus:6.*codec2:1200"):
