@@ -125,20 +125,21 @@ def plan(
     audio_folder: Path = Path(),
 ) -> list[Task]:
     """One task per clip and codec, all codecs of a clip in a row; then one of memory per codec that is no program."""
-    measured_by = {name: [package_version(package) for package in METRICS[name].packages] for name in metrics}
     matched_by = [package_version("pyloudnorm"), _scoring_code()]
     versions = {codec.name: codec.version() for codec in codecs}
     contents = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in clips}
 
     def task(path: Path, codec: Codec, memory: bool = False) -> Task:
         clip = path.relative_to(folder).as_posix()
+        applying = [name for name in metrics if METRICS[name].applies_to(summary.label_of(clip))]
+        measured_by = {name: [package_version(package) for package in METRICS[name].packages] for name in applying}
         if memory:
             identity: list[Any] = [__version__, contents[path], codec.name, versions[codec.name], "memory"]
         else:
             identity = [__version__, contents[path], codec.name, versions[codec.name], measured_by, matched_by]
         key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
         keep = str(audio_folder / f"{key}.flac") if path in kept and not memory else None
-        return Task(str(path), clip, codec.name, tuple(metrics), key, keep, memory)
+        return Task(str(path), clip, codec.name, tuple(applying), key, keep, memory)
 
     tasks = [task(path, codec) for path in clips for codec in codecs]
     largest = max(clips, key=lambda path: path.stat().st_size)

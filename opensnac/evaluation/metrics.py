@@ -24,6 +24,7 @@ from opensnac.evaluation.spectral import bandwidth, log_spectral_distance, mel_d
 LONGEST_PESQ = 60.0  # seconds; the library holds 50 utterances and overruns beyond
 SHORTEST_STOI = 0.45  # seconds; one segment of 30 frames, with margin for what the library drops as silence
 SHORTEST_VISQOL = 1.0  # seconds; one patch of its spectrogram
+NOT_SPEECH = ("music", "environment")  # labels: PESQ was seen to score 4.5 for rumble that a codec had made up
 SI_SDR_LIMIT = 100.0  # dB; a perfect copy would be infinite, which has no mean
 
 
@@ -37,6 +38,11 @@ class Metric:
     higher_is_better: bool
     measure: Callable[[np.ndarray, np.ndarray, int], float | None]
     packages: tuple[str, ...] = ()
+    of_speech: bool = False  # made for speech alone, and without meaning for what is labelled as something else
+
+    def applies_to(self, label: str) -> bool:
+        """Whether the metric means anything for clips of this label; of unknown ones, it does."""
+        return not (self.of_speech and label in NOT_SPEECH)
 
     def missing(self) -> str | None:
         """None when the metric can be measured, else what is missing and how to install it."""
@@ -187,12 +193,14 @@ def _both_at(rate: int, reference: np.ndarray, decoded: np.ndarray, sample_rate:
 
 _SPEECHMOS = ("speechmos", "onnxruntime", "librosa", "requests")  # it imports what it does not ask for
 _METRICS = (
-    Metric("pesq_wb", "PESQ-WB", 2, True, pesq_wideband, ("pesq",)),
-    Metric("stoi", "STOI", 3, True, stoi, ("pystoi",)),
-    Metric("estoi", "ESTOI", 3, True, estoi, ("pystoi",)),
+    Metric("pesq_wb", "PESQ-WB", 2, True, pesq_wideband, ("pesq",), of_speech=True),
+    Metric("stoi", "STOI", 3, True, stoi, ("pystoi",), of_speech=True),
+    Metric("estoi", "ESTOI", 3, True, estoi, ("pystoi",), of_speech=True),
     Metric("visqol_audio", "ViSQOL audio", 2, True, visqol_audio, ("visqol-python",)),
-    Metric("visqol_speech", "ViSQOL speech", 2, True, visqol_speech, ("visqol-python", "ai-edge-litert")),
-    Metric("dnsmos", "DNSMOS", 2, True, dnsmos, _SPEECHMOS),
+    Metric(
+        "visqol_speech", "ViSQOL speech", 2, True, visqol_speech, ("visqol-python", "ai-edge-litert"), of_speech=True
+    ),
+    Metric("dnsmos", "DNSMOS", 2, True, dnsmos, _SPEECHMOS, of_speech=True),
     Metric("si_sdr", "SI-SDR, dB", 1, True, si_sdr),
     Metric("mel_distance", "Mel distance, dB", 2, False, mel_distance),
     Metric("stft_distance", "STFT distance", 3, False, stft_distance),

@@ -152,14 +152,23 @@ def remarks(results: Results) -> Iterator[str]:
     for metric in results["metrics"].values():
         if metric["missing"]:
             yield f"Not measured, {metric['label']}: {metric['missing']}"
+    yield from _partial(results)
     for entry in results["codecs"]:
-        tried = results["clips"] - len(entry["failed"])
-        for name, score in entry["scores"].items():
-            if score and score["count"] < tried:
-                label = results["metrics"][name]["label"]
-                yield f"{label} of {entry['name']} applied to {score['count']} of {tried} clips"
         for clip, error in entry["failed"].items():
             yield f"Failed, {clip} with {entry['name']}: {error}"
+
+
+def _partial(results: Results) -> Iterator[str]:
+    """Metrics that applied to some clips alone, the codecs together that have this in common."""
+    for name in shown_metrics(results):
+        codecs: dict[tuple[int, int], list[str]] = {}
+        for entry in results["codecs"]:
+            tried, score = results["clips"] - len(entry["failed"]), entry["scores"][name]
+            if (count := score["count"] if score else 0) < tried:
+                codecs.setdefault((count, tried), []).append(entry["name"])
+        for (count, tried), names in codecs.items():
+            whose = "every codec" if len(names) == len(results["codecs"]) > 1 else ", ".join(names)
+            yield f"{results['metrics'][name]['label']} of {whose} applied to {count} of {tried} clips"
 
 
 def _table_lines(header: Sequence[str], rows: Iterator[list[str]] | Sequence[list[str]]) -> Iterator[str]:

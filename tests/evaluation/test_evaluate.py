@@ -135,6 +135,23 @@ def test_sub_folders_are_labels_with_means_of_their_own(folder, few_metrics, mea
     assert {clip["label"] for clip in results["kept"]} == {"", "deep", "other"}
 
 
+def test_metrics_of_speech_do_not_apply_to_music(tmp_path, measured, monkeypatch, clip):
+    for name in set(METRICS) - {"stoi", "si_sdr"}:
+        monkeypatch.delitem(METRICS, name)
+    if (reason := METRICS["stoi"].missing()) is not None:
+        pytest.skip(reason)
+    for label in ("music", "speech", "whatever"):
+        audio.write(tmp_path / "clips" / label / "a.wav", clip[None], RATE)
+    (entry,) = evaluate_folder(tmp_path / "clips", ["original"], tmp_path / "out")["codecs"]
+    counts = {
+        label: {name: score and score["count"] for name, score in own["scores"].items()}
+        for label, own in entry["labels"].items()
+    }
+    assert counts["music"] == {"stoi": None, "si_sdr": 1}
+    assert counts["speech"] == counts["whatever"] == {"stoi": 1, "si_sdr": 1}
+    assert "- STOI of original applied to 2 of 3 clips" in (tmp_path / "out" / "report.md").read_text()
+
+
 def test_decoded_audio_is_scored_in_step_and_at_equal_loudness(folder, few_metrics, measured, tmp_path, monkeypatch):
     def late_and_quiet(self, clip, sample_rate):
         return Coded(np.roll(clip, 100) / 2, None, None, 0.0, 0.0)
