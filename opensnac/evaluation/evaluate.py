@@ -83,11 +83,16 @@ def evaluate_folder(
 
     out.mkdir(parents=True, exist_ok=True)
     records = run(tasks, out / "clips.jsonl", jobs)
-    results = summary.summarise(records, running, skipped, absent, baseline, shlex.join(sys.argv))
+    results = summary.summarise(records, running, skipped, absent, baseline, _command())
     report.write(results, out)
     page.write(results, out)
     print(report.table(results))
     return results
+
+
+def _command() -> str:
+    """The command line, without where the program lies."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def find_clips(folder: Path) -> list[Path]:

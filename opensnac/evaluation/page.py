@@ -60,7 +60,7 @@ def _tables(results: Mapping[str, Any]) -> Iterator[str]:
             for entry in results["codecs"]
             if (own := entry["labels"].get(label))
         ]
-        title = f"{label or 'no label'}: {extent['clips']} clips, {extent['seconds']:.1f} s"
+        title = f"{label or 'no label'}: {report.extent(extent)}"
         yield _table(title, ["codec", "b/s", *report.headings(results)], rows)
     if results["baseline"]:
         rows = [

@@ -45,9 +45,14 @@ def made_by(results: Results) -> str:
     """How much was measured, by which command, on what machine."""
     machine = results["machine"]
     return (
-        f"{results['clips']} clips, {results['seconds']:.1f} s. Made by `{results['command']}`\n"
+        f"{extent(results)}. Made by `{results['command']}`\n"
         f"on {machine['cpu']} ({machine['cores']} cores, {machine['system']}), {results['created']}."
     )
+
+
+def extent(found: Results) -> str:
+    """How many clips, and how long they are."""
+    return f"{found['clips']} clip{'' if found['clips'] == 1 else 's'}, {found['seconds']:.1f} s"
 
 
 def packages(results: Results) -> str:
@@ -61,8 +66,8 @@ def table(results: Results) -> str:
     header = ["codec", "b/s", "file b/s", "encode ×", "decode ×", "memory, MB", *headings(results)]
     lines = list(_table_lines(header, [_score_row(results, entry) for entry in results["codecs"]]))
     lines += ["", *legend()]
-    for label, extent in results["labels"].items():
-        lines += ["", f"Label {label or 'none'}: {extent['clips']} clips, {extent['seconds']:.1f} s", ""]
+    for label, own in results["labels"].items():
+        lines += ["", f"Label {label or 'none'}: {extent(own)}", ""]
         lines += _table_lines(["codec", "b/s", *headings(results)], _label_rows(results, label))
     if results["baseline"]:
         lines += ["", f"Difference to {results['baseline']} on the same clips:", ""]

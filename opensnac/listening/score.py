@@ -65,7 +65,9 @@ def score(test: Path, answers: Sequence[Path]) -> str:
     simulated = any(listener.simulated for listener in listeners)
     lines = ["# Listening test" + (" (SIMULATED: a script answered, nobody listened)" if simulated else ""), ""]
     noun = "simulated sessions" if simulated else "listeners"
-    lines += [f"MUSHRA after ITU-R BS.1534-3: {len(kept)} {noun}, {len(key['trials'])} trials, test {key['test']}."]
+    lines += [
+        f"MUSHRA after ITU-R BS.1534-3, test {key['test']}. Kept {noun}: {len(kept)}; trials: {len(key['trials'])}."
+    ]
     lines += [f"- Excluded, {session}: {reason}" for session, reason in excluded.items()]
     lines += [f"- Left out, {name}: not finished" for name in unfinished]
     if not kept:

@@ -37,7 +37,7 @@ def test_means_and_intervals_by_hand(built, key, tmp_path):
     assert f"| opensnac | 70.0 | ± {half:.1f} | 3 |" in report
     assert "| reference | 100.0 | ± 0.0 | 3 |" in report
     assert f"| opensnac – lyra:3.2@lyra | +20.0 | ± {half:.1f} |" in report
-    assert "3 listeners, 2 trials" in report
+    assert "Kept listeners: 3; trials: 2." in report
     assert "SIMULATED" not in report
     assert "| music | SNAC, 1.9 kb/s | 77.9 |" in report
 
@@ -62,7 +62,7 @@ def test_listeners_who_miss_reference_or_praise_the_anchor_are_excluded(built, k
     write(tmp_path / "answers", key, 1, {REFERENCE: 90, MID_ANCHOR: 90})  # the limits themselves are allowed
     report = score(built, [tmp_path / "answers"])
     assert f"- Excluded, {0:016x}: {reason}" in report
-    assert "1 listeners" in report
+    assert "Kept listeners: 1;" in report
     assert "Pairwise tests need two listeners" in report
 
 

@@ -129,7 +129,7 @@ def test_a_session_survives_reload_crash_and_a_server_that_is_gone(serve, built,
 
     report = score(built, [server.answers])
     assert report.startswith("# Listening test (SIMULATED: a script answered, nobody listened)")
-    assert "1 simulated sessions, 2 trials" in report
+    assert "Kept simulated sessions: 1; trials: 2." in report
     for condition, mean in OPINION.items():
         assert f"| {condition} | {mean:.1f} | – | 1 |" in report
 
