@@ -10,6 +10,8 @@ are wider than that, and narrower than what anyone would hear.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import sys
 import tempfile
@@ -44,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def measure() -> dict[str, float]:
     """Mean scores of the bundled model."""
-    with tempfile.TemporaryDirectory() as out:
+    with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(io.StringIO()):  # its table
         results = evaluate_folder(EXAMPLES, ["opensnac"], Path(out), players=0)
     (entry,) = [entry for entry in results["codecs"] if entry["codec"] == "opensnac"]
     absent = [name for name in MARGINS if entry["scores"][name] is None]

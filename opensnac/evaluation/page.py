@@ -12,6 +12,7 @@ from string import Template
 from typing import Any
 
 import numpy as np
+import soundfile
 
 from opensnac import audio
 from opensnac.evaluation import report
@@ -23,6 +24,8 @@ from opensnac.files import whole_file
 WEB = Path(__file__).parent / "web"
 WIDEST = 600  # pixels of a spectrogram
 IMAGE_QUALITY = 60
+MOST_FLAC = 24_000_000  # bytes of all players together; beyond, they play Opus, three times smaller or more
+OPUS_RATE = 48_000  # Hz
 
 
 def write(results: Mapping[str, Any], out: Path) -> None:
@@ -41,6 +44,7 @@ def html(results: Mapping[str, Any], audio_folder: Path) -> str:
         legend=escape(" ".join(report.legend())),
         remarks="".join(f"<li>{escape(remark)}</li>" for remark in report.remarks(results)),
         plots="\n".join(_plots(results)),
+        audio_format="Opus, for FLAC would be too large" if _is_large(results, audio_folder) else "FLAC",
         clips="\n".join(_clip(clip, results, audio_folder) for clip in results["kept"]),
         versions="".join(_row([entry["codec"], entry["version"], entry["counted"]]) for entry in results["codecs"]),
         packages=escape(report.packages(results)),
@@ -133,13 +137,28 @@ def _clip(clip: Mapping[str, Any], results: Mapping[str, Any], audio_folder: Pat
         spectrum = mel_spectrogram(samples[0], sample_rate)
         loudest = spectrum.max() if loudest is None else loudest
         rate = "" if entry["bits_per_second"] is None else f"{entry['bits_per_second']:.0f} b/s"
-        sound = _data_uri("audio/flac", (audio_folder / name).read_bytes())
+        sound = _sound(audio_folder / name, samples, sample_rate, _is_large(results, audio_folder))
         cards.append(
             f'<div class="card"><h4>{escape(entry["name"])} <small>{rate}</small></h4>'
             f"{_image(spectrum - loudest, entry['name'])}"
             f'<audio controls preload="metadata" src="{sound}"></audio></div>'
         )
     return f'<section class="clip"><h3>{escape(clip["clip"])}</h3><div class="cards">{"".join(cards)}</div></section>'
+
+
+def _is_large(results: Mapping[str, Any], audio_folder: Path) -> bool:
+    """Whether all audio together is more than a page should hold as FLAC."""
+    files = [audio_folder / name for clip in results["kept"] for name in clip["files"].values()]
+    return sum(file.stat().st_size for file in files) > MOST_FLAC
+
+
+def _sound(file: Path, samples: np.ndarray, sample_rate: int, as_opus: bool) -> str:
+    """Data URI of a FLAC file, or of its samples (1, samples) as Opus at the library's default rate."""
+    if not as_opus:
+        return _data_uri("audio/flac", file.read_bytes())
+    coded = io.BytesIO()
+    soundfile.write(coded, audio.resample(samples, sample_rate, OPUS_RATE)[0], OPUS_RATE, "OPUS", format="OGG")
+    return _data_uri("audio/ogg", coded.getvalue())
 
 
 def _image(levels: np.ndarray, name: str) -> str:
