@@ -26,7 +26,7 @@ BROWSER_OPTIONS = [
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # no longer: as long as it is there, no test can run an event loop of its own
 def browser():
     """A headless Chromium of the system, driven by playwright."""
     playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
