@@ -6,7 +6,7 @@ PIP_INSTALL := $(BIN)/pip install --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint train-smoke clean
+.PHONY: help demo test lint train-smoke quality quality-update clean
 
 help:  ## List what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -25,6 +25,12 @@ lint: $(VENV)/test.stamp  ## Check style and types
 train-smoke: $(VENV)/test.stamp  ## Train a miniature for a minute, into runs/smoke/
 	rm -rf runs/smoke
 	$(BIN)/opensnac train opensnac/training/configs/smoke.toml -o runs/smoke
+
+quality: $(VENV)/test.stamp  ## Check that the bundled model scores as well as it did
+	$(BIN)/python benchmarks/quality.py
+
+quality-update: $(VENV)/test.stamp  ## Store the figures of new bundled weights
+	$(BIN)/python benchmarks/quality.py --update
 
 clean:  ## Remove the environment and everything made
 	rm -rf $(VENV) build dist *.egg-info demo_output runs/smoke .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
@@ -45,5 +51,5 @@ $(VENV)/demo.stamp: $(VENV)/torch.stamp pyproject.toml
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/torch.stamp pyproject.toml
-	$(PIP_INSTALL) -e '.[train,evaluate,test]'
+	$(PIP_INSTALL) -e '.[train,evaluate,peers,test]'
 	@touch $@ $(VENV)/demo.stamp

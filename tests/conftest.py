@@ -1,8 +1,55 @@
-"""Shapes and types that the model's and the losses' signatures state are checked at every call the tests make."""
+"""Shapes and types that the model's and the losses' signatures state are checked at every call the tests make.
 
+And a browser for the tests of pages, if the system has one.
+"""
+
+import shutil
+
+import pytest
 from jaxtyping import install_import_hook
 
 CHECKED = ("attention", "decoder", "encoder", "layers", "noise", "quantizer")
 
 install_import_hook([f"opensnac.model.{name}" for name in CHECKED], "beartype.beartype")
 install_import_hook(["opensnac.training.losses", "opensnac.training.discriminators"], "beartype.beartype")
+
+# Nothing of the browser's own goes over the network; sound may start without a user's gesture.
+BROWSER_OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--autoplay-policy=no-user-gesture-required",
+]
+
+
+@pytest.fixture(scope="module")  # no longer: as long as it is there, no test can run an event loop of its own
+def browser():
+    """A headless Chromium of the system, driven by playwright."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no Chromium found; apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=program, args=BROWSER_OPTIONS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def context(browser):
+    """A browser's profile of its own, without a network; a page that raises an error or asks for one fails the test."""
+    complaints = []
+    profile = browser.new_context(viewport={"width": 1280, "height": 900})
+    profile.on("weberror", lambda error: complaints.append(str(error.error)))
+    profile.on("request", lambda request: complaints.extend([request.url] if is_remote(request.url) else []))
+    yield profile
+    profile.close()
+    assert complaints == []
+
+
+def is_remote(url: str) -> bool:
+    return not url.startswith(("file:", "data:", "blob:", "http://127.0.0.1:"))

@@ -58,7 +58,13 @@ def unknown_commands(text: str) -> list[str]:
         elif words[:1] == ["opensnac"] and words[1] not in commands:
             unknown.append(f"opensnac {words[1]}")
         elif words[:1] == ["opensnac"]:
-            parameters = commands[words[1]].params
+            command = commands[words[1]]
+            if (within := getattr(command, "commands", None)) is not None:
+                if words[2] not in within:
+                    unknown.append(f"opensnac {words[1]} {words[2]}")
+                    continue
+                command = within[words[2]]
+            parameters = command.params
             known = {option for parameter in parameters for option in (*parameter.opts, *parameter.secondary_opts)}
             used = [word.partition("=")[0] for word in words[2:] if word.startswith("-") and word != "-"]
             unknown += [f"opensnac {words[1]} {option}" for option in used if option not in {*known, "--help", "-h"}]
@@ -127,6 +133,12 @@ def test_the_file_tree_lists_what_there_is(readme: str) -> None:
     assert sorted(set(listed)) == sorted(listed), "an entry twice"
     assert [path for path in listed if not (REPOSITORY / path).exists()] == []
     assert sources() - set(listed) == set()
+
+
+def test_commands_of_every_page_exist() -> None:
+    for page in sorted((REPOSITORY / "docs").glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        assert unknown_commands(text) == [], page.name
 
 
 # That these tests can fail

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import hashlib
+import inspect
 import json
 import multiprocessing
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -22,47 +24,75 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from opensnac import __version__, audio
 from opensnac.errors import OpensnacError
-from opensnac.evaluation import report
+from opensnac.evaluation import matching, metrics, page, report, spectral, summary
 from opensnac.evaluation.codecs import DEFAULT_CODECS, Codec, by_name
-from opensnac.evaluation.metrics import METRICS, package_version
+from opensnac.evaluation.codecs.base import peak_memory
+from opensnac.evaluation.metrics import METRICS, package_version, require
 
+DEFAULT_PLAYERS = 6  # clips that can be heard and seen on the page
+WARM_UP_RATE = 24_000  # Hz; a second of it
+KEPT_SECONDS = 12.0  # of each: what ITU-R BS.1534-3 lets a listener hear at a time
 Record = dict[str, Any]  # one clip after one codec: a line of clips.jsonl, as `measure` makes it
 
 
 @dataclass(frozen=True)
 class Task:
-    """One clip through one codec. `key` is the same only where the result would be the same."""
+    """One clip through one codec. `key` is the same only where the result would be the same.
+
+    `keep` is the file that takes the decoded audio, if it is to be kept. `memory` asks for the peak memory alone.
+    """
 
     path: str
     clip: str
     codec: str
     metrics: tuple[str, ...]
     key: str
+    keep: str | None = None
+    memory: bool = False
 
 
-def evaluate_folder(folder: Path, codecs: Sequence[str], out: Path, jobs: int = 1) -> dict[str, Any]:
+def evaluate_folder(
+    folder: Path,
+    codecs: Sequence[str],
+    out: Path,
+    jobs: int = 1,
+    baseline: str | None = None,
+    players: int = DEFAULT_PLAYERS,
+) -> dict[str, Any]:
     """Measure `codecs` (names as codecs.by_name takes) on every recording in `folder`, mixed down to mono.
 
-    No codecs named: the default ones. The original itself is always measured too, as the ceiling.
-    Writes `results.json` and `report.md` into `out`, prints the table, and returns what `results.json` holds
-    (report.SCHEMA). Results go to `out/clips.jsonl` as they come; those that still match are not made again.
-    `jobs` processes work at once, one thread each. Codecs and metrics that are not installed are skipped,
-    clips that fail with a codec are listed. OpensnacError for an unknown codec or a folder without clips.
+    No codecs named: the default ones. The original itself is always measured too, as the ceiling. A recording's label
+    is the first sub-folder it lies in. `baseline` names the codec that the others are compared with, clip by clip.
+    Writes `results.json`, `report.md` and `report.html` into `out`, prints the table, and returns what `results.json`
+    holds (summary.SCHEMA). The page plays the first seconds of `players` clips, which `out/audio` keeps.
+    Results go to `out/clips.jsonl` as they come; those that still match are not made again. `jobs` processes work at
+    once, one thread each. Codecs and metrics that are not installed are skipped, clips that fail with a codec are
+    listed. OpensnacError for an unknown codec or baseline, a folder without clips, or where pyloudnorm is missing.
     """
-    chosen = [by_name(name) for name in dict.fromkeys(["original", *(codecs or DEFAULT_CODECS)])]
+    require("pyloudnorm")
+    names = list(dict.fromkeys(["original", *(codecs or DEFAULT_CODECS)]))
+    if baseline is not None and baseline not in names:
+        raise OpensnacError(f"the baseline {baseline!r} is none of the codecs {', '.join(names)}; name it with --codec")
+    chosen = [by_name(name) for name in names]
     clips = find_clips(folder)
     skipped = {codec.name: reason for codec in chosen if (reason := codec.missing()) is not None}
     running = [codec for codec in chosen if codec.name not in skipped]
     absent = {name: reason for name, metric in METRICS.items() if (reason := metric.missing()) is not None}
-    metrics = [name for name in METRICS if name not in absent]
-    tasks = plan(folder, clips, running, metrics)
+    measured = [name for name in METRICS if name not in absent]
+    tasks = plan(folder, clips, running, measured, choose(folder, clips, players), out / "audio")
 
     out.mkdir(parents=True, exist_ok=True)
     records = run(tasks, out / "clips.jsonl", jobs)
-    results = report.summarise(records, running, skipped, absent, shlex.join(sys.argv))
+    results = summary.summarise(records, running, skipped, absent, baseline, _command())
     report.write(results, out)
+    page.write(results, out)
     print(report.table(results))
     return results
+
+
+def _command() -> str:
+    """The command line, without where the program lies."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def find_clips(folder: Path) -> list[Path]:
@@ -81,24 +111,57 @@ def find_clips(folder: Path) -> list[Path]:
     return clips
 
 
-def plan(folder: Path, clips: Sequence[Path], codecs: Sequence[Codec], metrics: Sequence[str]) -> list[Task]:
-    """One task per clip and codec, all codecs of a clip in a row."""
-    measured_by = {name: [package_version(package) for package in METRICS[name].packages] for name in metrics}
-    versions = {codec.name: codec.version() for codec in codecs}
-    tasks = []
+def choose(folder: Path, clips: Sequence[Path], count: int) -> set[Path]:
+    """`count` of the clips to be heard and seen: one of each label in turn, spread evenly over the label's clips."""
+    labels: dict[str, list[Path]] = {}
     for path in clips:
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        for codec in codecs:
-            identity = json.dumps([__version__, content, codec.name, versions[codec.name], measured_by])
-            key = hashlib.sha256(identity.encode()).hexdigest()[:32]
-            tasks.append(Task(str(path), path.relative_to(folder).as_posix(), codec.name, tuple(metrics), key))
-    return tasks
+        labels.setdefault(summary.label_of(path.relative_to(folder).as_posix()), []).append(path)
+    turns = [label for turn in range(len(clips)) for label, own in labels.items() if turn < len(own)]
+    shares = collections.Counter(turns[:count])
+    return {labels[label][i * len(labels[label]) // n] for label, n in shares.items() for i in range(n)}
+
+
+def plan(
+    folder: Path,
+    clips: Sequence[Path],
+    codecs: Sequence[Codec],
+    metrics: Sequence[str],
+    kept: Collection[Path] = (),
+    audio_folder: Path = Path(),
+) -> list[Task]:
+    """One task per clip and codec, all codecs of a clip in a row; then one of memory per codec that is no program."""
+    matched_by = [package_version("pyloudnorm"), _scoring_code()]
+    versions = {codec.name: codec.version() for codec in codecs}
+    contents = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in clips}
+
+    def task(path: Path, codec: Codec, memory: bool = False) -> Task:
+        clip = path.relative_to(folder).as_posix()
+        applying = [name for name in metrics if METRICS[name].applies_to(summary.label_of(clip))]
+        measured_by = {name: [package_version(package) for package in METRICS[name].packages] for name in applying}
+        if memory:
+            identity: list[Any] = [__version__, contents[path], codec.name, versions[codec.name], "memory"]
+        else:
+            identity = [__version__, contents[path], codec.name, versions[codec.name], measured_by, matched_by]
+        key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+        keep = str(audio_folder / f"{key}.flac") if path in kept and not memory else None
+        return Task(str(path), clip, codec.name, tuple(applying), key, keep, memory)
+
+    tasks = [task(path, codec) for path in clips for codec in codecs]
+    largest = max(clips, key=lambda path: path.stat().st_size)
+    return tasks + [task(largest, codec, memory=True) for codec in codecs if codec.in_process]
+
+
+@functools.cache
+def _scoring_code() -> str:
+    """Tells versions of the code apart that turns decoded audio into scores."""
+    code = "".join(inspect.getsource(module) for module in (matching, metrics, spectral))
+    return hashlib.sha256(code.encode()).hexdigest()[:16]
 
 
 def run(tasks: Sequence[Task], store: Path, jobs: int) -> list[Record]:
     """The record of every task, in order: from `store` (JSON lines) where there, else measured and added."""
     known = {record["key"]: record for record in _read(store) if "error" not in record}
-    pending = [task for task in tasks if task.key not in known]
+    pending = [task for task in tasks if task.key not in known or (task.keep and not Path(task.keep).exists())]
     with store.open("a", encoding="utf-8") as file:
         file.write("\n")  # a killed run may have left half a line
         for record in _with_progress(_measure_all(pending, jobs), len(pending)):
@@ -106,7 +169,7 @@ def run(tasks: Sequence[Task], store: Path, jobs: int) -> list[Record]:
             file.flush()
             known[record["key"]] = record
     # The same recording may lie in the folder twice, or have another name than in an earlier run.
-    return [known[task.key] | {"clip": task.clip} for task in tasks]
+    return [known[task.key] | {"clip": task.clip, "kept": task.keep and Path(task.keep).name} for task in tasks]
 
 
 def _read(store: Path) -> Iterator[Record]:
@@ -122,11 +185,21 @@ def _read(store: Path) -> Iterator[Record]:
 
 
 def _measure_all(tasks: Sequence[Task], jobs: int) -> Iterator[Record]:
-    """Records as they come, from `jobs` fresh processes (spawned: torch does not survive a fork)."""
+    """Records as they come: memory first, a fresh process for each, then the rest by `jobs` processes."""
+    memory = [task for task in tasks if task.memory]
+    rest = [task for task in tasks if not task.memory]
+    yield from _in_processes(memory, 1, tasks_per_process=1)
+    yield from _in_processes(rest, jobs, tasks_per_process=None)
+
+
+def _in_processes(tasks: Sequence[Task], jobs: int, tasks_per_process: int | None) -> Iterator[Record]:
+    """Records as they come, from fresh processes (spawned: torch does not survive a fork)."""
     if not tasks:
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(tasks)), context, initializer=_use_one_thread) as pool:
+    with ProcessPoolExecutor(
+        min(jobs, len(tasks)), context, initializer=_use_one_thread, max_tasks_per_child=tasks_per_process
+    ) as pool:
         try:
             for future in as_completed([pool.submit(measure, task) for task in tasks]):
                 yield future.result()
@@ -146,21 +219,31 @@ def _use_one_thread() -> None:
 
 
 def measure(task: Task) -> Record:
-    """Code, decode and score one clip; what goes wrong is in the record, so that the other clips go on."""
+    """Code, decode, match and score one clip; what goes wrong is in the record, so that the other clips go on."""
     record: Record = {"key": task.key, "clip": task.clip, "codec": task.codec}
+    record |= {"memory_of": task.codec} if task.memory else {}
     try:
         recording, sample_rate = audio.read(task.path)
         clip = recording.mean(axis=0)
         coded = _codec(task.codec)(clip, sample_rate)
+        if task.memory:
+            return record | {"peak_bytes": peak_memory()}
         if coded.audio.shape != clip.shape or not np.isfinite(coded.audio).all():
             raise OpensnacError(f"{task.codec} returned {coded.audio.shape} or NaN for audio of {clip.shape}")
+        matched = matching.match(clip, coded.audio, sample_rate)
+        if task.keep:
+            start = matched.audio[None, : int(KEPT_SECONDS * sample_rate)]
+            audio.write(Path(task.keep), start, sample_rate, force=True)
         return record | {
             "seconds": len(clip) / sample_rate,
             "num_bytes": coded.num_bytes,
             "file_bytes": coded.file_bytes,
             "encode_seconds": coded.encode_seconds,
             "decode_seconds": coded.decode_seconds,
-            "scores": {name: _score(name, clip, coded.audio, sample_rate) for name in task.metrics},
+            "peak_bytes": coded.peak_bytes,
+            "shift_samples": matched.shift,
+            "gain_db": matched.gain_db,
+            "scores": {name: _score(name, clip, matched.audio, sample_rate) for name in task.metrics},
             "codes": None if coded.codes is None else [scale.tolist() for scale in coded.codes],
             "codebook_size": coded.codebook_size,
         }
@@ -177,8 +260,11 @@ def _score(metric: str, clip: np.ndarray, decoded: np.ndarray, sample_rate: int)
 
 @functools.cache
 def _codec(name: str) -> Codec:
-    """One codec object per worker and name, so that a model is loaded once."""
-    return by_name(name)
+    """One codec object per worker and name: a model is loaded once, and no clip's time holds what comes first."""
+    codec = by_name(name)
+    if codec.in_process:
+        codec(np.zeros(WARM_UP_RATE, np.float32), WARM_UP_RATE)
+    return codec
 
 
 def _with_progress(records: Iterable[Record], total: int) -> Iterator[Record]:

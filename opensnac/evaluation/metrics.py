@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 
 from opensnac import audio
+from opensnac.errors import OpensnacError
+from opensnac.evaluation.spectral import bandwidth, log_spectral_distance, mel_distance, silent, stft_distance
 
 LONGEST_PESQ = 60.0  # seconds; the library holds 50 utterances and overruns beyond
 SHORTEST_STOI = 0.45  # seconds; one segment of 30 frames, with margin for what the library drops as silence
 SHORTEST_VISQOL = 1.0  # seconds; one patch of its spectrogram
+NOT_SPEECH = ("music", "environment")  # labels: PESQ was seen to score 4.5 for rumble that a codec had made up
 SI_SDR_LIMIT = 100.0  # dB; a perfect copy would be infinite, which has no mean
-MEL_RESOLUTIONS = ((2048, 150), (512, 40))  # samples in the window, mel bands; the hop is a quarter window
-MEL_FLOOR = 1e-5  # -100 dB below a full-scale sine
-SILENCE = 1e-6  # peak below which a signal holds nothing to compare
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,11 @@ class Metric:
     higher_is_better: bool
     measure: Callable[[np.ndarray, np.ndarray, int], float | None]
     packages: tuple[str, ...] = ()
+    of_speech: bool = False  # made for speech alone, and without meaning for what is labelled as something else
+
+    def applies_to(self, label: str) -> bool:
+        """Whether the metric means anything for clips of this label; of unknown ones, it does."""
+        return not (self.of_speech and label in NOT_SPEECH)
 
     def missing(self) -> str | None:
         """None when the metric can be measured, else what is missing and how to install it."""
@@ -55,12 +60,18 @@ def package_version(package: str) -> str | None:
         return None
 
 
+def require(*packages: str) -> None:
+    """OpensnacError, which says how to install them, unless all `packages` are there."""
+    if absent := [package for package in packages if package_version(package) is None]:
+        raise OpensnacError(f"{', '.join(absent)} not installed; run: pip install 'opensnac[evaluate]'")
+
+
 def pesq_wideband(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> float | None:
     """PESQ, ITU-T P.862.2 (wideband, 16 kHz): 1.04 to 4.64. Needs 1/4 s to 60 s of speech."""
     from pesq import BufferTooShortError, NoUtterancesError, pesq
 
     too_long = len(reference) > LONGEST_PESQ * sample_rate
-    if sample_rate < 16_000 or too_long or _silent(reference) or _silent(decoded):
+    if sample_rate < 16_000 or too_long or silent(reference) or silent(decoded):
         return None
     try:
         return float(pesq(16_000, *_both_at(16_000, reference, decoded, sample_rate), "wb"))
@@ -81,8 +92,10 @@ def estoi(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> float
 def _intelligibility(reference: np.ndarray, decoded: np.ndarray, sample_rate: int, extended: bool) -> float | None:
     from pystoi import stoi as measure
 
-    if sample_rate < 10_000 or len(reference) < SHORTEST_STOI * sample_rate or _silent(reference):
+    if sample_rate < 10_000 or len(reference) < SHORTEST_STOI * sample_rate or silent(reference):
         return None
+    if silent(decoded):
+        return 0.0  # the library would correlate its own noise
     original, copy = _both_at(10_000, reference, decoded, sample_rate)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Not enough STFT frames")  # it would return a made-up 1e-5
@@ -103,7 +116,7 @@ def visqol_speech(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) 
 
 
 def _visqol(reference: np.ndarray, decoded: np.ndarray, sample_rate: int, mode: str, rate: int) -> float | None:
-    if len(reference) < SHORTEST_VISQOL * sample_rate or _silent(reference) or _silent(decoded):
+    if len(reference) < SHORTEST_VISQOL * sample_rate or silent(reference) or silent(decoded):
         return None
     original, copy = _both_at(rate, reference, decoded, sample_rate)
     try:
@@ -125,7 +138,7 @@ def dnsmos(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> floa
     """DNSMOS P.835 overall (Reddy et al. 2022), 1 to 5: hears the decoded audio alone, at 16 kHz."""
     from speechmos import dnsmos as model
 
-    if _silent(reference) or _silent(decoded):
+    if silent(reference) or silent(decoded):
         return None
     _, copy = _both_at(16_000, reference, decoded, sample_rate)
     return float(model.run(np.clip(copy, -1, 1), 16_000)["ovrl_mos"])
@@ -135,7 +148,7 @@ def si_sdr(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> floa
     """Scale-invariant signal-to-distortion ratio (Le Roux et al. 2019) in dB, means removed, within ±100."""
     original = reference.astype(np.float64) - reference.mean(dtype=np.float64)
     copy = decoded.astype(np.float64) - decoded.mean(dtype=np.float64)
-    if _silent(original) or _silent(copy):
+    if silent(original) or silent(copy):
         return None
     target = original * (copy @ original) / (original @ original)
     signal, distortion = target @ target, (copy - target) @ (copy - target)
@@ -144,52 +157,18 @@ def si_sdr(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> floa
     return float(np.clip(10 * math.log10(signal / distortion), -SI_SDR_LIMIT, SI_SDR_LIMIT))
 
 
-def mel_distance(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> float | None:
-    """Mean absolute difference of mel spectra in dB, over two resolutions, up to half the sampling rate.
-
-    Magnitudes are those of a Hann window scaled so that a full-scale sine is 0 dB, floored at -100 dB.
-    """
-    distances = []
-    for window, bands in MEL_RESOLUTIONS:
-        filters = _mel_filters(window, bands, sample_rate)
-        levels = [
-            20 * np.log10(np.maximum(_spectrogram(signal, window) @ filters, MEL_FLOOR))
-            for signal in (reference, decoded)
-        ]
-        distances.append(np.abs(levels[0] - levels[1]).mean())
-    return float(np.mean(distances))
-
-
-def _spectrogram(signal: np.ndarray, window: int) -> np.ndarray:
-    """Magnitudes (frames, window / 2 + 1), hop a quarter window, from the first sample to the last."""
-    hann = np.hanning(window + 1)[:-1]
-    padded = np.pad(signal, window // 2)
-    frames = np.lib.stride_tricks.sliding_window_view(padded, window)[:: window // 4]
-    return np.abs(np.fft.rfft(frames * hann)) * (2 / hann.sum())
-
-
-@functools.cache
-def _mel_filters(window: int, bands: int, sample_rate: int) -> np.ndarray:
-    """Triangles of peak 1, evenly spaced on the mel scale 2595 log10(1 + f / 700): (bins, bands)."""
-    highest = 2595 * np.log10(1 + sample_rate / 2 / 700)
-    edges = 700 * (10 ** (np.linspace(0, highest, bands + 2) / 2595) - 1)  # Hz
-    bins = np.fft.rfftfreq(window, 1 / sample_rate)[:, None]
-    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    return np.maximum(0, np.minimum(rising, falling))
-
-
 @dataclass(frozen=True)
 class CodebookUse:
     """How much of one scale's codebook a set of codes uses.
 
     `share` of the entries occur at all; as few codes as `count` would show `share_if_uniform` of them even if
-    all were equally likely. `perplexity` is 2 to the power of the entropy in bits.
+    all were equally likely. `entropy_bits` is that of one code, `perplexity` 2 to its power.
     """
 
     count: int
     share: float
     share_if_uniform: float
+    entropy_bits: float
     perplexity: float
 
 
@@ -197,11 +176,13 @@ def codebook_use(codes: np.ndarray, codebook_size: int) -> CodebookUse:
     """Use of a codebook by `codes`: integers of any shape, 0 to codebook_size - 1, at least one."""
     counts = np.bincount(codes.ravel(), minlength=codebook_size)
     frequencies = counts[counts > 0] / codes.size
+    entropy = -(frequencies * np.log2(frequencies)).sum()
     return CodebookUse(
         count=codes.size,
         share=len(frequencies) / codebook_size,
         share_if_uniform=1 - (1 - 1 / codebook_size) ** codes.size,
-        perplexity=float(np.exp(-(frequencies * np.log(frequencies)).sum())),
+        entropy_bits=float(entropy),
+        perplexity=float(2**entropy),
     )
 
 
@@ -210,19 +191,20 @@ def _both_at(rate: int, reference: np.ndarray, decoded: np.ndarray, sample_rate:
     return audio.resample(np.stack([reference, decoded]).astype(np.float32), sample_rate, rate)
 
 
-def _silent(signal: np.ndarray) -> bool:
-    return bool(np.abs(signal).max(initial=0) < SILENCE)
-
-
 _SPEECHMOS = ("speechmos", "onnxruntime", "librosa", "requests")  # it imports what it does not ask for
 _METRICS = (
-    Metric("pesq_wb", "PESQ-WB", 2, True, pesq_wideband, ("pesq",)),
-    Metric("stoi", "STOI", 3, True, stoi, ("pystoi",)),
-    Metric("estoi", "ESTOI", 3, True, estoi, ("pystoi",)),
+    Metric("pesq_wb", "PESQ-WB", 2, True, pesq_wideband, ("pesq",), of_speech=True),
+    Metric("stoi", "STOI", 3, True, stoi, ("pystoi",), of_speech=True),
+    Metric("estoi", "ESTOI", 3, True, estoi, ("pystoi",), of_speech=True),
     Metric("visqol_audio", "ViSQOL audio", 2, True, visqol_audio, ("visqol-python",)),
-    Metric("visqol_speech", "ViSQOL speech", 2, True, visqol_speech, ("visqol-python", "ai-edge-litert")),
-    Metric("dnsmos", "DNSMOS", 2, True, dnsmos, _SPEECHMOS),
+    Metric(
+        "visqol_speech", "ViSQOL speech", 2, True, visqol_speech, ("visqol-python", "ai-edge-litert"), of_speech=True
+    ),
+    Metric("dnsmos", "DNSMOS", 2, True, dnsmos, _SPEECHMOS, of_speech=True),
     Metric("si_sdr", "SI-SDR, dB", 1, True, si_sdr),
     Metric("mel_distance", "Mel distance, dB", 2, False, mel_distance),
+    Metric("stft_distance", "STFT distance", 3, False, stft_distance),
+    Metric("log_spectral_distance", "LSD, dB", 2, False, log_spectral_distance),
+    Metric("bandwidth", "Bandwidth, kHz", 1, True, bandwidth),
 )
 METRICS = {metric.name: metric for metric in _METRICS}

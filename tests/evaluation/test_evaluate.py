@@ -1,6 +1,7 @@
 """The whole evaluation: one table over a folder, resumable, nothing left out silently."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ from opensnac import audio
 from opensnac.errors import OpensnacError
 from opensnac.evaluation import evaluate
 from opensnac.evaluation.codecs import DEFAULT_CODECS, Coded, Original
-from opensnac.evaluation.evaluate import evaluate_folder, find_clips
+from opensnac.evaluation.codecs.programs import Opus
+from opensnac.evaluation.evaluate import choose, evaluate_folder, find_clips
 from opensnac.evaluation.metrics import METRICS
-from opensnac.evaluation.report import SCHEMA, bootstrap_interval
+from opensnac.evaluation.summary import SCHEMA, label_of, short_names
 
 RATE = 24_000
 
@@ -56,8 +58,10 @@ def test_one_call_writes_scores_rates_and_codebook_use(folder, few_metrics, mode
     assert original["scores"]["mel_distance"] == {"mean": 0, "low": 0, "high": 0, "count": 2}
     assert original["bits_per_second"] is None
     lines = [json.loads(line) for line in (tmp_path / "out" / "clips.jsonl").read_text().split("\n") if line]
-    sizes = [line["num_bytes"] for line in lines if line["codec"] == name]
+    sizes = [line["num_bytes"] for line in lines if line["codec"] == name and "memory_of" not in line]
     assert ours["bits_per_second"] == pytest.approx(8 * sum(sizes) / 2.4)
+    assert ours["name"] == "opensnac:tiny"
+    assert sys.platform != "linux" or 50e6 < ours["peak_bytes"] < 4e9, "torch alone takes that"
     assert [use["count"] for use in ours["codebooks"]] == [2 * 15, 2 * 30, 2 * 60]
     assert ours["scores"]["si_sdr"]["count"] == 2
 
@@ -86,6 +90,103 @@ def test_a_second_run_measures_only_what_is_missing_or_changed(folder, few_metri
     evaluate_folder(folder, ["original"], out)
     evaluate_folder(folder, ["original"], out)
     assert measured == [("a.wav", "original")]
+
+
+def test_audio_that_is_to_be_heard_but_is_gone_is_made_again(folder, few_metrics, measured, tmp_path):
+    out = tmp_path / "out"
+    results = evaluate_folder(folder, ["original"], out, players=1)
+    (kept,) = results["kept"]
+    file = out / "audio" / kept["files"]["original"]
+    original, rate = audio.read(folder / kept["clip"])
+    assert audio.read(file)[0] == pytest.approx(original.mean(axis=0)[None], abs=1e-4)
+    assert rate == RATE
+    file.unlink()
+    measured.clear()
+    evaluate_folder(folder, ["original"], out, players=1)
+    assert file.exists()
+    assert measured == [(kept["clip"], "original")]
+
+
+def test_sub_folders_are_labels_with_means_of_their_own(folder, few_metrics, measured, tmp_path, monkeypatch, clip):
+    def halved_when_deep(self, clip, sample_rate):
+        return Coded(clip + (0.01 if len(clip) == 28_800 else 0) * np.sign(clip), 100, 120, 0.1, 0.1)
+
+    monkeypatch.setattr(Opus, "missing", lambda self: None)
+    monkeypatch.setattr(Opus, "version", lambda self: "1")
+    monkeypatch.setattr(Opus, "__call__", halved_when_deep)
+    audio.write(folder / "other" / "c.wav", clip[None, :24_000], RATE)
+    audio.write(folder / "other" / "d.wav", clip[None, :20_000], RATE)
+    results = evaluate_folder(folder, ["opus:6"], tmp_path / "out", baseline="original")
+    assert results["labels"].keys() == {"", "deep", "other"}
+    assert results["labels"]["other"] == {"clips": 2, "seconds": pytest.approx(44_000 / RATE)}
+    original, opus = results["codecs"]
+    assert original["differences"] is None
+    assert opus["labels"]["other"]["scores"]["si_sdr"]["mean"] == 100
+    assert opus["labels"]["other"]["bits_per_second"] == pytest.approx(8 * 200 * RATE / 44_000)
+    assert opus["labels"]["deep"]["scores"]["si_sdr"]["mean"] < 40
+    assert opus["labels"]["deep"]["differences"]["si_sdr"]["mean"] < -60
+    assert opus["differences"]["si_sdr"]["count"] == 4
+    assert opus["differences"]["si_sdr"]["mean"] == pytest.approx(
+        opus["scores"]["si_sdr"]["mean"] - original["scores"]["si_sdr"]["mean"]
+    )
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "Label other: 2 clips, 1.8 s" in report
+    assert "Difference to original on the same clips:" in report
+    assert {clip["label"] for clip in results["kept"]} == {"", "deep", "other"}
+
+
+def test_metrics_of_speech_do_not_apply_to_music(tmp_path, measured, monkeypatch, clip):
+    for name in set(METRICS) - {"stoi", "si_sdr"}:
+        monkeypatch.delitem(METRICS, name)
+    if (reason := METRICS["stoi"].missing()) is not None:
+        pytest.skip(reason)
+    for label in ("music", "speech", "whatever"):
+        audio.write(tmp_path / "clips" / label / "a.wav", clip[None], RATE)
+    (entry,) = evaluate_folder(tmp_path / "clips", ["original"], tmp_path / "out")["codecs"]
+    counts = {
+        label: {name: score and score["count"] for name, score in own["scores"].items()}
+        for label, own in entry["labels"].items()
+    }
+    assert counts["music"] == {"stoi": None, "si_sdr": 1}
+    assert counts["speech"] == counts["whatever"] == {"stoi": 1, "si_sdr": 1}
+    assert "- STOI of original applied to 2 of 3 clips" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_decoded_audio_is_scored_in_step_and_at_equal_loudness(folder, few_metrics, measured, tmp_path, monkeypatch):
+    def late_and_quiet(self, clip, sample_rate):
+        return Coded(np.roll(clip, 100) / 2, None, None, 0.0, 0.0)
+
+    monkeypatch.setattr(Original, "__call__", late_and_quiet)
+    (entry,) = evaluate_folder(folder, ["original"], tmp_path / "out")["codecs"]
+    assert entry["scores"]["mel_distance"]["mean"] < 0.3
+    assert entry["scores"]["si_sdr"]["mean"] > 30
+
+
+def test_a_baseline_that_is_not_measured_is_refused(folder, tmp_path):
+    with pytest.raises(OpensnacError, match="the baseline 'opus:6' is none of the codecs original, opensnac; name it"):
+        evaluate_folder(folder, ["opensnac"], tmp_path / "out", baseline="opus:6")
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 100])
+def test_clips_to_hear_are_spread_over_labels(tmp_path, count):
+    clips = [tmp_path / label / f"{index:02}.wav" for label in ("a", "b", "c") for index in range(10)]
+    chosen = choose(tmp_path, clips, count)
+    assert len(chosen) == min(count, len(clips))
+    clips.append(tmp_path / "d" / "lonely.wav")
+    assert len(choose(tmp_path, clips, 12)) == 12
+    if count == 4:
+        assert chosen == {
+            tmp_path / "a" / "00.wav",
+            tmp_path / "a" / "05.wav",
+            tmp_path / "b" / "00.wav",
+            tmp_path / "c" / "00.wav",
+        }
+
+
+def test_labels_and_names():
+    assert [label_of(clip) for clip in ("a.wav", "music/a.wav", "music/loud/a.wav")] == ["", "music", "music"]
+    names = ["opus:6", "opensnac:/runs/a/best/", "lyra:3.2@/models/lyra", "opensnac:x/snac", "opensnac:y/snac"]
+    assert [*short_names(names).values()] == ["opus:6", "opensnac:best", "lyra:3.2@lyra", *names[3:]]
 
 
 def test_a_broken_clip_is_listed_tried_again_and_stops_no_other(folder, few_metrics, measured, tmp_path):
@@ -136,12 +237,3 @@ def test_a_folder_without_recordings_is_refused(tmp_path):
         find_clips(tmp_path)
     with pytest.raises(OpensnacError, match="nowhere: no such folder; give a folder of recordings"):
         find_clips(tmp_path / "nowhere")
-
-
-def test_the_bootstrap_interval_holds_the_mean_and_narrows_with_more_clips():
-    values = np.random.default_rng(0).normal(3, 1, 400)
-    few, many = bootstrap_interval(values[:25]), bootstrap_interval(values)
-    assert few[0] < values[:25].mean() < few[1]
-    assert many[1] - many[0] == pytest.approx(2 * 1.96 / 20, rel=0.15)  # of a normal mean: ±1.96 s / √n
-    assert few[1] - few[0] > 2 * (many[1] - many[0])
-    assert bootstrap_interval([3.0]) is None

@@ -1,4 +1,4 @@
-"""Codecs: real bytes, the same length and rate back, aligned; what is missing says how to install it."""
+"""Codecs and their programs: real bytes, same length and rate back, aligned; what is missing says how to install it."""
 
 import re
 import sys
@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from opensnac.errors import OpensnacError
-from opensnac.evaluation.codecs import Codec, Codec2, Opus, _run, by_name, ogg_packet_sizes
+from opensnac.evaluation.codecs import Codec, amr, by_name
+from opensnac.evaluation.codecs.base import run_program
+from opensnac.evaluation.codecs.programs import Codec2, Opus, ogg_packet_sizes
 from opensnac.evaluation.metrics import METRICS
 
 RATE = 24_000
@@ -19,7 +21,9 @@ def ready(codec: Codec) -> Codec:
     return codec
 
 
-@pytest.mark.parametrize("name", ["original", "opus:6", "codec2:1200", "codec2:700C"])
+@pytest.mark.parametrize(
+    "name", ["original", "opus:6", "codec2:1200", "codec2:700C", "speex:6", "speex:12", "amrwb:6.6"]
+)
 @pytest.mark.parametrize(("rate", "num_samples"), [(24_000, 28_800), (16_000, 12_345), (44_100, 30_001)])
 def test_audio_comes_back_at_the_same_length_and_rate(name, rate, num_samples, clip):
     signal = np.resize(clip, num_samples)
@@ -30,7 +34,9 @@ def test_audio_comes_back_at_the_same_length_and_rate(name, rate, num_samples, c
     assert np.abs(coded.audio).max() > 0.05
 
 
-@pytest.mark.parametrize("name", ["opus:6", "codec2:3200", "codec2:1200"])
+@pytest.mark.parametrize(
+    "name", ["opus:6", "codec2:3200", "codec2:1200", "speex:4", "speex:8", "speex:12", "amrwb:6.6", "amrwb:23.85"]
+)
 def test_decoded_audio_is_aligned(name, clip):
     if (reason := METRICS["stoi"].missing()) is not None:
         pytest.skip(reason)
@@ -46,16 +52,48 @@ def test_opus_returns_the_waveform_in_place(clip):
     assert abs(np.argmax(correlation) - (len(clip) - 1)) <= 2
 
 
+@pytest.mark.parametrize("repeats", [1, 6])  # one Ogg page of audio, and two
+def test_speex_returns_the_waveform_in_place(repeats, clip):
+    signal = np.tile(clip, repeats)
+    decoded = ready(by_name("speex:12"))(signal, RATE).audio
+    lags = [np.dot(np.roll(decoded, -lag), signal) for lag in range(-400, 400)]
+    assert abs(np.argmax(lags) - 400) <= 2
+
+
 def test_opus_bytes_are_packets_and_the_file_is_larger(clip):
     coded = ready(Opus("16"))(clip, RATE)
     assert 12_000 < 8 * coded.num_bytes / (len(clip) / RATE) < 20_000
     assert coded.num_bytes + 100 < coded.file_bytes
 
 
+def test_opus_codes_music_as_music_when_it_is_told_to(clip):
+    speech, music = (ready(by_name(name))(clip, RATE) for name in ("opus:16", "opus:16@music"))
+    assert not np.array_equal(speech.audio, music.audio)
+    assert by_name("opus:16@music").name == "opus:16@music"
+
+
 def test_codec2_bytes_are_whole_frames(clip):
     coded = ready(Codec2("1200"))(clip, RATE)
     assert coded.num_bytes == 31 * 6  # 1.2 s and 20 ms of delay in frames of 40 ms and 48 bits
     assert coded.file_bytes == coded.num_bytes
+
+
+def test_speex_bytes_are_at_most_the_rate_asked_for(clip):
+    coded = ready(by_name("speex:8"))(clip, RATE)
+    assert 6_000 < 8 * coded.num_bytes / (len(clip) / RATE) < 8_500  # a frame more than the clip fills
+    assert coded.num_bytes + 100 < coded.file_bytes
+
+
+def test_amr_wb_bytes_are_whole_frames(clip):
+    coded = ready(by_name("amrwb:6.6"))(clip, RATE)
+    assert coded.num_bytes == 61 * 18  # 1.2 s and the delay in frames of 20 ms: 132 bits and a header
+    assert coded.file_bytes == coded.num_bytes + 9
+
+
+def test_a_missing_library_says_how_to_install_it(monkeypatch):
+    monkeypatch.setattr(amr, "ENCODER", "libno-such.so.0")
+    line = "libno-such.so.0 not found; run: apt-get install libvo-amrwbenc0 libopencore-amrwb0"
+    assert line in by_name("amrwb:6.6").missing().replace("libno-such.so.0, libopencore-amrwb.so.0", "libno-such.so.0")
 
 
 def test_opensnac_counts_the_snac_file_and_shows_its_codes(model_folder, clip):
@@ -80,6 +118,7 @@ def test_a_model_that_is_not_there_is_missing_with_a_message():
     [
         ("opus:6", "opusenc, opusdec not found; run: apt-get install opus-tools"),
         ("codec2:1200", "c2enc, c2dec not found; run: apt-get install codec2"),
+        ("speex:6", "speexenc, speexdec not found; run: apt-get install speex"),
     ],
 )
 def test_a_missing_program_says_how_to_install_it(name, line, monkeypatch, tmp_path):
@@ -87,7 +126,9 @@ def test_a_missing_program_says_how_to_install_it(name, line, monkeypatch, tmp_p
     assert by_name(name).missing() == line
 
 
-@pytest.mark.parametrize("name", ["", "mp3", "opus", "opus:fast", "codec2", "originals"])
+@pytest.mark.parametrize(
+    "name", ["", "mp3", "opus", "opus:fast", "opus:6@noise", "codec2", "originals", "opensnac:", "lyra", "dac:big"]
+)
 def test_an_unknown_codec_is_refused_with_the_known_forms(name):
     with pytest.raises(OpensnacError, match=f"no codec {name!r}; use opensnac, .*opus:6.*codec2:1200"):
         by_name(name)
@@ -98,12 +139,26 @@ def test_rates_that_a_codec_does_not_have_are_refused():
         by_name("opus:3")
     with pytest.raises(OpensnacError, match=r"codec2 at 1000 b/s; its rates are 3200, .*700C"):
         by_name("codec2:1000")
+    with pytest.raises(OpensnacError, match="speex at 1 kb/s; speexenc codes at 3.95 to 42.2 kb/s"):
+        by_name("speex:1")
+    with pytest.raises(OpensnacError, match="AMR-WB at 7 kb/s; its rates are 6.6, .*, 23.85, as in amrwb:6.6"):
+        by_name("amrwb:7")
+    with pytest.raises(OpensnacError, match="Lyra at 4 kb/s; its rates are 3.2, 6, 9.2"):
+        by_name("lyra:4@folder")
 
 
 def test_a_failing_program_is_quoted():
     script = "import sys; print('first', file=sys.stderr); sys.exit('no such voice')"
     with pytest.raises(OpensnacError, match="failed with exit code 1: no such voice"):
-        _run([sys.executable, "-c", script])
+        run_program([sys.executable, "-c", script])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="programs' memory is read from /proc")
+def test_a_program_s_memory_is_its_own_and_not_its_parent_s():
+    ballast = np.ones(40_000_000)  # 320 MB here are none of the program's
+    script = "import time; held = bytearray(50_000_000); time.sleep(0.1)"
+    peak = run_program([sys.executable, "-S", "-c", script]).peak_bytes
+    assert 50_000_000 < peak < 120_000_000 < ballast.nbytes
 
 
 def ogg_page(segments: list[int]) -> bytes:

@@ -1,0 +1,71 @@
+"""Models of this package, the bundled one and every other: a clip through a `.snac` file."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from opensnac import __version__, audio, bitstream
+from opensnac.errors import OpensnacError
+from opensnac.evaluation.codecs.base import Codec, Coded, fit
+
+if TYPE_CHECKING:
+    from opensnac import SNAC
+
+
+class Opensnac(Codec):
+    """A model of this package through a `.snac` file: a bundled name, folder or hub id; None: the default."""
+
+    counted = "the whole .snac file"
+    in_process: ClassVar = True
+
+    def __init__(self, model: str | None = None) -> None:
+        self.name = "opensnac" if model is None else f"opensnac:{model}"
+        self._model_name = model
+
+    @functools.cached_property
+    def model(self) -> SNAC:
+        """The model, loaded on first use."""
+        from opensnac import SNAC  # imports torch
+
+        return SNAC.from_pretrained(self._model_name).fold_weight_norm()
+
+    def missing(self) -> str | None:
+        try:
+            _ = self.model
+        except OpensnacError as error:
+            return str(error)
+        return None
+
+    def version(self) -> str:
+        return f"opensnac {__version__}, {self.model.name} {self.model.fingerprint[:16]}"
+
+    def __call__(self, clip: np.ndarray, sample_rate: int) -> Coded:
+        from opensnac import transcode  # imports torch
+
+        with tempfile.TemporaryDirectory() as folder:
+            original, coded, decoded = (Path(folder) / name for name in ("in.wav", "coded.snac", "out.wav"))
+            audio.write(original, clip[None], sample_rate)
+            _ = self.model  # loading is no part of coding
+            start = time.perf_counter()
+            transcode.encode_file(original, coded, self.model)
+            middle = time.perf_counter()
+            transcode.decode_file(coded, decoded, self.model)
+            end = time.perf_counter()
+            with open(coded, "rb") as file:
+                codes = bitstream.read(file).codes
+            size = coded.stat().st_size
+            return Coded(
+                audio=fit(audio.read(decoded)[0][0], len(clip)),
+                num_bytes=size,
+                file_bytes=size,
+                encode_seconds=middle - start,
+                decode_seconds=end - middle,
+                codes=[scale.ravel() for scale in codes],
+                codebook_size=self.model.config.codebook_size,
+            )

@@ -1,0 +1,63 @@
+"""Decoded audio in step with its original and as loud, so that a metric hears the codec and not a delay or a gain."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from opensnac.evaluation.spectral import silent
+
+LARGEST_SHIFT = 0.03  # seconds; codecs have taken off the delays that they know of
+LEAST_LIKENESS = 0.5  # correlation below which waveforms do not tell a delay: a vocoder's phases are its own
+LEAST_GAIN = 0.02  # of correlation, without which a shift is chance
+LOUDNESS_BLOCK = 0.4  # seconds, ITU-R BS.1770
+
+
+class Matched(NamedTuple):
+    """Decoded audio (samples,) after it was moved `shift` samples earlier and raised by `gain_db`."""
+
+    audio: np.ndarray
+    shift: int
+    gain_db: float
+
+
+def match(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> Matched:
+    """Bring `decoded` in step with `reference`, both float32 (samples,), then to its loudness."""
+    shift = delay(reference, decoded, int(LARGEST_SHIFT * sample_rate))
+    moved = np.roll(decoded, -shift)
+    if shift > 0:
+        moved[-shift:] = 0
+    elif shift < 0:
+        moved[:-shift] = 0
+    gain_db = loudness(reference, sample_rate) - loudness(moved, sample_rate)
+    if not np.isfinite(gain_db) or silent(moved):
+        return Matched(moved, shift, 0.0)
+    return Matched((moved * 10 ** (gain_db / 20)).astype(np.float32), shift, float(gain_db))
+
+
+def delay(reference: np.ndarray, decoded: np.ndarray, largest: int) -> int:
+    """Samples by which `decoded` is late, at most `largest` either way; 0 where the waveforms do not tell."""
+    energies = np.linalg.norm(reference) * np.linalg.norm(decoded)
+    if energies == 0:
+        return 0
+    size = 1 << (len(reference) + largest).bit_length()
+    spectrum = np.fft.rfft(decoded, size) * np.conj(np.fft.rfft(reference, size))
+    correlation = np.roll(np.fft.irfft(spectrum, size), largest)[: 2 * largest + 1] / energies
+    best = int(np.argmax(correlation))
+    if correlation[best] < LEAST_LIKENESS or correlation[best] < correlation[largest] + LEAST_GAIN:
+        return 0
+    return best - largest
+
+
+def loudness(signal: np.ndarray, sample_rate: int) -> float:
+    """Integrated loudness in LUFS (ITU-R BS.1770-4); of what is too short or too quiet for its gates, power in dB."""
+    if len(signal) >= LOUDNESS_BLOCK * sample_rate and not silent(signal):
+        import pyloudnorm
+
+        with np.errstate(divide="ignore", invalid="ignore"):  # of blocks without a sound
+            integrated = pyloudnorm.Meter(sample_rate).integrated_loudness(signal.astype(np.float64))
+        if np.isfinite(integrated):
+            return float(integrated)
+    with np.errstate(divide="ignore"):
+        return float(10 * np.log10(np.mean(np.square(signal, dtype=np.float64))))

@@ -1,0 +1,198 @@
+"""Answers of listeners to means: screening, 95 % intervals and pairwise tests after ITU-R BS.1534-3."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from opensnac.errors import OpensnacError
+from opensnac.evaluation.metrics import require
+from opensnac.listening.answers import AnswersError, parse
+from opensnac.listening.build import MID_ANCHOR, REFERENCE
+
+TRUSTED = 90  # the hidden reference is scored at least so by one who hears it, the mid anchor at most
+LARGEST_SHARE = 0.15  # of trials in which a listener may miss that: the standard's post-screening
+# Mean MUSHRA scores of the paper, arXiv 2410.14411.
+PAPER = (
+    ("music", "SNAC, 1.9 kb/s", 77.9),
+    ("music", "DAC, 2.5 kb/s", 54.0),
+    ("speech", "SNAC, 0.98 kb/s", 88.4),
+    ("speech", "DAC, 1.7 kb/s", 72.7),
+)
+
+
+@dataclass(frozen=True)
+class Listener:
+    """One finished session: scores by trial and condition, training left out."""
+
+    session: str
+    simulated: bool
+    scores: dict[str, dict[str, float]]
+
+    def reason_to_exclude(self) -> str | None:
+        """Why the standard's rule excludes this listener; None where it does not."""
+        missed = [trial for trial in self.scores.values() if trial[REFERENCE] < TRUSTED]
+        if len(missed) > LARGEST_SHARE * len(self.scores):
+            return f"hidden reference below {TRUSTED} in {len(missed)} of {len(self.scores)} trials"
+        praised = [trial for trial in self.scores.values() if trial[MID_ANCHOR] > TRUSTED]
+        if len(praised) > LARGEST_SHARE * len(self.scores):
+            return f"{MID_ANCHOR} above {TRUSTED} in {len(praised)} of {len(self.scores)} trials"
+        return None
+
+    def mean(self, condition: str, trials: Sequence[str]) -> float:
+        """Mean score of a condition over trials."""
+        return float(np.mean([self.scores[trial][condition] for trial in trials]))
+
+
+def score(test: Path, answers: Sequence[Path]) -> str:
+    """The result of a test, as Markdown. `answers`: files, or folders of them.
+
+    OpensnacError where there is no key or no finished session, answers of another test, or where answers of listeners
+    and of scripts are mixed.
+    """
+    require("scipy")
+    key = _key(test)
+    listeners, unfinished = _listeners(key, answers)
+    excluded = {one.session: reason for one in listeners if (reason := one.reason_to_exclude()) is not None}
+    kept = [listener for listener in listeners if listener.session not in excluded]
+    simulated = any(listener.simulated for listener in listeners)
+    lines = ["# Listening test" + (" (SIMULATED: a script answered, nobody listened)" if simulated else ""), ""]
+    noun = "simulated sessions" if simulated else "listeners"
+    lines += [
+        f"MUSHRA after ITU-R BS.1534-3, test {key['test']}. Kept {noun}: {len(kept)}; trials: {len(key['trials'])}."
+    ]
+    lines += [f"- Excluded, {session}: {reason}" for session, reason in excluded.items()]
+    lines += [f"- Left out, {name}: not finished" for name in unfinished]
+    if not kept:
+        return "\n".join([*lines, "", f"All {noun} were excluded: there is no result."])
+    for label, trials in _groups(key):
+        lines += ["", f"## {label}", "", *_means(kept, trials)]
+        lines += ["", *_pairs(kept, trials)]
+    lines += [
+        "",
+        "## The paper beside it",
+        "",
+        "Other listeners, other recordings: scores of two tests compare only so far.",
+        "",
+    ]
+    lines += _rows(["material", "codec", "mean"], [[kind, codec, f"{mean:.1f}"] for kind, codec, mean in PAPER])
+    return "\n".join(lines)
+
+
+def _key(test: Path) -> dict[str, Any]:
+    file = test / "key.json"
+    if not file.is_file():
+        raise OpensnacError(f"{test}: no key.json there; give the folder that `opensnac listen build` wrote")
+    return dict(json.loads(file.read_text(encoding="utf-8")))
+
+
+def _listeners(key: Mapping[str, Any], answers: Sequence[Path]) -> tuple[list[Listener], list[str]]:
+    """Finished sessions, the newest revision of each, and the names of files that are not finished."""
+    newest: dict[str, dict[str, Any]] = {}
+    for file in _files(answers):
+        found = parse(file.read_bytes(), str(file))
+        if found["test"] != key["test"]:
+            raise AnswersError(f"{file}: answers to the test {found['test']}, not to {key['test']}")
+        known = newest.get(found["session"])
+        if known is None or known["revision"] < found["revision"]:
+            newest[found["session"]] = found
+    listeners = {session: _listener(key, found) for session, found in newest.items()}
+    finished = [listener for listener in listeners.values() if listener is not None]
+    if not finished:
+        raise OpensnacError("no finished session among these answers; listeners end a test with its last page")
+    if len({listener.simulated for listener in finished}) > 1:
+        raise OpensnacError("answers of listeners and of scripts are mixed; score them apart")
+    return finished, [session for session, listener in listeners.items() if listener is None]
+
+
+def _files(answers: Sequence[Path]) -> Iterator[Path]:
+    for path in answers:
+        if not path.exists():
+            raise OpensnacError(f"{path}: no such file or folder; give answers that listeners saved")
+        yield from sorted(path.glob("*.json")) if path.is_dir() else [path]
+
+
+def _listener(key: Mapping[str, Any], found: Mapping[str, Any]) -> Listener | None:
+    """None unless every stimulus of every trial has a score."""
+    heard = {trial["trial"]: trial["scores"] for trial in found["trials"] if not trial.get("training")}
+    scores = {}
+    for trial in key["trials"]:
+        given = heard.get(trial["trial"], {})
+        if not given.keys() >= trial["conditions"].keys():
+            return None
+        scores[trial["trial"]] = {condition: given[stimulus] for stimulus, condition in trial["conditions"].items()}
+    return Listener(found["session"], found["simulated"], scores) if found.get("finished") else None
+
+
+def _groups(key: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    yield "All trials", [trial["trial"] for trial in key["trials"]]
+    labels = dict.fromkeys(trial["label"] for trial in key["trials"])
+    for label in labels if len(labels) > 1 else ():
+        yield label or "no label", [trial["trial"] for trial in key["trials"] if trial["label"] == label]
+
+
+def _means(listeners: Sequence[Listener], trials: Sequence[str]) -> Iterator[str]:
+    """Mean over listeners of their means over trials: listeners are what is drawn by chance."""
+    conditions = list(listeners[0].scores[trials[0]])
+    means = {name: [listener.mean(name, trials) for listener in listeners] for name in conditions}
+    rows = [
+        [name, f"{np.mean(means[name]):.1f}", _interval(means[name]), str(len(means[name]))]
+        for name in sorted(conditions, key=lambda name: -np.mean(means[name]))
+    ]
+    yield from _rows(["condition", "mean", "95 % interval", "listeners"], rows)
+
+
+def _interval(values: Sequence[float]) -> str:
+    """Student's interval of the mean; a dash for one listener."""
+    half = half_interval(values)
+    return "–" if half is None else f"± {half:.1f}"
+
+
+def half_interval(values: Sequence[float]) -> float | None:
+    """Half the 95 % confidence interval of the mean, by Student's t; None for fewer than two values."""
+    from scipy.stats import t
+
+    if len(values) < 2:
+        return None
+    return float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
+
+
+def _pairs(listeners: Sequence[Listener], trials: Sequence[str]) -> Iterator[str]:
+    """Wilcoxon signed-rank tests of listeners' means, adjusted after Holm for their number."""
+    from scipy.stats import wilcoxon
+
+    if len(listeners) < 2:
+        yield "Pairwise tests need two listeners or more."
+        return
+    pairs = list(itertools.combinations(listeners[0].scores[trials[0]], 2))
+    differences = [
+        [listener.mean(first, trials) - listener.mean(second, trials) for listener in listeners]
+        for first, second in pairs
+    ]
+    chances = [float(wilcoxon(row).pvalue) if any(row) else 1.0 for row in differences]
+    rows = [
+        [f"{first} – {second}", f"{np.mean(row):+.1f}", _interval(row), f"{chance:.3g}"]
+        for (first, second), row, chance in zip(pairs, differences, holm(chances), strict=True)
+    ]
+    yield from _rows(["pair", "mean difference", "95 % interval", "p, Wilcoxon, Holm"], rows)
+
+
+def holm(chances: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number (Holm 1979), in the same order."""
+    adjusted, highest = [0.0] * len(chances), 0.0
+    for rank, index in enumerate(sorted(range(len(chances)), key=lambda index: chances[index])):
+        highest = max(highest, min(1.0, (len(chances) - rank) * chances[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def _rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    for cells in (header, ["---"] * len(header), *rows):
+        yield "| " + " | ".join(cells) + " |"

@@ -1,0 +1,113 @@
+"""A small free evaluation set: speech, music, environment and speech over music, a folder each.
+
+    python recipes/fetch_evaluation_set.py evaluation_set
+    opensnac evaluate evaluation_set --codec opensnac --codec opus:6
+
+Speech is examples/, the rest comes from Debian packages (evaluation_set.toml names them, with licences), which
+`apt-get download` fetches without installing anything. Run `apt-get update` before, if it was never run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from opensnac import audio
+from opensnac.errors import OpensnacError
+from opensnac.files import whole_file
+
+RECIPE = Path(__file__).with_name("evaluation_set.toml")
+EXAMPLES = Path(__file__).parent.parent / "examples"
+MIXED_DB = 10.0  # by which music under speech is lower
+
+
+def main() -> None:
+    """Fetch into the folder named, and say what came."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("out", type=Path, help="folder that takes speech/, music/, environment/ and mixed/")
+    out = parser.parse_args().out
+    recipe = tomllib.loads(RECIPE.read_text(encoding="utf-8"))
+    lines = list(fetch(recipe, out))
+    lines += add_speech(out)
+    lines += add_mixed(out)
+    with whole_file(out / "SOURCES.md", force=True) as path:
+        path.write_text("# Where these recordings come from\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+
+def fetch(recipe: Mapping[str, Any], out: Path) -> Iterator[str]:
+    """Excerpts of every package's files as FLAC in `out`/LABEL/; a line on each package."""
+    for package in recipe["package"]:
+        name = package["name"]
+        print(f"{name}: {package['megabytes']} MB, {package['licence']}", file=sys.stderr)
+        with tempfile.TemporaryDirectory() as scratch:
+            version = unpack(name, Path(scratch))
+            for file in package["files"]:
+                target = out / package["label"] / f"{name}_{Path(file).stem}.flac"
+                excerpt(Path(scratch) / "root" / file, target, package.get("start", 0), recipe["seconds"])
+        yield f"- {package['label']}: Debian package {name} {version}; {package['licence']}"
+
+
+def unpack(name: str, folder: Path) -> str:
+    """Download a Debian package and lay its files out in `folder`/root; its version."""
+    for program in ("apt-get", "dpkg-deb"):
+        if shutil.which(program) is None:
+            raise OpensnacError(f"{program} not found: this recipe needs Debian, or a system that is built on it")
+    download = subprocess.run(["apt-get", "download", name], cwd=folder, capture_output=True, text=True)
+    archives = list(folder.glob("*.deb"))
+    if download.returncode != 0 or not archives:
+        words = (download.stderr.strip() or "nothing came").splitlines()[-1]
+        raise OpensnacError(f"{name} could not be downloaded: {words}; run `apt-get update` and try again")
+    subprocess.run(["dpkg-deb", "-x", str(archives[0]), str(folder / "root")], check=True)
+    shown = subprocess.run(["dpkg-deb", "-f", str(archives[0]), "Version"], check=True, capture_output=True, text=True)
+    return shown.stdout.strip()
+
+
+def excerpt(source: Path, target: Path, start: float, seconds: float) -> None:
+    """`seconds` from `start` on as FLAC, all channels; from the beginning where the recording is too short for that."""
+    samples, rate = audio.read(source)
+    first = int(start * rate) if samples.shape[1] > (start + seconds) * rate else 0
+    audio.write(target, samples[:, first : first + int(seconds * rate)], rate, force=True)
+
+
+def add_speech(out: Path) -> Iterator[str]:
+    """Copy examples/."""
+    (out / "speech").mkdir(parents=True, exist_ok=True)
+    for recording in sorted(EXAMPLES.glob("*.flac")):
+        shutil.copyfile(recording, out / "speech" / recording.name)
+    yield "- speech: examples/ of this repository; examples/README.md says whose and how licensed"
+
+
+def add_mixed(out: Path) -> Iterator[str]:
+    """Each speech recording over a piece of music, at the speech's rate and mono."""
+    pieces = sorted((out / "music").glob("*.flac"))
+    for index, recording in enumerate(sorted((out / "speech").glob("*.flac"))):
+        samples, rate = audio.read(recording)
+        music, music_rate = audio.read(pieces[index % len(pieces)])
+        mixed = mix(samples.mean(axis=0), audio.resample(music.mean(axis=0)[None], music_rate, rate)[0])
+        audio.write(out / "mixed" / recording.name, mixed[None], rate, force=True)
+    yield f"- mixed: that speech over that music, which is {MIXED_DB:g} dB lower"
+
+
+def mix(speech: np.ndarray, music: np.ndarray) -> np.ndarray:
+    """Speech (samples,) with music (samples,), repeated or cut to its length, MIXED_DB lower in power."""
+    under = np.resize(music, len(speech))
+    power = np.mean(speech**2) / max(np.mean(under**2), 1e-12)
+    mixed = speech + under * np.sqrt(power) * 10 ** (-MIXED_DB / 20)
+    return mixed / max(1.0, float(np.abs(mixed).max()))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except OpensnacError as error:
+        sys.exit(f"fetch_evaluation_set: {error}")
