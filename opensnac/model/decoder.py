@@ -14,6 +14,7 @@ from opensnac.model.layers import (
     Noise,
     Pointwise,
     ResidualUnit,
+    Seed,
     Signal,
     Snake,
     Upsample,
@@ -33,7 +34,7 @@ class DecoderBlock(nn.Module):
         layers += [ResidualUnit(half, dilation, depthwise) for dilation in DILATIONS]
         self.block = nn.Sequential(*layers)
 
-    def forward(self, x: Signal, seed: int | None, start: int | None) -> Signal:
+    def forward(self, x: Signal, seed: Seed, start: int | None) -> Signal:
         for layer in self.block:
             x = layer(x, seed, start) if isinstance(layer, Noise) else layer(x)
         return x
@@ -59,8 +60,9 @@ class Decoder(nn.Module):
         layers += [Snake(channels), Convolution(channels, 1)]
         self.model = nn.Sequential(*layers)
 
-    def forward(self, latent: Signal, seed: int | None = None, first_frame: int | None = 0) -> Signal:
-        """Decode frames that begin at absolute frame `first_frame`; seed None leaves the noise out.
+    def forward(self, latent: Signal, seed: Seed = None, first_frame: int | None = 0) -> Signal:
+        """Decode frames that begin at absolute frame `first_frame`; seed None leaves the noise out,
+        and training gives one for each clip.
 
         With `first_frame` None the noise is drawn afresh, as training wants it.
         """

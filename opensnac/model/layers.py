@@ -11,7 +11,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -21,6 +21,7 @@ from opensnac.model.noise import position_noise
 KERNEL_SIZE = kernels.TAPS
 
 Signal = Float[Tensor, "batch _time _channels"]  # _: of any size, so that one name serves both ends of a layer
+Seed = int | Int[Tensor, " batch"] | None  # of the noise: one for all clips or one each; None leaves it out
 
 
 class Snake(nn.Module):
@@ -137,13 +138,13 @@ class Noise(nn.Module):
         self.linear = Pointwise(channels, channels, bias=False)
         self.layer = layer
 
-    def forward(self, x: Signal, seed: int | None, start: int | None) -> Signal:
+    def forward(self, x: Signal, seed: Seed, start: int | None) -> Signal:
         if start is None:
             noise = torch.randn(x.shape[:2], device=x.device, dtype=x.dtype)[:, :, None]
         elif seed is None:
             return x
         else:
-            noise = position_noise(seed, self.layer, start, x.shape[1], x.device).to(x.dtype)[None, :, None]
+            noise = position_noise(seed, self.layer, start, x.shape[1], x.device).to(x.dtype)[..., None]
         return x + noise * self.linear(x)
 
 

@@ -10,7 +10,7 @@ import math
 from typing import TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 IntOrTensor = TypeVar("IntOrTensor", int, Tensor)
@@ -20,16 +20,26 @@ _FACTORS = (0x7FEB352D, 0x846CA68B - 2**32)  # the second is negative so that no
 
 
 def position_noise(
-    seed: int, layer: int, start: int, length: int, device: torch.device | str = "cpu"
-) -> Float[Tensor, " length"]:
-    """N(0, 1) values at positions start .. start + length - 1 of the noise that (seed, layer) names, float32."""
+    seed: int | Int[Tensor, " clips"], layer: int, start: int, length: int, device: torch.device | str = "cpu"
+) -> Float[Tensor, "*clips length"]:
+    """N(0, 1) values at positions start .. start + length - 1 of the noise that (seed, layer) names, float32.
+
+    With a seed for each clip, as training has them, the noise is (clips, length).
+    """
     position = torch.arange(start, start + length, device=device, dtype=torch.int64)
-    key = _mix(_mix(seed & _MASK) ^ (seed >> 32 & _MASK) ^ _mix(layer + 1))
+    if isinstance(seed, Tensor):
+        key: int | Tensor = _key(seed.to(device)[:, None], layer)
+    else:
+        key = _key(seed, layer)
     first = _mix(_mix(position & _MASK) ^ (position >> 32) ^ key)
     second = _mix(first ^ 0x9E3779B9)
     # Box-Muller on two uniforms of 24 bits, the first one never zero.
     radius = torch.sqrt(-2 * torch.log(((first >> 8).float() + 1) / 2**24))
     return radius * torch.cos((second >> 8).float() * (2 * math.pi / 2**24))
+
+
+def _key(seed: IntOrTensor, layer: int) -> IntOrTensor:
+    return _mix(_mix(seed & _MASK) ^ (seed >> 32 & _MASK) ^ _mix(layer + 1))
 
 
 def _mix(x: IntOrTensor) -> IntOrTensor:

@@ -69,19 +69,26 @@ def mel_loss(audio_hat: Audio, audio: Audio, sample_rate: int) -> Tensor:
     return total
 
 
-def complex_loss(audio_hat: Audio, audio: Audio) -> Tensor:
+def complex_loss(audio_hat: Audio, audio: Audio, levels: Float[Tensor, " windows"] | None = None) -> Tensor:
     """Distance of spectra, phase included, with magnitudes compressed to their square roots (arXiv 1804.03619).
 
-    Mean absolute difference of real and imaginary parts in shares of the target's own mean, summed over three windows.
-    Mel losses hear no phase; this one gives a young decoder the waveform to aim at.
+    Mean absolute difference of real and imaginary parts in shares of `levels` (complex_levels of the whole batch, by
+    default of `audio`), summed over three windows. Mel losses hear no phase; this one gives a young decoder the
+    waveform to aim at.
     """
+    levels = complex_levels(audio) if levels is None else levels
     total = audio.new_zeros(())
-    for window in COMPLEX_WINDOWS:
+    for window, level in zip(COMPLEX_WINDOWS, levels, strict=True):
         with torch.no_grad():
             target = _compressed_spectrum(audio, window)
-        difference = (_compressed_spectrum(audio_hat, window) - target).abs().mean()
-        total = total + difference / target.abs().mean().clamp(min=COMPLEX_FLOOR)
+        total = total + (_compressed_spectrum(audio_hat, window) - target).abs().mean() / level.clamp(min=COMPLEX_FLOOR)
     return total
+
+
+@torch.no_grad()
+def complex_levels(audio: Audio) -> Float[Tensor, " windows"]:
+    """The mean magnitude of the compressed spectrum of each window."""
+    return torch.stack([_compressed_spectrum(audio, window).abs().mean() for window in COMPLEX_WINDOWS])
 
 
 def _compressed_spectrum(audio: Audio, window: int) -> Float[Tensor, "batch bins frames 2"]:

@@ -23,6 +23,12 @@ def test_any_cut_draws_the_same_numbers(seed: int, layer: int, start: int, cut: 
     assert torch.equal(whole, torch.cat(pieces))
 
 
+def test_seeds_for_each_clip_draw_what_each_would_alone() -> None:
+    seeds = torch.tensor([0, 7, 2**40 + 3])
+    together = position_noise(seeds, 1, 5, 50)
+    assert torch.equal(together, torch.stack([position_noise(int(seed), 1, 5, 50) for seed in seeds]))
+
+
 def test_distribution_is_standard_normal() -> None:
     noise = position_noise(0, 0, 0, 200_000).double()
     assert abs(float(noise.mean())) < 0.01

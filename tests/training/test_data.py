@@ -9,7 +9,8 @@ import pytest
 import soundfile
 
 from opensnac.errors import AudioError
-from opensnac.training.data import Crops, find_recordings
+from opensnac.training.data import Crops
+from opensnac.training.sources import find_recordings, report_broken
 
 RATE = 8000
 
@@ -28,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_broken_files_are_listed_and_left_out(folder: Path) -> None:
     found, broken = find_recordings([folder])
-    assert [recording.path.name for recording in found] == ["ramp.flac", "short.wav"]
+    assert [recording.place.path.name for recording in found] == ["ramp.flac", "short.wav"]
     assert len(broken) == 1
     assert "broken.wav" in broken[0]
 
@@ -46,27 +47,29 @@ def test_files_that_break_while_read_are_listed_once(
     found, broken = find_recordings([tmp_path])
     assert (len(found), broken) == (3, [])
     crops = Crops(found, RATE, 16000, in_memory=in_memory)
-    batch = crops.draw(30, np.random.default_rng(0))
+    batch = crops.draw(range(30))
     assert (batch == 0.5).all()
+    crops.draw(range(30))
+    report_broken(crops.new_broken(), tmp_path / "broken.txt")
+    report_broken(crops.new_broken() + crops.new_broken(), tmp_path / "broken.txt")
     said = capsys.readouterr().err
+    assert said == "".join(f"left out: {line}\n" for line in (tmp_path / "broken.txt").read_text().splitlines())
     assert said.count("left out") == 2
     assert said.count("cut.flac") == 1
     assert said.count("nan.wav: NaN or infinity") == 1
     with pytest.raises(AudioError, match="no readable recordings|100 recordings in a row"):
-        Crops([r for r in found if "good" not in r.path.name], RATE, 16000, in_memory=in_memory).draw(
-            1, np.random.default_rng(0)
-        )
+        Crops([r for r in found if "good" not in r.place.path.name], RATE, 16000, in_memory=in_memory).draw(range(1))
 
 
 def test_manifests_and_single_files(folder: Path) -> None:
     (folder / "list.csv").write_text("path,speaker\nshort.wav,a\nmissing.wav,b\n")
     found, broken = find_recordings([folder / "list.csv", folder / "deep" / "ramp.flac"])
-    assert sorted(recording.path.name for recording in found) == ["ramp.flac", "short.wav"]
+    assert sorted(recording.place.path.name for recording in found) == ["ramp.flac", "short.wav"]
     assert "missing.wav" in broken[0]
     (folder / "list.csv").write_bytes("\ufeffpath\nshort.wav\n".encode())  # as spreadsheets save it
     assert len(find_recordings([folder / "list.csv"])[0]) == 1
     (folder / "list.csv").write_text("speaker,path\na,short.wav\nb\n")
-    with pytest.raises(AudioError, match="line 3, has no path"):
+    with pytest.raises(AudioError, match="row 2, has no path"):
         find_recordings([folder / "list.csv"])
     (folder / "wrong.csv").write_text("file\nshort.wav\n")
     with pytest.raises(AudioError, match="columns file; a column `path` was needed"):
@@ -81,7 +84,7 @@ def test_manifests_and_single_files(folder: Path) -> None:
 def test_crops_are_slices_read_in_place(folder: Path, in_memory: bool) -> None:
     found, _ = find_recordings([folder / "deep"])
     crops = Crops(found, RATE, 500, in_memory=in_memory)
-    batch = crops.draw(200, np.random.default_rng(0))
+    batch = crops.draw(range(200))
     assert batch.shape == (200, 1, 500)
     starts = (batch[:, 0, 0] * 32768).round().int()
     expected = (starts.numpy()[:, None] + np.arange(500)) / 32768
@@ -89,13 +92,13 @@ def test_crops_are_slices_read_in_place(folder: Path, in_memory: bool) -> None:
     assert starts.min() < -13000  # the whole recording is drawn from, evenly
     assert starts.max() > 12000
     assert abs(float(starts.float().mean()) + 250) < 2000
-    again = crops.draw(200, np.random.default_rng(0))
+    again = crops.draw(range(200))
     assert np.array_equal(batch.numpy(), again.numpy())
 
 
 def test_short_recordings_are_padded(folder: Path) -> None:
     found, _ = find_recordings([folder / "short.wav"])
-    crop = Crops(found, RATE, 100).draw(1, np.random.default_rng(0))[0, 0]
+    crop = Crops(found, RATE, 100).draw(range(1))[0, 0]
     assert (crop[:10] == 0.5).all()
     assert (crop[10:] == 0).all()
 
@@ -106,7 +109,7 @@ def test_other_rates_and_channels(tmp_path: Path, in_memory: bool) -> None:
     tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(88200) / 44100)
     soundfile.write(tmp_path / "tone.wav", np.stack([tone, tone], 1), 44100)
     found, _ = find_recordings([tmp_path])
-    crop = Crops(found, 24000, 2400, in_memory=in_memory).draw(1, np.random.default_rng(0))[0, 0].numpy()
+    crop = Crops(found, 24000, 2400, in_memory=in_memory).draw(range(1))[0, 0].numpy()
     spectrum = np.abs(np.fft.rfft(crop * np.hanning(2400)))
     assert np.argmax(spectrum) == 44  # bins are 10 Hz apart
     assert np.abs(crop[200:-200]).max() == pytest.approx(0.5, abs=0.01)
@@ -114,8 +117,8 @@ def test_other_rates_and_channels(tmp_path: Path, in_memory: bool) -> None:
 
 def test_gain_is_drawn_between_its_bounds(folder: Path) -> None:
     found, _ = find_recordings([folder / "short.wav"])
-    peaks = Crops(found, RATE, 5, gain_db=(-6, 0)).draw(300, np.random.default_rng(0)).amax((1, 2))
+    peaks = Crops(found, RATE, 5, gain_db=(-6, 0)).draw(range(300)).amax((1, 2))
     assert 0.25 < float(peaks.min()) < 0.27
     assert 0.48 < float(peaks.max()) <= 0.5
-    loud = Crops(found, RATE, 5, gain_db=(20, 20)).draw(3, np.random.default_rng(0))
+    loud = Crops(found, RATE, 5, gain_db=(20, 20)).draw(range(3))
     assert (loud == 1).all()  # never beyond full scale, where no codec follows
