@@ -96,6 +96,7 @@ def save_slim(path: Path, trainer: Trainer, elapsed: float, best: float) -> None
     facts = {
         "format": SLIM_FORMAT,
         "step": str(trainer.step),
+        "quantize_from": str(trainer.quantize_from),
         "elapsed": repr(elapsed),
         "best": repr(best),
         "config": json.dumps(trainer.config.to_dict()),
@@ -123,6 +124,7 @@ def load_slim(path: Path, trainer: Trainer) -> tuple[float, float]:
         ):
             module.load_state_dict({name: value.float() for name, value in weights.items()})
     trainer.step = trainer.warm_from = int(facts["step"])
+    trainer.quantize_from = int(facts["quantize_from"])
     return float(facts["elapsed"]), float(facts["best"])
 
 

@@ -87,7 +87,7 @@ def follow(
 
 def _uses(flat: Tensor, size: int) -> Tensor:
     """How often each code occurs, without waiting for a GPU to say how many there are."""
-    return torch.zeros(size, device=flat.device).index_add_(0, flat, torch.ones_like(flat, dtype=torch.float32))
+    return torch.zeros(size, device=flat.device).index_add_(0, flat, torch.ones(len(flat), device=flat.device))
 
 
 class CodebookHealth:

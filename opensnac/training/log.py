@@ -79,8 +79,9 @@ class Log:
     def write(self, trainer: Trainer, elapsed: float, progress: float) -> None:
         """Write the means since the last call; every process must call."""
         names = sorted(self._values)
-        means = [_mean_of_finite(torch.stack([value.float() for value in self._values[name]])) for name in names]
-        shared = self.processes.mean(torch.stack(means).to(self.processes.device)).tolist()
+        device = self.processes.device
+        means = [torch.stack([value.float().to(device) for value in self._values[name]]).mean() for name in names]
+        shared = self.processes.mean(torch.stack(means)).tolist() if names else []
         entry: dict[str, Any] = {"step": trainer.step, "minutes": elapsed / 60} | dict(zip(names, shared, strict=True))
         entry["audio_seconds_per_second"] = self._seconds * self.processes.count / (time.monotonic() - self._since)
         entry["data_wait_seconds"] = self._waited / max(1, self._steps)
@@ -139,11 +140,6 @@ class Log:
             self.line.stop()
         if self.writer is not None:
             self.writer.close()
-
-
-def _mean_of_finite(values: Tensor) -> Tensor:
-    """Steps that were skipped do not hide the others."""
-    return torch.where(values.isfinite(), values, torch.nan).nanmean()
 
 
 def _picture(clips: Sequence[np.ndarray], sample_rate: int) -> np.ndarray:

@@ -70,7 +70,8 @@ class Trainer:
         """Train on this process's share of a batch, (clips, 1, samples) with a seed for each clip's noise.
 
         `progress` is the share of the run that is done, 0 to 1. Returns the losses by name, as tensors, so that nobody
-        waits for a GPU. Gradients that are not finite, in any process, change nothing; `skipped` counts such steps.
+        waits for a GPU. Gradients that are not finite, in any process, change nothing, and nothing is returned; `skipped`
+        counts such steps.
         """
         schedule, parts = self.config.schedule, self.config.data.accumulate
         self._set_rates(progress)
@@ -107,11 +108,13 @@ class Trainer:
         # The one place where a step waits for a GPU: whether it counts.
         if math.isfinite(float(sum(norms.values()))):
             self._update(seen)
+            report = {name: torch.stack([r[name] for r in reports]).mean() for name in reports[0]} | norms
         else:
             self.skipped += 1
+            report = {}
         self.step += 1
         self.mark("optimisers")
-        return {name: torch.stack([r[name] for r in reports]).mean() for name in reports[0]} | norms
+        return report
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.processes.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")

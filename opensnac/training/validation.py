@@ -62,12 +62,12 @@ def require_listener(quality: str) -> None:
 @torch.inference_mode()
 def validate(model: SNAC, clips: Sequence[Tensor], processes: Processes) -> Validation:
     """Every process hears its share of the clips, and all get the same figures."""
-    rate, device = model.config.sampling_rate, next(model.parameters()).device
+    rate, weight = model.config.sampling_rate, next(model.parameters())
     rows: list[tuple[int, dict[str, float | None]]] = []
-    used = [torch.zeros(model.config.codebook_size, device=device) for _ in model.config.vq_strides]
+    used = [torch.zeros(model.config.codebook_size, device=weight.device) for _ in model.config.vq_strides]
     heard = []
     for index in range(processes.rank, len(clips), processes.count):
-        audio = clips[index].to(device)
+        audio = clips[index].to(weight)
         codes = model.encode(audio)
         for seen, code in zip(used, codes, strict=True):
             seen[code.flatten()] = 1

@@ -1,4 +1,4 @@
-"""Trains as a TOML file says into a folder, with one crop full of NaN: `poisoned_run.py CONFIG OUT CROP`."""
+"""Trains in 64 bits as a TOML file says, with one crop full of NaN: `poisoned_run.py CONFIG OUT CROP`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ def main() -> None:
     draw = Crops.draw
 
     def draw_poison(crops: Crops, numbers: Iterable[int], sequence: int = TRAINING) -> Tensor:
-        clips = draw(crops, list(numbers), sequence)
+        clips = draw(crops, numbers, sequence).double()
         for i, number in enumerate(numbers):
             if (sequence, number) == (TRAINING, poisoned):
                 clips[i] = torch.nan
         return clips
 
+    torch.set_default_dtype(torch.float64)
+    torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
     Crops.draw = draw_poison  # type: ignore[method-assign]
     loop.train_from_file(config, out)
 

@@ -17,7 +17,7 @@ from opensnac.training.config import TrainConfig
 from opensnac.training.processes import Processes
 from opensnac.training.step import Trainer
 
-from miniature import config_of, entries, untimed, write_corpus
+from miniature import config_of, entries, write_corpus
 
 TRAINING_PAGE = Path(__file__).parents[2] / "docs" / "training.md"
 SHIPPED = sorted((Path(loop.__file__).parent / "configs").glob("*.toml"))
@@ -42,32 +42,6 @@ def test_a_run_learns_and_leaves_a_model(corpus: Path, tmp_path: Path) -> None:
         model = SNAC.from_pretrained(out / name)
         audio = torch.zeros(1, 1, 1000)
         assert model.decode(model.encode(audio), 1000).shape == audio.shape
-
-
-def test_a_cut_run_goes_on_exactly(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut at step 30 and gone on from step 20, the losses are those of a run that was not cut."""
-    config = config_of(corpus, 40, quantize_from=10, discriminate_from=15, adversarial_from=25, checkpoint_every=20)
-    loop.train(config, tmp_path / "whole")
-
-    write = loop.Log.write
-
-    def write_or_die(log: loop.Log, trainer: Trainer, elapsed: float, progress: float) -> None:
-        if trainer.step == 30:
-            raise KeyboardInterrupt
-        write(log, trainer, elapsed, progress)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.Log, "write", write_or_die)
-        with pytest.raises(KeyboardInterrupt):
-            loop.train(config, tmp_path / "cut")
-    loop.train(config, tmp_path / "cut", resume=True)
-
-    whole, cut = (torch.load(tmp_path / run / "checkpoint.pt", weights_only=True) for run in ("whole", "cut"))
-    for part in ("generator", "ema", "discriminators"):
-        assert all(torch.equal(value, cut[part][name]) for name, value in whole[part].items()), part
-    logs = [untimed(tmp_path / run) for run in ("whole", "cut")]
-    assert [entry["step"] for entry in logs[0]] == [10, 20, 30, 40, 40]
-    assert logs[0] == logs[1]
 
 
 def test_a_run_is_not_overwritten(corpus: Path, tmp_path: Path) -> None:
