@@ -75,8 +75,14 @@ def load(path: Path, trainer: Trainer) -> tuple[float, float, dict[str, Tensor]]
     return state["elapsed"], state["best"], state.get("window", {})
 
 
+def _plain(trainer: Trainer) -> dict[str, Any]:
+    """The configuration as it comes back from JSON."""
+    values: dict[str, Any] = json.loads(json.dumps(trainer.config.to_dict()))
+    return values
+
+
 def _require_alike(path: Path, came: dict[str, Any], trainer: Trainer, sections: tuple[str, ...]) -> None:
-    wanted = json.loads(json.dumps(trainer.config.to_dict()))
+    wanted = _plain(trainer)
     for section in sections:
         if came[section] != wanted[section]:
             raise ModelError(
@@ -118,10 +124,7 @@ def load_slim(path: Path, trainer: Trainer) -> tuple[float, float]:
         module = getattr(trainer, part)
         prefix = f"{part}."
         weights = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
-        if (
-            part != "discriminators"
-            or came["discriminator"] == json.loads(json.dumps(trainer.config.to_dict()))["discriminator"]
-        ):
+        if part != "discriminators" or came["discriminator"] == _plain(trainer)["discriminator"]:
             module.load_state_dict({name: value.float() for name, value in weights.items()})
     trainer.step = trainer.warm_from = int(facts["step"])
     trainer.quantize_from = int(facts["quantize_from"])

@@ -254,19 +254,20 @@ def changed(values: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]
 
 def to_toml(values: Mapping[str, Any]) -> str:
     """Nested plain values as TOML text, sections last; null is false, as from_dict reads it."""
-    plain = [f"{key} = {_toml_value(value)}" for key, value in values.items() if not isinstance(value, Mapping)]
+    plain = [f"{key} = {toml_value(value)}" for key, value in values.items() if not isinstance(value, Mapping)]
     for section, content in values.items():
         if isinstance(content, Mapping):
-            lines = [f"{k} = {_toml_value(v)}" for k, v in content.items() if v is not None or k in NULLABLE]
+            lines = [f"{k} = {toml_value(v)}" for k, v in content.items() if v is not None or k in NULLABLE]
             plain += ["", f"[{section}]", *lines]
     return "\n".join(plain) + "\n"
 
 
-def _toml_value(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """A plain value as TOML writes it."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key} = {_toml_value(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{key} = {toml_value(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_toml_value, value)) + "]"
+        return "[" + ", ".join(map(toml_value, value)) + "]"
     return json.dumps(False if value is None else value)
 
 
@@ -288,7 +289,7 @@ def _fitted(wanted: Any, value: Any, name: str) -> Any:
             raise ConfigError(f"{name} is {value!r}; {len(kinds)} values were needed")
         return tuple(_fitted(kinds[0], item, name) for item in value)
     if origin is UnionType:
-        return None if value is None else _fitted(kinds[0], value, name)
+        return None if value is None or value is False else _fitted(kinds[0], value, name)
     if wanted is Source and isinstance(value, str | Mapping):
         return _section(Source, {"path": value} if isinstance(value, str) else value, name)
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):

@@ -37,7 +37,7 @@ def describe(config: TrainConfig) -> str:
     clips = data.batch_size // processes.count // data.accumulate
     weights = 4 * (GENERATOR_COPIES * sizes[0] + DISCRIMINATOR_COPIES * sizes[1])
     activations = activation_bytes(config, generator, discriminators, clips, crop)
-    stored = 2 * crops.seconds * model.sampling_rate if data.in_memory else 0
+    in_memory = 2 * crops.seconds * model.sampling_rate if data.in_memory else 0
     codes = ", ".join(f"{rate:.1f}" for rate in model.code_rates)
     length = f"{schedule.steps:,} steps" if schedule.minutes is None else f"{schedule.minutes:g} minutes"
     passes = schedule.steps * batch_seconds / crops.seconds
@@ -48,12 +48,12 @@ def describe(config: TrainConfig) -> str:
         "generator": f"{sizes[0]:,} parameters",
         "discriminators": f"{sizes[1]:,} parameters",
         "bit rate": f"{model.bits_per_second:.0f} b/s: {codes} codes a second of {model.bits_per_code} bits",
-        "step": f"{data.batch_size} clips of {crop / model.sampling_rate:.3f} s ({crop} samples), {batch_seconds:.1f} s "
-        f"of audio; {processes.count} processes, {data.accumulate} parts, {config.precision}, on {processes.device}",
+        "step": f"{data.batch_size} clips of {crop / model.sampling_rate:.3f} s ({crop} samples), "
+        f"{batch_seconds:.1f} s of audio; {processes.count} processes, {data.accumulate} parts, {config.precision}, on {processes.device}",
         "length": f"{length}, {passes:,.1f} passes over the data if all {schedule.steps:,} steps are done",
         "memory": f"about {(weights + activations) / GIB:.2f} GiB on each device ({weights / GIB:.2f} for weights, "
         f"gradients, moments; {activations / GIB:.2f} for activations, eager in fp32)"
-        + (f" and {stored / GIB:.2f} GiB for the recordings" if stored else ""),
+        + (f" and {in_memory / GIB:.2f} GiB for the recordings" if in_memory else ""),
     }
     return to_toml(config.to_dict()) + "\n" + "\n".join(f"# {name:<16}{text}" for name, text in lines.items())
 

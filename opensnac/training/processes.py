@@ -44,7 +44,7 @@ class Processes:
         return range(self.rank * clips, (self.rank + 1) * clips)
 
     @torch.no_grad()
-    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Give every process the mean of all processes' gradients."""
         if self.count == 1:
             return

@@ -58,9 +58,9 @@ class Trainer:
             optimizer.betas,
             fused=device.type == "cuda",
         )
-        self.generator_parameters = list(self.generator.parameters())
-        self.discriminator_parameters = list(self.discriminators.parameters())
-        self.ema_parameters = list(self.ema.parameters())
+        self.generator_parameters: list[Tensor] = list(self.generator.parameters())
+        self.discriminator_parameters: list[Tensor] = list(self.discriminators.parameters())
+        self.ema_parameters: list[Tensor] = list(self.ema.parameters())
         # What is called in a step: the modules, or what torch.compile makes of them.
         self.encode: Callable[[Tensor], Tensor] = self.generator.encoder
         self.decode: Callable[[Tensor, Tensor, int], Tensor] = self.generator.decoder
@@ -70,7 +70,7 @@ class Trainer:
         """Train on this process's share of a batch, (clips, 1, samples) with a seed for each clip's noise.
 
         `progress` is the share of the run that is done, 0 to 1. Returns the losses by name, as tensors, so that nobody
-        waits for a GPU. Gradients that are not finite, in any process, change nothing, and nothing is returned; `skipped`
+        waits for a GPU. Where gradients are not finite, in any process, nothing changes and nothing is returned; `skipped`
         counts such steps.
         """
         schedule, parts = self.config.schedule, self.config.data.accumulate

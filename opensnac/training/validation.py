@@ -29,10 +29,11 @@ HIGHER_IS_BETTER = tuple(LISTENERS)
 
 @dataclass(frozen=True)
 class Validation:
-    """Mean qualities by name, how many codes of each scale occur, and the first clips decoded."""
+    """Mean qualities by name, how many codes of each scale occur and their perplexity, the first clips decoded."""
 
     quality: dict[str, float]
     codes: list[int]
+    perplexity: list[float]
     heard: list[tuple[int, Tensor]]
 
 
@@ -70,7 +71,7 @@ def validate(model: SNAC, clips: Sequence[Tensor], processes: Processes) -> Vali
         audio = clips[index].to(weight)
         codes = model.encode(audio)
         for seen, code in zip(used, codes, strict=True):
-            seen[code.flatten()] = 1
+            seen += torch.bincount(code.flatten(), minlength=len(seen))
         audio_hat = model.decode(codes, audio.shape[-1])
         rows.append((index, _quality(audio_hat, audio, rate)))
         if index < SHOWN:
@@ -81,8 +82,10 @@ def validate(model: SNAC, clips: Sequence[Tensor], processes: Processes) -> Vali
         values = [value for _, row in rows if (value := row[name]) is not None]
         if values:
             quality[name] = sum(values) / len(values)
-    counts = [int((processes.mean(seen) > 0).sum()) for seen in used]
-    return Validation(quality, counts, sorted(processes.gather_objects(heard), key=lambda clip: clip[0]))
+    used = [processes.mean(seen) for seen in used]
+    counts = [int((seen > 0).sum()) for seen in used]
+    perplexity = [float(torch.exp(torch.distributions.Categorical(seen).entropy())) for seen in used]
+    return Validation(quality, counts, perplexity, sorted(processes.gather_objects(heard), key=lambda clip: clip[0]))
 
 
 def _quality(audio_hat: Audio, audio: Audio, rate: int) -> dict[str, float | None]:
@@ -91,6 +94,7 @@ def _quality(audio_hat: Audio, audio: Audio, rate: int) -> dict[str, float | Non
         "stft": float(stft_distance(audio_hat, audio)),
     }
     original, copy = (x[0, 0].float().cpu().numpy() for x in (audio, audio_hat))
+    row["si_sdr"] = METRICS["si_sdr"].measure(original, copy, rate)
     for name in LISTENERS:
         if not METRICS[name].missing():
             row[name] = METRICS[name].measure(original, copy, rate)

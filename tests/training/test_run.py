@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from miniature import config_of, entries, write_corpus
 
 from opensnac import SNAC
 from opensnac.errors import ConfigError, ModelError, OpensnacError
@@ -16,8 +17,6 @@ from opensnac.training import checkpoint, loop
 from opensnac.training.config import TrainConfig
 from opensnac.training.processes import Processes
 from opensnac.training.step import Trainer
-
-from miniature import config_of, entries, write_corpus
 
 TRAINING_PAGE = Path(__file__).parents[2] / "docs" / "training.md"
 SHIPPED = sorted((Path(loop.__file__).parent / "configs").glob("*.toml"))
