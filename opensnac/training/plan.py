@@ -49,7 +49,8 @@ def describe(config: TrainConfig) -> str:
         "discriminators": f"{sizes[1]:,} parameters",
         "bit rate": f"{model.bits_per_second:.0f} b/s: {codes} codes a second of {model.bits_per_code} bits",
         "step": f"{data.batch_size} clips of {crop / model.sampling_rate:.3f} s ({crop} samples), "
-        f"{batch_seconds:.1f} s of audio; {processes.count} processes, {data.accumulate} parts, {config.precision}, on {processes.device}",
+        f"{batch_seconds:.1f} s of audio",
+        "work": f"{processes.count} processes, {data.accumulate} parts, {config.precision}, on {processes.device}",
         "length": f"{length}, {passes:,.1f} passes over the data if all {schedule.steps:,} steps are done",
         "memory": f"about {(weights + activations) / GIB:.2f} GiB on each device ({weights / GIB:.2f} for weights, "
         f"gradients, moments; {activations / GIB:.2f} for activations, eager in fp32)"

@@ -70,8 +70,8 @@ class Trainer:
         """Train on this process's share of a batch, (clips, 1, samples) with a seed for each clip's noise.
 
         `progress` is the share of the run that is done, 0 to 1. Returns the losses by name, as tensors, so that nobody
-        waits for a GPU. Where gradients are not finite, in any process, nothing changes and nothing is returned; `skipped`
-        counts such steps.
+        waits for a GPU. Where gradients are not finite, in any process, nothing changes and nothing is returned;
+        `skipped` counts such steps.
         """
         schedule, parts = self.config.schedule, self.config.data.accumulate
         self._set_rates(progress)
