@@ -32,7 +32,7 @@ from opensnac.training.checkpoint import SLIM, average_of
 from opensnac.training.compiling import compile_if_faster, timed
 from opensnac.training.config import TrainConfig
 from opensnac.training.discriminators import Discriminators
-from opensnac.training.loop import crop_samples, find_config, find_crops, train
+from opensnac.training.loop import Run, crop_samples, find_config
 from opensnac.training.processes import Processes
 
 EXPORT_SECONDS = 120.0
@@ -42,8 +42,10 @@ SHORTEST_TRAINING = 0.05  # minutes
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="speech_24khz_small", help="a shipped configuration's name or a TOML file")
-    parser.add_argument("--measure", nargs="*", default=["speech_24khz", "speech_24khz_small"], help="to be timed")
+    parser.add_argument("--measure", nargs="*", default=["speech_24khz_small", "speech_24khz"], help="to be timed")
     parser.add_argument("--minutes", type=float, default=25.0, help="from now to the end")
+    parser.add_argument("--eager", action="store_true", help="leave torch.compile out, which takes long on a CPU")
+    parser.add_argument("--measure-minutes", type=float, default=8.0, help="begin no new measurement after these")
     parser.add_argument("--rounds", type=int, default=10, help="steps for each figure")
     parser.add_argument("--out", type=Path, default=Path("session"))
     parser.add_argument("--export-seconds", type=float, default=EXPORT_SECONDS, help="kept for what follows training")
@@ -51,28 +53,33 @@ def main() -> None:
     parser.add_argument("--init", help="a model or slim checkpoint to begin with")
     options = parser.parse_args()
     deadline = time.monotonic() + 60 * options.minutes
+    measured_by = time.monotonic() + 60 * options.measure_minutes
     changes = [*options.changes, *([f"init={json.dumps(options.init)}"] if options.init else [])]
     config = TrainConfig.from_toml(find_config(options.config), changes)
     options.out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     for name in options.measure:
-        for row in throughput(TrainConfig.from_toml(find_config(name), options.changes), options.rounds):
+        for row in throughput(TrainConfig.from_toml(find_config(name), options.changes), options.rounds, options.eager):
             rows.append(row)
             print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
             (options.out / "throughput.json").write_text(json.dumps(rows, indent=2) + "\n")
             (options.out / "throughput.md").write_text(markdown(rows))
-    minutes = (deadline - time.monotonic() - options.export_seconds) / 60
-    train_until(config, max(SHORTEST_TRAINING, minutes), options.out)
+            if time.monotonic() > measured_by:
+                print("no time to measure more", flush=True)
+                break
+    train_until(config, deadline - options.export_seconds, options.out)
 
 
-def throughput(config: TrainConfig, rounds: int) -> Iterator[dict[str, Any]]:
-    """Seconds of audio a second of each way to take a step, clips in memory; the reference's ways last."""
+def throughput(config: TrainConfig, rounds: int, eager: bool) -> Iterator[dict[str, Any]]:
+    """Seconds of audio a second of each way to take a step, clips in memory, the reference's first."""
     processes = Processes(config.device)
     device = processes.device
     clips = 0.1 * torch.randn(config.data.batch_size, 1, crop_samples(config), device=device)
     seconds = clips.numel() / config.model.sampling_rate
     facts = {"config": config.name, "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu"}
-    for judged, precision, compiled in itertools.product((False, True), ("fp32", "bf16"), (False, True)):
+    yield from reference_throughput(config, clips, seconds, rounds, facts)
+    forms = (False,) if eager else (False, True)
+    for judged, compiled, precision in itertools.product((True, False), forms, ("fp32", "bf16")):
         task = facts | {"step": "full GAN" if judged else "generator only", "precision": precision}
         trainer = stage(dataclasses.replace(config, precision=precision), processes, judged)
         said = compile_if_faster(trainer, clips[: max(1, len(clips) // config.data.accumulate)]) if compiled else ""
@@ -84,7 +91,6 @@ def throughput(config: TrainConfig, rounds: int) -> Iterator[dict[str, Any]]:
         row["audio_seconds_per_second"] = round(speed.audio_seconds_per_second, 2)
         yield row | {"parts_ms": {part: round(1000 * s, 2) for part, s in speed.parts.items()}, "note": said}
         del trainer
-    yield from reference_throughput(config, clips, seconds, rounds, facts)
 
 
 def reference_throughput(
@@ -97,7 +103,7 @@ def reference_throughput(
     except ImportError:
         yield facts | {"form": "reference", "audio_seconds_per_second": None, "note": "snac is not installed"}
         return
-    for judged in (False, True):
+    for judged in (True, False):
         model = snac.SNAC(**config.model.to_dict()).to(clips.device).train()
         discriminators = Discriminators(config.discriminator).to(clips.device) if judged else None
         step = ReferenceStep(model, discriminators, config)
@@ -133,29 +139,26 @@ class ReferenceStep:
         self.optimizer.step()
 
 
-def train_until(config: TrainConfig, minutes: float, out: Path) -> None:
-    """Train for so many minutes and export; a run that is there already goes on."""
-    crops, _ = find_crops(dataclasses.replace(config, data=dataclasses.replace(config.data, in_memory=False)), 1)
-    print(f"training for {minutes:.1f} minutes on {crops.seconds / 3600:.2f} h", flush=True)
-    schedule = dataclasses.replace(config.schedule, minutes=minutes)
-    run = train(dataclasses.replace(config, schedule=schedule), out / "run", resume=True)
-    shutil.copy(run / SLIM, out / SLIM)
-    shutil.copy(run / "log.jsonl", out / "log.jsonl")
-    pretrained.save(average_of(run / SLIM), out / "model", torch.float16)
+def train_until(config: TrainConfig, end: float, out: Path) -> None:
+    """Train until `end` (of time.monotonic) and export; a run that is there already goes on."""
+    run = Run(config, out / "run", resume=True)  # decodes and compiles, which also takes its time
+    minutes = max(SHORTEST_TRAINING, (end - time.monotonic()) / 60)
+    schedule = dataclasses.replace(config.schedule, minutes=run.elapsed / 60 + minutes)
+    run.config = run.trainer.config = dataclasses.replace(config, schedule=schedule)
+    print(f"training for {minutes:.1f} minutes", flush=True)
+    run.complete()
+    shutil.copy(run.out / SLIM, out / SLIM)
+    shutil.copy(run.out / "log.jsonl", out / "log.jsonl")
+    pretrained.save(average_of(run.out / SLIM), out / "model", torch.float16)
     print(f"left: {out / SLIM}, {out / 'model'}, {out / 'log.jsonl'}")
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """A table of the rows, each beside the reference's step of its kind where that was measured."""
-    beside = {
-        (row["config"], row["step"]): row["audio_seconds_per_second"]
-        for row in rows
-        if row["form"] == "reference" and "step" in row
-    }
-    lines = [
-        "| config | device | step | precision | form | audio s/s | times the reference |",
-        "| --- " * 5 + "| ---: | ---: |",
-    ]
+    reference_rows = [row for row in rows if row["form"] == "reference" and "step" in row]
+    beside = {(row["config"], row["step"]): row["audio_seconds_per_second"] for row in reference_rows}
+    headings = ["config", "device", "step", "precision", "form", "audio s/s", "times the reference"]
+    lines = [f"| {' | '.join(headings)} |", f"|{' --- |' * len(headings)}"]
     for row in rows:
         speed, reference = row["audio_seconds_per_second"], beside.get((row["config"], row.get("step")))
         ratio = f"{speed / reference:.2f}" if speed and reference else "-"

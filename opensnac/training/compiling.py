@@ -27,7 +27,7 @@ def compile_if_faster(trainer: Trainer, clips: Tensor) -> str:
     failure = ""
     try:
         for part, call in plain.items():
-            setattr(trainer, part, torch.compile(call))
+            setattr(trainer, part, torch.compile(call, dynamic=False))
         after = _seconds(trainer, clips, parts)
     except Exception as error:  # whatever a compiler may raise: the run goes on without it
         failure, after = (str(error).splitlines() or [""])[0] or type(error).__name__, float("inf")
@@ -45,7 +45,7 @@ def _seconds(trainer: Trainer, clips: Tensor, parts: tuple[str, ...]) -> float:
 
     def work() -> None:
         with trainer._autocast():
-            audio = trainer.decode(trainer.encode(clips.transpose(1, 2)), seeds, 0).transpose(1, 2)
+            audio = trainer.decode(trainer.encode(clips.transpose(1, 2)), seeds, 0).float().transpose(1, 2)
             scores = trainer.judge(audio) if "judge" in parts else [[audio]]
         torch.stack([features[-1].float().square().mean() for features in scores]).sum().backward()
 

@@ -49,13 +49,7 @@ def train(config: TrainConfig, out: Path, resume: bool = False) -> Path:
     """
     if (out / CHECKPOINT).exists() and not resume:
         raise OpensnacError(f"{out / CHECKPOINT} exists: go on with --resume, or choose another folder with --out")
-    run = Run(config, out, resume)
-    try:
-        while not run.is_done:
-            run.advance()
-        run.finish()
-    finally:
-        run.log.close()
+    Run(config, out, resume).complete()
     return out
 
 
@@ -127,6 +121,15 @@ class Run:
         if schedule.minutes is not None:
             return self.elapsed / (60 * schedule.minutes)
         return self.trainer.step / schedule.steps
+
+    def complete(self) -> None:
+        """Train until the schedule is done, and save what that made."""
+        try:
+            while not self.is_done:
+                self.advance()
+            self.finish()
+        finally:
+            self.log.close()
 
     def advance(self) -> None:
         """One step, and whatever is due before and after it."""

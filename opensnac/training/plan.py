@@ -62,12 +62,13 @@ def describe(config: TrainConfig) -> str:
 def activation_bytes(
     config: TrainConfig, generator: SNAC, discriminators: Discriminators, clips: int, samples: int
 ) -> int:
-    """Most bytes that a step's graphs keep for their backward passes; counted on models without memory ("meta").
+    """Most bytes that a step's graphs keep for their backward passes; models on the "meta" device take none to count.
 
     The discriminators learn first, while the generator's graph waits; then its losses are added to it.
     """
-    audio = torch.empty(clips, 1, samples, device="meta")
-    seeds = torch.zeros(clips, dtype=torch.int64, device="meta")
+    device = next(generator.parameters()).device
+    audio = torch.zeros(clips, 1, samples, device=device)
+    seeds = torch.zeros(clips, dtype=torch.int64, device=device)
     parameters = {id(p) for part in (generator, discriminators) for p in part.parameters()}
 
     def reconstruct() -> tuple[Tensor, Tensor]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from opensnac.errors import AudioError
-from opensnac.training.data import Crops
+from opensnac.training.augment import add_at, augment, low_pass
+from opensnac.training.config import AugmentConfig, Source
+from opensnac.training.data import CODEBOOKS, Crops, read_ahead
 from opensnac.training.sources import find_recordings, report_broken
 
 RATE = 8000
@@ -122,3 +126,94 @@ def test_gain_is_drawn_between_its_bounds(folder: Path) -> None:
     assert 0.48 < float(peaks.max()) <= 0.5
     loud = Crops(found, RATE, 5, gain_db=(20, 20)).draw(range(3))
     assert (loud == 1).all()  # never beyond full scale, where no codec follows
+
+
+def test_globs_jsonl_and_shards(folder: Path) -> None:
+    """Members of a tar shard are read in place: other files, labels and what is no recording do not matter."""
+    with tarfile.open(folder / "shard-000.tar", "w") as shard:
+        for name, file in (("0001.flac", "deep/ramp.flac"), ("0002.wav", "short.wav"), ("0003.wav", "broken.wav")):
+            shard.add(folder / file, name)
+            (folder / "label.json").write_text("{}")
+            shard.add(folder / "label.json", name.split(".")[0] + ".json")
+    (folder / "list.jsonl").write_text('{"path": "deep/ramp.flac", "text": "ah"}\n\n{"path": "short.wav"}\n')
+    for source in (folder / "list.jsonl", folder / "**/*[pt].[fw]*", folder / "shard-*.tar"):
+        found, broken = find_recordings([str(source)])
+        assert sorted(recording.num_samples for recording in found) == [10, 32000]
+        assert len(broken) == source.name.endswith(".tar")
+        whole = next(recording for recording in found if recording.num_samples == 32000)
+        batch = Crops([whole], RATE, 500).draw(range(20))
+        starts = (batch[:, 0, :1] * 32768).round()
+        assert torch.equal(batch[:, 0] * 32768, starts + torch.arange(500))
+    (folder / "list.jsonl").write_text('{"file": "short.wav"}\n')
+    with pytest.raises(AudioError, match="columns file; a column `path` was needed"):
+        find_recordings([folder / "list.jsonl"])
+    (folder / "list.jsonl").write_text('{"path": ')
+    with pytest.raises(AudioError, match="is no JSONL text in UTF-8"):
+        find_recordings([folder / "list.jsonl"])
+    with pytest.raises(AudioError, match=r"no recordings at .*none\*\.wav: a folder, an audio file, a glob"):
+        find_recordings([str(folder / "none*.wav")])
+
+
+def test_damaged_shards_are_listed(folder: Path) -> None:
+    with tarfile.open(folder / "cut.tar", "w") as shard:
+        shard.add(folder / "short.wav", "a.wav")
+        shard.add(folder / "deep" / "ramp.flac", "b.flac")
+    (folder / "cut.tar").write_bytes((folder / "cut.tar").read_bytes()[:3000])
+    (folder / "noise.tar").write_bytes(b"\x01" * 2000)
+    found, broken = find_recordings([folder / "cut.tar", folder / "noise.tar"])
+    assert [recording.place.member for recording in found if recording.num_samples == 10] == ["a.wav"]
+    assert any("noise.tar: not readable as an uncompressed tar" in line for line in broken)
+
+
+def test_weights_multiply_hours(tmp_path: Path) -> None:
+    """Two sources of equal length, one with weight 4: four crops of five are its own."""
+    for name, value in (("a", 0.25), ("b", 0.5)):
+        (tmp_path / name).mkdir()
+        soundfile.write(tmp_path / name / "x.wav", np.full(8000, value), RATE)
+    found, _ = find_recordings([Source(str(tmp_path / "a")), Source(str(tmp_path / "b"), weight=4.0)])
+    crops = Crops(found, RATE, 100)
+    assert crops.seconds == 2.0
+    share = float((crops.draw(range(1000)).amax((1, 2)) == 0.5).float().mean())
+    assert share == pytest.approx(0.8, abs=0.04)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_nth_batch_is_the_same_whoever_reads_it(folder: Path, workers: int) -> None:
+    found, _ = find_recordings([folder / "deep"])
+    crops = Crops(found, RATE, 500, seed=3, gain_db=(-6, 0), augmentation=AugmentConfig(noise=0.5, mix=0.5))
+    batches = [batch for batch, _ in read_ahead(crops, 4, range(2, 4), range(5, 8), workers, pin_memory=False)]
+    assert len(batches) == 3
+    for step, batch in zip(range(5, 8), batches, strict=True):
+        assert torch.equal(batch, crops.draw([4 * step + 2, 4 * step + 3]))
+    assert not torch.equal(crops.draw([1]), crops.draw([1], CODEBOOKS))
+    assert not torch.equal(crops.draw([1]), Crops(found, RATE, 500, seed=4).draw([1]))
+
+
+def test_what_workers_find_broken_is_told(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "good.wav", np.full(16000, 0.5), RATE)
+    soundfile.write(tmp_path / "nan.wav", np.full(16000, np.nan), RATE, subtype="FLOAT")
+    crops = Crops(find_recordings([tmp_path])[0], RATE, 1000)
+    lines = [line for _, broken in read_ahead(crops, 4, range(4), range(4), 2, False) for line in broken]
+    assert any("nan.wav: NaN" in line for line in lines)
+
+
+def test_augmentations_do_what_they_say() -> None:
+    rng, time = np.random.default_rng(0), np.arange(RATE) / RATE
+    low, high = (np.sin(2 * np.pi * f * time).astype(np.float32) for f in (500, 3000))
+
+    def level(clip: np.ndarray, hertz: int) -> float:
+        return float(np.abs(np.fft.rfft(clip))[hertz] * 2 / RATE)
+
+    def through(config: AugmentConfig) -> np.ndarray:
+        return augment(low + high, lambda: high, RATE, config, rng)
+
+    assert np.array_equal(through(AugmentConfig()), low + high)
+    dull = through(AugmentConfig(band_limit=1, band_limit_hz=(1500, 1500)))
+    assert level(dull, 500) == pytest.approx(1, abs=1e-3)
+    assert level(dull, 3000) < 0.01
+    assert level(low_pass(low, RATE, 500), 500) == pytest.approx(np.sqrt(0.5), abs=1e-3)
+    noisy = through(AugmentConfig(noise=1, noise_snr_db=(20, 20))) - low - high
+    assert np.sqrt(np.mean(noisy**2)) == pytest.approx(0.1, rel=0.05)
+    mixed = through(AugmentConfig(mix=1, mix_snr_db=(6, 6)))
+    assert level(mixed, 3000) == pytest.approx(1 + np.sqrt(2) * 10 ** (-6 / 20), rel=1e-3)
+    assert np.array_equal(add_at(low, np.zeros_like(low), 0.0), low)
