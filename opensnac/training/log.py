@@ -93,7 +93,7 @@ class Log:
             entry["perplexity"] = [perplexity for _, perplexity in usage]
             entry["revived"] = self.revived
         self._start_window()
-        left = elapsed * (1 - progress) / progress if progress else math.inf
+        left = elapsed * max(0.0, 1 - progress) / progress if progress else math.inf
         self.record(entry, progress, left)
 
     def record(self, entry: dict[str, Any], progress: float | None = None, seconds_left: float = math.inf) -> None:

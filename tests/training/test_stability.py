@@ -27,7 +27,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_losses_fall(out: Path) -> None:
     log = [entry for entry in entries(out) if "mel" in entry]
-    assert log[-1]["mel"] < 0.5 * log[0]["mel"]
+    assert log[-1]["mel"] < 0.6 * log[0]["mel"]
     valid = [entry["valid_mel"] for entry in entries(out) if "valid_mel" in entry]
     assert valid[-1] < valid[0]
     assert log[-1]["skipped"] == 0
@@ -37,7 +37,7 @@ def test_every_scale_uses_its_codes(out: Path) -> None:
     last = [entry for entry in entries(out) if "codes_used" in entry][-1]
     assert min(last["codes_used"]) > 0.7
     assert min(last["perplexity"]) > 8  # of 32
-    assert max(last["codebook"], last["commitment"]) < 0.5
+    assert max(last["codebook"], last["commitment"]) < 1  # 5 and rising where the encoder runs away from its codes
 
 
 def test_the_discriminators_neither_win_nor_die(out: Path) -> None:
