@@ -76,11 +76,11 @@ def complex_loss(audio_hat: Audio, audio: Audio, levels: Float[Tensor, " windows
     default of `audio`), summed over three windows. Mel losses hear no phase; this one gives a young decoder the
     waveform to aim at.
     """
-    levels = complex_levels(audio) if levels is None else levels
     total = audio.new_zeros(())
-    for window, level in zip(COMPLEX_WINDOWS, levels, strict=True):
+    for i, window in enumerate(COMPLEX_WINDOWS):
         with torch.no_grad():
             target = _compressed_spectrum(audio, window)
+            level = target.abs().mean() if levels is None else levels[i]
         total = total + (_compressed_spectrum(audio_hat, window) - target).abs().mean() / level.clamp(min=COMPLEX_FLOOR)
     return total
 

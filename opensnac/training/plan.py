@@ -17,7 +17,7 @@ from opensnac.training.processes import Processes
 from opensnac.training.sources import find_recordings, report_broken
 
 GENERATOR_COPIES = 5  # weights, gradients, two moments, the average: 4 bytes a parameter each
-DISCRIMINATOR_COPIES = 4
+DISCRIMINATOR_COPIES = 4  # the same without an average; the weights alone where they have no part in the run
 GIB = 2**30
 
 
@@ -35,7 +35,8 @@ def describe(config: TrainConfig) -> str:
     sizes = [sum(p.numel() for p in part.parameters()) for part in (generator, discriminators)]
     batch_seconds = data.batch_size * crop / model.sampling_rate
     clips = data.batch_size // processes.count // data.accumulate
-    weights = 4 * (GENERATOR_COPIES * sizes[0] + DISCRIMINATOR_COPIES * sizes[1])
+    judged = schedule.discriminate_from < schedule.steps
+    weights = 4 * (GENERATOR_COPIES * sizes[0] + (DISCRIMINATOR_COPIES if judged else 1) * sizes[1])
     activations = activation_bytes(config, generator, discriminators, clips, crop)
     in_memory = 2 * crops.seconds * model.sampling_rate if data.in_memory else 0
     codes = ", ".join(f"{rate:.1f}" for rate in model.code_rates)

@@ -77,7 +77,9 @@ class Trainer:
         self._set_rates(progress)
         for parameter in (*self.generator_parameters, *self.discriminator_parameters):
             parameter.grad = None
-        levels = self.processes.mean(losses.complex_levels(audio)) if self.config.losses.complex else None
+        levels = None  # of the whole batch, where not all of it is seen at once
+        if self.config.losses.complex and (parts > 1 or self.processes.count > 1):
+            levels = self.processes.mean(losses.complex_levels(audio))
         reports: list[dict[str, Tensor]] = []
         seen: list[Quantized] = []
         for clips, seeds in zip(audio.chunk(parts), noise_seeds.chunk(parts), strict=True):
@@ -92,7 +94,7 @@ class Trainer:
                     values["feature"] = losses.feature_loss(fake, real)
             self.mark("discriminators")
             values["mel"] = losses.mel_loss(audio_hat, clips, self.config.model.sampling_rate)
-            if levels is not None:
+            if self.config.losses.complex:
                 values["complex"] = losses.complex_loss(audio_hat, clips, levels)
             if quantized is not None:
                 seen.append(quantized)
