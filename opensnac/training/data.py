@@ -60,7 +60,8 @@ class Crops:
     def draw(self, numbers: Iterable[int], sequence: int = TRAINING) -> Tensor:
         """The crops of these numbers, (crops, 1, crop_samples) float32."""
         crops = [self._crop(np.random.default_rng((self.seed, sequence, number))) for number in numbers]
-        return torch.from_numpy(np.stack(crops))[:, None]
+        # Copied to where torch aligns it: at other addresses transforms may round the last bit otherwise.
+        return torch.stack([torch.from_numpy(crop) for crop in crops])[:, None]
 
     def new_broken(self) -> list[str]:
         """A line for each recording found broken since the last call."""

@@ -168,13 +168,14 @@ class Trainer:
             optimizer.step()
         if self.step >= self.config.schedule.discriminate_from:
             self.discriminator_optimizer.step()
-        if seen and "codebooks" not in self.config.freeze:
+        if seen:
             codes, projected = (
                 [self.processes.gather(torch.cat(scale)) for scale in zip(*parts, strict=True)]
                 for parts in ([q.codes for q in seen], [[p.detach() for p in q.projected] for q in seen])
             )
             self.health.observe(codes, projected)
-            follow(self.generator.quantizer, codes, projected, self.config.codebooks.follow)
+            if "codebooks" not in self.config.freeze:
+                follow(self.generator.quantizer, codes, projected, self.config.codebooks.follow)
         # Young averages forget faster, so that the random start does not linger.
         decay = min(self.config.optimizer.ema_decay, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(self.ema_parameters, self.generator_parameters, 1 - decay)

@@ -49,7 +49,7 @@ def find_clips(sources: Sequence[Source], sample_rate: int, report: Path | None 
             broken.append(f"{recordings[index].place}: {error}")
             continue
         samples = np.pad(samples, (0, max(0, MEL_WINDOWS[-1] - len(samples))))
-        clips.append(torch.from_numpy(samples)[None, None])
+        clips.append(torch.from_numpy(samples)[None, None].clone())  # aligned, see Crops.draw
     report_broken(broken, report)
     return clips
 
