@@ -56,9 +56,8 @@ def test_killed_at_any_moment_a_run_goes_on_exactly(corpus: Path, finished: Path
     for part in checkpoint.PARTS:
         assert all(torch.equal(value, killed[part][name]) for name, value in whole[part].items()), part
     for folder in ("best", "last"):
-        assert (out / folder / "model.safetensors").read_bytes() == (
-            finished / folder / "model.safetensors"
-        ).read_bytes()
+        models = [SNAC.from_pretrained(run / folder) for run in (out, finished)]
+        assert models[0].fingerprint == models[1].fingerprint
     assert not list(out.rglob("*.part"))
 
 
