@@ -117,3 +117,16 @@ def test_what_does_not_compile_is_not_either(trainer: Trainer, monkeypatch: pyte
     said = compile_if_faster(trainer, torch.zeros(2, 1, CROP))
     assert said == "not compiled: no such compiler; going on eagerly"
     assert trainer.decode is trainer.generator.decoder
+
+
+def test_what_is_compiled_is_one_graph_each(trainer: Trainer) -> None:
+    """Traced by torch.compile without a break, noise seeds included; what it computes stays the same."""
+    audio, seeds = 0.1 * torch.randn(1, 1, CROP), torch.tensor([2**40 + 7])
+    with torch.no_grad():
+        latent = trainer.encode(audio.transpose(1, 2))
+        plain = [latent, trainer.decode(latent, seeds, 0), trainer.judge(audio)[0][-1]]
+        traced = [torch.compile(call, fullgraph=True, backend="eager") for call in (trainer.encode, trainer.decode)]
+        judge = torch.compile(trainer.judge, fullgraph=True, backend="eager")
+        again = [traced[0](audio.transpose(1, 2)), traced[1](latent, seeds, 0), judge(audio)[0][-1]]
+    for a, b in zip(plain, again, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
