@@ -19,8 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from opensnac import SNAC
-from opensnac.training.config import TrainConfig
-from opensnac.training.loop import CONFIGS
+from opensnac.training.config import CONFIGS, TrainConfig
 
 warnings.filterwarnings("ignore", category=DeprecationWarning)
 import snac  # noqa: E402

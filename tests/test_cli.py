@@ -548,7 +548,7 @@ def test_help_reads_well(arguments: list[str]) -> None:
     assert len(arguments) == 1 or "Example: opensnac" in shown
 
 
-@pytest.mark.parametrize("command", ["encode", "decode", "info", "models", "train", "evaluate", "demo"])
+@pytest.mark.parametrize("command", ["encode", "decode", "info", "models", "train", "ablate", "evaluate", "demo"])
 def test_every_command_shows_an_example(command: str) -> None:
     assert f"Example: opensnac {command}" in succeed(command, "--help").stdout
 

@@ -1,4 +1,9 @@
-"""Checkpoints: whole or not at all, and tensors and plain values only, so that none is ever unpickled."""
+"""Checkpoints: whole or not at all, and tensors and plain values only, so that none is ever unpickled.
+
+The full form holds everything the next step depends on. Random numbers are functions of the seed and of the step, and
+so is the position in the data, so the step stands for both. The slim form holds the weights alone, in bfloat16, and
+travels; whoever goes on from it begins with a warm-up, in which the optimisers gather their moments anew.
+"""
 
 from __future__ import annotations
 
@@ -6,38 +11,42 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor
 
+from opensnac.config import CodecConfig
 from opensnac.errors import ModelError
 from opensnac.files import whole_file
+from opensnac.model.codec import SNAC
 from opensnac.training.step import Trainer
 
+CHECKPOINT, SLIM = "checkpoint.pt", "slim.safetensors"
+SLIM_FORMAT = "opensnac slim checkpoint 1"
+PARTS = ("generator", "ema", "discriminators")
 
-def save(path: Path, trainer: Trainer, rng: np.random.Generator, elapsed: float, best: float) -> None:
-    """Write everything that the next step depends on; `elapsed` seconds trained so far, `best` validation."""
+
+def save(path: Path, trainer: Trainer, elapsed: float, best: float, window: dict[str, Tensor]) -> None:
+    """Write everything; `elapsed` seconds trained so far, `best` validation, `window` of values not yet logged."""
     state: dict[str, Any] = {
         "step": trainer.step,
         "skipped": trainer.skipped,
+        "warm_from": trainer.warm_from,
+        "quantize_from": trainer.quantize_from,
         "elapsed": elapsed,
         "best": best,
+        "window": window,
         "config": json.dumps(trainer.config.to_dict()),
-        "generator": trainer.generator.state_dict(),
-        "ema": trainer.ema.state_dict(),
-        "discriminators": trainer.discriminators.state_dict(),
+        **{part: getattr(trainer, part).state_dict() for part in PARTS},
         "generator_optimizers": {name: part.state_dict() for name, part in trainer.generator_optimizers.items()},
         "discriminator_optimizer": trainer.discriminator_optimizer.state_dict(),
         "codebook_health": trainer.health.state_dict(),
-        "torch_rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state() if trainer.device.type == "cuda" else None,
-        "data_rng": json.dumps(rng.bit_generator.state),
     }
     with whole_file(path, force=True) as unfinished:
         torch.save(state, unfinished)
 
 
-def load(path: Path, trainer: Trainer, rng: np.random.Generator) -> tuple[float, float]:
-    """Bring a trainer back to where `save` left it; returns (elapsed, best)."""
+def load(path: Path, trainer: Trainer) -> tuple[float, float, dict[str, Tensor]]:
+    """Bring a trainer back to where `save` left it; returns (elapsed, best, window)."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -45,27 +54,127 @@ def load(path: Path, trainer: Trainer, rng: np.random.Generator) -> tuple[float,
         raise ModelError(f"{path} cannot be read as a checkpoint: {reason}") from error
     if not isinstance(state, dict) or "codebook_health" not in state:
         raise ModelError(f"{path} is no checkpoint of a training run; use another output folder")
-    came, wanted = json.loads(state["config"]), json.loads(json.dumps(trainer.config.to_dict()))
-    for section in ("model", "discriminator"):
-        if came[section] != wanted[section]:
-            raise ModelError(
-                f"{path} holds another {section} than the configuration asks for; use another output folder"
-            )
+    came = json.loads(state["config"])
+    _require_alike(path, came, trainer, ("model", "discriminator"))
     if set(state["generator_optimizers"]) != set(trainer.generator_optimizers):
         raise ModelError(
             f"{path} was trained {'with' if came['optimizer']['matrix_learning_rate'] else 'without'} a "
             "matrix_learning_rate, unlike the configuration; use another output folder"
         )
+    if came.get("freeze", []) != list(trainer.config.freeze):
+        raise ModelError(f"{path} was trained with freeze = {came.get('freeze', [])}; use another output folder")
     trainer.step, trainer.skipped = state["step"], state["skipped"]
-    trainer.generator.load_state_dict(state["generator"])
-    trainer.ema.load_state_dict(state["ema"])
-    trainer.discriminators.load_state_dict(state["discriminators"])
-    for name, part in trainer.generator_optimizers.items():
-        part.load_state_dict(state["generator_optimizers"][name])
+    trainer.warm_from = state.get("warm_from", 0)
+    trainer.quantize_from = state.get("quantize_from", trainer.quantize_from)
+    for part in PARTS:
+        getattr(trainer, part).load_state_dict(state[part])
+    for name, optimizer in trainer.generator_optimizers.items():
+        optimizer.load_state_dict(state["generator_optimizers"][name])
     trainer.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
     trainer.health.load_state_dict(state["codebook_health"])
-    torch.set_rng_state(state["torch_rng"])
-    if state["cuda_rng"] is not None and trainer.device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda_rng"])
-    rng.bit_generator.state = json.loads(state["data_rng"])
-    return state["elapsed"], state["best"]
+    return state["elapsed"], state["best"], state.get("window", {})
+
+
+def _plain(trainer: Trainer) -> dict[str, Any]:
+    """The configuration as it comes back from JSON."""
+    values: dict[str, Any] = json.loads(json.dumps(trainer.config.to_dict()))
+    return values
+
+
+def _require_alike(path: Path, came: dict[str, Any], trainer: Trainer, sections: tuple[str, ...]) -> None:
+    wanted = _plain(trainer)
+    for section in sections:
+        if came[section] != wanted[section]:
+            raise ModelError(
+                f"{path} holds another {section} than the configuration asks for; use another output folder"
+            )
+
+
+def save_slim(path: Path, trainer: Trainer, elapsed: float, best: float) -> None:
+    """Write the weights of generator, average and discriminators in bfloat16, and where the run stood."""
+    from safetensors.torch import save as to_bytes
+
+    state = {
+        f"{part}.{name}": value.detach().to("cpu", torch.bfloat16).contiguous()
+        for part in PARTS
+        for name, value in getattr(trainer, part).state_dict().items()
+    }
+    facts = {
+        "format": SLIM_FORMAT,
+        "step": str(trainer.step),
+        "quantize_from": str(trainer.quantize_from),
+        "elapsed": repr(elapsed),
+        "best": repr(best),
+        "config": json.dumps(trainer.config.to_dict()),
+    }
+    with whole_file(path, force=True) as unfinished:
+        unfinished.write_bytes(to_bytes(state, facts))
+
+
+def load_slim(path: Path, trainer: Trainer) -> tuple[float, float]:
+    """Put a slim checkpoint's weights and step into a trainer; returns (elapsed, best).
+
+    From a run before its codebooks started, they start from data as in that run; discriminators of another size than
+    the configuration's begin anew. ModelError where the model is another, or the file none.
+    """
+    state, facts = _read_slim(path)
+    came = json.loads(facts["config"])
+    _require_alike(path, came, trainer, ("model",))
+    for part in PARTS:
+        module = getattr(trainer, part)
+        prefix = f"{part}."
+        weights = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+        if part != "discriminators" or came["discriminator"] == _plain(trainer)["discriminator"]:
+            module.load_state_dict({name: value.float() for name, value in weights.items()})
+    trainer.step = trainer.warm_from = int(facts["step"])
+    trainer.quantize_from = int(facts["quantize_from"])
+    return float(facts["elapsed"]), float(facts["best"])
+
+
+def is_slim(path: Path) -> bool:
+    """Whether a file's name says that it is a slim checkpoint."""
+    return path.suffix == ".safetensors" and path.is_file()
+
+
+def _read_slim(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = file.metadata() or {}
+            if facts.get("format") != SLIM_FORMAT:
+                raise ModelError(f"{path} is no slim checkpoint; {SLIM} of a training run's folder was needed")
+            return {key: file.get_tensor(key) for key in file.keys()}, facts  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} cannot be read as a slim checkpoint: {error}") from error
+
+
+def average_of(path: Path) -> SNAC:
+    """The averaged model in a slim checkpoint, in eval mode: what `best/` and `last/` hold, in bfloat16's precision."""
+    state, facts = _read_slim(path)
+    values = json.loads(facts["config"])["model"]
+    model = SNAC.from_config(CodecConfig.from_dict(values))
+    model.load_state_dict({name[4:]: value.float() for name, value in state.items() if name.startswith("ema.")})
+    return model.eval()
+
+
+def start_from(trainer: Trainer, name: str) -> tuple[float, float]:
+    """Begin with a trained model: `name` is bundled, a folder, a hub id or a slim checkpoint; (elapsed, best).
+
+    A slim checkpoint is gone on with: its step counts. From a model a new run begins, whose codebooks are kept as they
+    are: it quantises from its first step.
+    """
+    if is_slim(Path(name)):
+        return load_slim(Path(name), trainer)
+    model = SNAC.from_pretrained(name)
+    if model.config != trainer.config.model:
+        came, wanted = model.config.to_dict(), trainer.config.model.to_dict()
+        differ = [f"{key} {came[key]} instead of {wanted[key]}" for key in came if came[key] != wanted[key]]
+        raise ModelError(f"the model {name} does not fit [model]: it has {', '.join(differ)}")
+    try:
+        trainer.generator.load_state_dict(model.state_dict())
+    except RuntimeError as error:
+        raise ModelError(f"the model {name} has its weight norm folded away and cannot be trained on") from error
+    trainer.sync_ema()
+    trainer.quantize_from = -1  # long ago: nothing is to be started
+    return 0.0, float("inf")

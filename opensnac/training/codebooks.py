@@ -78,10 +78,16 @@ def follow(
     codebook loss lets it fall behind an encoder that moves at every step; this does not.
     """
     for scale, code, vectors in zip(quantizer.scales, codes, projected, strict=True):
-        entries, which, counts = code.flatten().unique(return_inverse=True, return_counts=True)
-        sums = torch.zeros(len(entries), vectors.shape[-1], device=vectors.device)
-        means = sums.index_add_(0, which, vectors.flatten(0, 1).float()) / counts[:, None]
-        scale.codebook.weight[entries] += share * (means - scale.codebook.weight[entries])
+        weight, flat = scale.codebook.weight, code.flatten()
+        counts = _uses(flat, len(weight))[:, None]
+        sums = torch.zeros_like(weight).index_add_(0, flat, vectors.flatten(0, 1).to(weight))
+        means = sums / counts.clamp(min=1)
+        weight += torch.where(counts > 0, share * (means - weight), 0)
+
+
+def _uses(flat: Tensor, size: int) -> Tensor:
+    """How often each code occurs, without waiting for a GPU to say how many there are."""
+    return torch.zeros(size, device=flat.device).index_add_(0, flat, torch.ones(len(flat), device=flat.device))
 
 
 class CodebookHealth:
@@ -89,22 +95,22 @@ class CodebookHealth:
 
     def __init__(self, quantizer: ResidualVectorQuantizer, patience: int) -> None:
         self.patience = patience
-        sizes = [len(scale.codebook.weight) for scale in quantizer.scales]
-        self.since_use = [torch.zeros(size, dtype=torch.int64) for size in sizes]  # vectors since a code's last use
-        self.counts = [torch.zeros(size) for size in sizes]  # uses, fading over about as many vectors as codes x 4
-        self.pools: list[Tensor] = [torch.empty(0) for _ in sizes]
+        weights = [scale.codebook.weight for scale in quantizer.scales]
+        # Vectors since a code's last use; its uses, fading over about as many vectors as four times the codes.
+        self.since_use = [torch.zeros(len(w), dtype=torch.int64, device=w.device) for w in weights]
+        self.counts = [torch.zeros(len(w), device=w.device) for w in weights]
+        self.pools = [torch.empty(0, w.shape[1], device=w.device) for w in weights]
 
     @torch.no_grad()
     def observe(self, codes: Sequence[Tensor], projected: Sequence[Tensor]) -> None:
         """Take note of one step's codes and of the vectors they stand for."""
         for i, (code, vectors) in enumerate(zip(codes, projected, strict=True)):
-            flat, vectors = code.flatten().cpu(), vectors.detach().flatten(0, 1).float().cpu()
-            size = len(self.counts[i])
+            flat, size = code.flatten(), len(self.counts[i])
             self.since_use[i] += len(flat)
             self.since_use[i][flat] = 0
             self.counts[i] *= 0.5 ** (len(flat) / (size * POOL_FACTOR))
-            self.counts[i].index_add_(0, flat, torch.ones(len(flat)))
-            self.pools[i] = torch.cat([self.pools[i].view(-1, vectors.shape[1]), vectors])[-size * POOL_FACTOR :]
+            self.counts[i] += _uses(flat, size)
+            self.pools[i] = torch.cat([self.pools[i], vectors.flatten(0, 1).float()])[-size * POOL_FACTOR :]
 
     @torch.no_grad()
     def revive(self, quantizers: Sequence[ResidualVectorQuantizer], generator: torch.Generator) -> list[int]:
@@ -113,10 +119,10 @@ class CodebookHealth:
         for i, since in enumerate(self.since_use):
             dead = torch.nonzero(since > self.patience * len(since)).flatten()
             if len(dead) and len(self.pools[i]):
-                draw = torch.randint(len(self.pools[i]), (len(dead),), generator=generator)
+                draw = torch.randint(len(self.pools[i]), (len(dead),), generator=generator).to(dead.device)
                 for quantizer in quantizers:
                     weight = quantizer.scales[i].codebook.weight
-                    weight[dead.to(weight.device)] = self.pools[i][draw].to(weight)
+                    weight[dead] = self.pools[i][draw]
                 since[dead] = 0
             revived.append(len(dead))
         return revived
@@ -137,4 +143,6 @@ class CodebookHealth:
 
     def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
         """Go on from a checkpoint."""
-        self.since_use, self.counts, self.pools = state["since_use"], state["counts"], state["pools"]
+        for name in ("since_use", "counts", "pools"):
+            mine: list[Tensor] = getattr(self, name)
+            mine[:] = [value.to(old.device) for value, old in zip(state[name], mine, strict=True)]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import UnionType
@@ -14,19 +15,45 @@ from opensnac.errors import ConfigError
 
 Section = TypeVar("Section")
 
+CONFIGS = Path(__file__).parent / "configs"  # the runs that come with the package
 NULLABLE = ("attn_window_size", "latent_dim")
+PRECISIONS = ("fp32", "bf16")
+FREEZABLE = ("encoder", "codebooks")
+QUALITIES = ("mel", "stft", "pesq_wb", "stoi")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A place of recordings: a folder, file, glob, CSV or JSONL manifest, or WebDataset shard."""
+
+    path: str = ""
+    weight: float = 1.0  # how many times its hours count when crops are drawn
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """Recordings and how crops are cut from them."""
 
-    train: tuple[str, ...] = ()  # folders, files or CSV manifests with a column `path`
-    valid: tuple[str, ...] = ()
+    train: tuple[Source, ...] = ()  # each a text, or a table {path = "...", weight = 2.0}
+    valid: tuple[Source, ...] = ()
     crop_seconds: float = 0.38  # rounded to whole groups of frames
-    batch_size: int = 16
+    batch_size: int = 16  # clips of one step, over all processes
+    accumulate: int = 1  # parts that each process's share is worked on in, one after the other: less memory
     gain_db: tuple[float, float] = (0.0, 0.0)  # random gain between these, one a crop
     in_memory: bool = False  # decode everything once to int16: twice the sampling rate in bytes a second
+    workers: int = 0  # processes that read ahead; 0: read between the steps
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """What is done to a crop, each with its own probability, before the model hears it and is asked to return it."""
+
+    mix: float = 0.0  # probability of another crop on top
+    mix_snr_db: tuple[float, float] = (0.0, 20.0)  # level of the crop over the other
+    band_limit: float = 0.0  # probability of a low-pass
+    band_limit_hz: tuple[float, float] = (3400.0, 8000.0)
+    noise: float = 0.0  # probability of white noise
+    noise_snr_db: tuple[float, float] = (15.0, 40.0)
 
 
 @dataclass(frozen=True)
@@ -90,6 +117,7 @@ class ScheduleConfig:
     log_every: int = 50
     validate_every: int = 1_000
     checkpoint_every: int = 1_000
+    best_by: str = "mel"  # what makes the best model, of QUALITIES
 
 
 @dataclass(frozen=True)
@@ -99,6 +127,7 @@ class TrainConfig:
     name: str
     model: CodecConfig
     data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     codebooks: CodebookConfig = field(default_factory=CodebookConfig)
     losses: LossConfig = field(default_factory=LossConfig)
@@ -106,11 +135,16 @@ class TrainConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     seed: int = 0
     device: str = "auto"
+    precision: str = "fp32"  # or bf16: products of matrices in 16 bits, weights and losses in 32
+    compile: bool = False  # torch.compile, where it turns out to be faster
+    init: str = ""  # a bundled model, folder, hub id or slim checkpoint to start from
+    freeze: tuple[str, ...] = ()  # of encoder and codebooks; both: the tokens stay valid
 
     def __post_init__(self) -> None:
         schedule = self.schedule
         at_least_one = {
             "[data] batch_size": self.data.batch_size,
+            "[data] accumulate": self.data.accumulate,
             "[codebooks] start_vectors": self.codebooks.start_vectors,
             "[codebooks] patience": self.codebooks.patience,
             "[codebooks] revive_every": self.codebooks.revive_every,
@@ -122,25 +156,39 @@ class TrainConfig:
         for key, value in at_least_one.items():
             if value < 1:
                 raise ConfigError(f"{key} is {value}; at least 1 was needed")
+        if self.data.workers < 0:
+            raise ConfigError(f"[data] workers is {self.data.workers}; 0 or more was needed")
         if self.data.crop_seconds <= 0:
             raise ConfigError(f"[data] crop_seconds is {self.data.crop_seconds}; more than 0 was needed")
+        for key in ("mix", "band_limit", "noise"):
+            if not 0 <= getattr(self.augment, key) <= 1:
+                raise ConfigError(f"[augment] {key} is {getattr(self.augment, key)}; a probability was needed")
+        choices = {"precision": PRECISIONS, "[schedule] best_by": QUALITIES, "freeze": FREEZABLE}
+        chosen = {"precision": (self.precision,), "[schedule] best_by": (schedule.best_by,), "freeze": self.freeze}
+        for key, texts in chosen.items():
+            for text in texts:
+                if text not in choices[key]:
+                    raise ConfigError(f"{key} is {text!r}; {' or '.join(choices[key])} was needed")
+        if self.freeze and not self.init:
+            raise ConfigError(f"freeze is {', '.join(self.freeze)} without init: there is nothing yet worth keeping")
         if schedule.adversarial_from < schedule.discriminate_from:
             raise ConfigError(
                 f"[schedule] adversarial_from is {schedule.adversarial_from}, before discriminate_from "
                 f"{schedule.discriminate_from}: discriminators must learn before they judge"
             )
         if not self.data.train:
-            raise ConfigError("[data] train is empty; name folders, files or CSV manifests of recordings")
+            raise ConfigError("[data] train is empty; name folders, files or manifests of recordings")
+        for source in (*self.data.train, *self.data.valid):
+            if not source.path:
+                raise ConfigError("a source under [data] has no path; {path = ..., weight = ...} was needed")
+            if not source.weight > 0:
+                raise ConfigError(f"the weight of {source.path} is {source.weight}; more than 0 was needed")
 
     @classmethod
-    def from_toml(cls, path: Path) -> TrainConfig:
-        """Read a run from a TOML file; paths in it are relative to the working folder."""
+    def from_toml(cls, path: Path, changes: Sequence[str] = ()) -> TrainConfig:
+        """Read a run from a TOML file, some keys changed by `section.key=value`; paths are as the shell has them."""
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"{path} cannot be read as TOML: {error}") from error
-        try:
-            return cls.from_dict(values)
+            return cls.from_dict(changed(read_toml(path), changes))
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
 
@@ -152,6 +200,7 @@ class TrainConfig:
             raise ConfigError("a training configuration needs at least `name` and a section [model]")
         sections: dict[str, type] = {
             "data": DataConfig,
+            "augment": AugmentConfig,
             "discriminator": DiscriminatorConfig,
             "codebooks": CodebookConfig,
             "losses": LossConfig,
@@ -173,6 +222,55 @@ class TrainConfig:
         return asdict(self)
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file's values; ConfigError where it is none."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as TOML: {error}") from error
+
+
+def changed(values: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """A copy of nested values with changes `section.key=value` or `key=value`, each value as TOML writes it.
+
+    What is no TOML is taken as text: `data.valid=[]` is an empty list, `precision=bf16` a text.
+    """
+    result = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+    for change in changes:
+        key, equals, text = change.partition("=")
+        *sections, name = key.strip().split(".")
+        if not equals or not name or len(sections) > 1:
+            raise ConfigError(f"the change {change!r} was not understood; section.key=value was needed")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text.strip()
+        target = result.setdefault(sections[0], {}) if sections else result
+        if not isinstance(target, dict):
+            raise ConfigError(f"the change {change!r} was not understood: {sections[0]} is no section")
+        target[name] = value
+    return result
+
+
+def to_toml(values: Mapping[str, Any]) -> str:
+    """Nested plain values as TOML text, sections last; null is false, as from_dict reads it."""
+    plain = [f"{key} = {toml_value(value)}" for key, value in values.items() if not isinstance(value, Mapping)]
+    for section, content in values.items():
+        if isinstance(content, Mapping):
+            lines = [f"{k} = {toml_value(v)}" for k, v in content.items() if v is not None or k in NULLABLE]
+            plain += ["", f"[{section}]", *lines]
+    return "\n".join(plain) + "\n"
+
+
+def toml_value(value: Any) -> str:
+    """A plain value as TOML writes it."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key} = {toml_value(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(toml_value, value)) + "]"
+    return json.dumps(False if value is None else value)
+
+
 def _section(section: type[Section], values: Mapping[str, Any], where: str) -> Section:
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where} is {values!r}; a section of keys and values was needed")
@@ -184,14 +282,16 @@ def _section(section: type[Section], values: Mapping[str, Any], where: str) -> S
 
 
 def _fitted(wanted: Any, value: Any, name: str) -> Any:
-    """`value` as the type `wanted`: whole numbers serve as floats, lists as tuples, nothing else is bent."""
+    """`value` as the type `wanted`: whole numbers serve as floats, lists as tuples, texts as sources."""
     kinds, origin = get_args(wanted), get_origin(wanted)
     if origin is tuple and isinstance(value, list | tuple):
         if kinds[-1] is not Ellipsis and len(kinds) != len(value):
             raise ConfigError(f"{name} is {value!r}; {len(kinds)} values were needed")
         return tuple(_fitted(kinds[0], item, name) for item in value)
     if origin is UnionType:
-        return None if value is None else _fitted(kinds[0], value, name)
+        return None if value is None or value is False else _fitted(kinds[0], value, name)
+    if wanted is Source and isinstance(value, str | Mapping):
+        return _section(Source, {"path": value} if isinstance(value, str) else value, name)
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if origin is None and isinstance(value, wanted) and isinstance(value, bool) == (wanted is bool):

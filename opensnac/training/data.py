@@ -1,118 +1,73 @@
-"""Random crops of recordings, read by seeking; broken files are listed once and left out."""
+"""Random crops of recordings, read by seeking. The n-th crop of a run is a function of n alone.
+
+So a run can be repeated, cut and resumed, or shared among processes: its position in the data is its step.
+"""
 
 from __future__ import annotations
 
-import csv
-import sys
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
-import soundfile
-import soxr
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from opensnac.audio import READABLE
 from opensnac.errors import AudioError
+from opensnac.training.augment import augment
+from opensnac.training.config import AugmentConfig
+from opensnac.training.sources import BrokenRecordingError, Place, Recording, read_mono
 
 MAX_DRAWS = 100  # recordings tried for one crop before giving up
-UNKNOWN_LENGTH = 1 << 62  # samples; libsndfile says about this for a stream without an end
-
-
-class BrokenRecordingError(Exception):
-    """A recording that cannot be used, and why."""
-
-
-@dataclass(frozen=True)
-class Recording:
-    """A readable file: where it is, its rate in Hz and its length in samples at that rate."""
-
-    path: Path
-    sample_rate: int
-    num_samples: int
-
-    @property
-    def seconds(self) -> float:
-        """Duration."""
-        return self.num_samples / self.sample_rate
-
-
-def find_recordings(sources: Iterable[str | Path]) -> tuple[list[Recording], list[str]]:
-    """Recordings in folders, files and CSV manifests (column `path`), and a line for each file that is broken."""
-    found, broken = [], []
-    for path in sorted({path for source in sources for path in _paths(Path(source))}):
-        try:
-            info = soundfile.info(path)
-        except (soundfile.SoundFileError, OSError) as error:
-            broken.append(f"{path}: {error}")
-            continue
-        if 0 < info.frames < UNKNOWN_LENGTH:
-            found.append(Recording(path, info.samplerate, info.frames))
-        else:
-            broken.append(f"{path}: {'no samples' if info.frames <= 0 else 'its length is not known'}")
-    return found, broken
-
-
-def _paths(source: Path) -> Iterable[Path]:
-    if source.suffix.lower() == ".csv" and source.is_file():
-        return [source.parent / path for path in _manifest(source)]
-    if source.is_dir():
-        return [path for path in source.rglob("*") if path.suffix.lower() in READABLE]
-    if source.is_file():
-        return [source]
-    raise AudioError(f"no recordings at {source}: a folder, an audio file or a CSV manifest was needed")
-
-
-def _manifest(source: Path) -> list[str]:
-    try:
-        with source.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise AudioError(f"{source} is no CSV text in UTF-8: {error}") from error
-    if rows and "path" not in rows[0]:
-        raise AudioError(f"{source} has columns {', '.join(rows[0])}; a column `path` was needed")
-    for line, row in enumerate(rows, start=2):
-        if not row["path"]:
-            raise AudioError(f"{source}, line {line}, has no path; give one or remove the line")
-    return [row["path"] for row in rows]
+TRAINING, CODEBOOKS = 0, 1  # independent sequences of crops
+PREFETCHED = 4  # batches that each worker reads ahead
 
 
 class Crops:
-    """An endless supply of random crops, each moment of each recording equally likely.
-
-    `draw` depends on the generator passed in alone, so a run can be repeated and resumed.
-    """
+    """An endless supply of random crops, each moment of each recording equally likely, times its weight."""
 
     def __init__(
         self,
         recordings: Sequence[Recording],
         sample_rate: int,
         crop_samples: int,
+        seed: int = 0,
         gain_db: tuple[float, float] = (0.0, 0.0),
+        augmentation: AugmentConfig | None = None,
         in_memory: bool = False,
     ) -> None:
         self.sample_rate = sample_rate
         self.crop_samples = crop_samples
+        self.seed = seed
         self.gain_db = gain_db
-        self._reported: set[Path] = set()
+        self.augmentation = augmentation or AugmentConfig()
+        self._broken: dict[Place, str] = {}
+        self._reported = 0
         self._decoded: list[NDArray[np.int16]] = []
         self.recordings = self._decode_all(recordings) if in_memory else list(recordings)
         if not self.recordings:
             raise AudioError("no readable recordings to train on; check the paths under [data] train")
-        self._ends = np.cumsum([recording.seconds for recording in self.recordings])
+        self._ends = np.cumsum([recording.seconds * recording.weight for recording in self.recordings])
 
     @property
     def seconds(self) -> float:
         """Duration of all recordings."""
-        return float(self._ends[-1])
+        return sum(recording.seconds for recording in self.recordings)
 
-    def draw(self, batch_size: int, rng: np.random.Generator) -> Tensor:
-        """A batch (batch, 1, crop_samples) float32."""
-        return torch.from_numpy(np.stack([self._crop(rng) for _ in range(batch_size)]))[:, None]
+    def draw(self, numbers: Iterable[int], sequence: int = TRAINING) -> Tensor:
+        """The crops of these numbers, (crops, 1, crop_samples) float32."""
+        crops = [self._crop(np.random.default_rng((self.seed, sequence, number))) for number in numbers]
+        # Copied to where torch aligns it: at other addresses transforms may round the last bit otherwise.
+        return torch.stack([torch.from_numpy(crop) for crop in crops])[:, None]
+
+    def new_broken(self) -> list[str]:
+        """A line for each recording found broken since the last call."""
+        lines = list(self._broken.values())[self._reported :]
+        self._reported += len(lines)
+        return lines
 
     def _decode_all(self, recordings: Sequence[Recording]) -> list[Recording]:
         """Keep all samples; the recordings that could be read."""
@@ -130,25 +85,29 @@ class Crops:
         return [recording for recording, samples in zip(recordings, decoded, strict=True) if samples is not None]
 
     def _crop(self, rng: np.random.Generator) -> NDArray[np.float32]:
+        clip = self._piece(rng)
+        gain = 10 ** (rng.uniform(*self.gain_db) / 20)
+        clip = augment(clip, lambda: self._piece(rng), self.sample_rate, self.augmentation, rng)
+        return clip * np.float32(min(gain, 1 / max(float(np.abs(clip).max()), 1e-9)))  # not beyond full scale
+
+    def _piece(self, rng: np.random.Generator) -> NDArray[np.float32]:
         for _ in range(MAX_DRAWS):
-            index = int(np.searchsorted(self._ends, rng.uniform(0, self.seconds), side="right"))
-            index = min(index, len(self.recordings) - 1)
-            position, gain = rng.uniform(), 10 ** (rng.uniform(*self.gain_db) / 20)
+            index = int(np.searchsorted(self._ends, rng.uniform(0, self._ends[-1]), side="right"))
+            index, position = min(index, len(self.recordings) - 1), rng.uniform()
             try:
-                piece = self._stored_crop(index, position) if self._decoded else self._read_crop(index, position)
+                piece = self._stored_piece(index, position) if self._decoded else self._read_piece(index, position)
             except BrokenRecordingError as error:
                 self._report(self.recordings[index], error)
                 continue
-            gain = min(gain, 1 / max(float(np.abs(piece).max(initial=0)), 1e-9))  # not beyond full scale
-            return np.pad(piece, (0, self.crop_samples - len(piece))) * np.float32(gain)
+            return np.pad(piece, (0, self.crop_samples - len(piece)))
         raise AudioError(f"{MAX_DRAWS} recordings in a row could not be read; check the files under [data] train")
 
-    def _stored_crop(self, index: int, position: float) -> NDArray[np.float32]:
+    def _stored_piece(self, index: int, position: float) -> NDArray[np.float32]:
         samples = self._decoded[index]
         start = int(position * max(0, len(samples) - self.crop_samples + 1))
         return samples[start : start + self.crop_samples].astype(np.float32) / np.float32(32768)
 
-    def _read_crop(self, index: int, position: float) -> NDArray[np.float32]:
+    def _read_piece(self, index: int, position: float) -> NDArray[np.float32]:
         recording = self.recordings[index]
         ratio = recording.sample_rate / self.sample_rate
         needed = int(np.ceil(self.crop_samples * ratio)) + (16 if ratio != 1 else 0)
@@ -156,34 +115,45 @@ class Crops:
         return read_mono(recording, self.sample_rate, start, needed)[: self.crop_samples]
 
     def _report(self, recording: Recording, error: BrokenRecordingError) -> None:
-        if recording.path not in self._reported:
-            self._reported.add(recording.path)
-            report_broken([f"{recording.path}: {error}"])
-
-
-def read_mono(recording: Recording, sample_rate: int, start: int = 0, length: int = -1) -> NDArray[np.float32]:
-    """Samples from `start`, `length` at the recording's rate, mixed down, at `sample_rate`.
-
-    BrokenRecordingError where there is nothing, or nothing finite, to read.
-    """
-    try:
-        with soundfile.SoundFile(recording.path) as file:
-            file.seek(start)
-            mono = file.read(length, dtype="float32", always_2d=True).mean(1)
-    except (soundfile.SoundFileError, OSError) as error:
-        raise BrokenRecordingError(error) from error
-    if not len(mono) or not np.isfinite(mono).all():
-        raise BrokenRecordingError(f"{'NaN or infinity' if len(mono) else 'no samples'} from sample {start} on")
-    if recording.sample_rate != sample_rate:
-        mono = soxr.resample(mono, recording.sample_rate, sample_rate)
-    return np.asarray(mono, np.float32)
+        self._broken.setdefault(recording.place, f"{recording.place}: {error}")
 
 
 def _decode(recording: Recording, sample_rate: int) -> NDArray[np.int16]:
     return np.round(np.clip(read_mono(recording, sample_rate), -1, 1 - 2**-15) * 32768).astype(np.int16)
 
 
-def report_broken(broken: Sequence[str]) -> None:
-    """Say once which files are left out."""
-    for line in broken:
-        print(f"left out: {line}", file=sys.stderr)
+class _Batches(Dataset[tuple[Tensor, list[str]]]):
+    """One process's share of each step's batch, and what was found broken on the way."""
+
+    def __init__(self, crops: Crops, batch_size: int, share: range) -> None:
+        self.crops, self.batch_size, self.share = crops, batch_size, share
+
+    def __getitem__(self, step: int) -> tuple[Tensor, list[str]]:
+        first = step * self.batch_size
+        batch = self.crops.draw(range(first + self.share.start, first + self.share.stop))
+        return batch, self.crops.new_broken()
+
+
+def read_ahead(
+    crops: Crops, batch_size: int, share: range, steps: range, workers: int, pin_memory: bool
+) -> Iterator[tuple[Tensor, list[str]]]:
+    """The batches of `steps`, in order: clips `share` of `batch_size` each, and lines about broken recordings.
+
+    With workers they are read by that many processes, some batches ahead; what they are does not change.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="This DataLoader will create")  # more workers than cores
+        loader = DataLoader(
+            _Batches(crops, batch_size, share),
+            batch_size=None,
+            sampler=steps,
+            num_workers=workers,
+            prefetch_factor=PREFETCHED if workers else None,
+            collate_fn=_as_it_is,
+            pin_memory=pin_memory,
+        )
+        return iter(loader)
+
+
+def _as_it_is(item: Any) -> Any:
+    return item

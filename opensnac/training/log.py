@@ -1,26 +1,51 @@
-"""What a person sees of a run: lines on the screen, log.jsonl, TensorBoard's curves."""
+"""What a person sees of a run: a progress line or plain lines, log.jsonl, TensorBoard's curves, pictures and sound."""
 
 from __future__ import annotations
 
 import json
 import math
+import sys
 import time
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from opensnac.evaluation.picture import RANGE_DB, mel_spectrogram
 from opensnac.files import whole_file
+from opensnac.training.processes import Processes
 from opensnac.training.step import Trainer
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+ON_THE_LINE = ("mel", "adversarial", "discriminator", "gradient_norm", "audio_seconds_per_second")
+
+
+Heard = tuple[int, Tensor]  # which clip, and how it came back
 
 
 class Log:
-    """log.jsonl with a line for every entry, the same on the screen, and TensorBoard's files where it is installed."""
+    """log.jsonl with a line for every entry, the same on the screen, and TensorBoard's files where it is installed.
 
-    def __init__(self, out: Path, step: int) -> None:
+    Values are averaged over the steps since the last entry and over all processes; the first process alone writes.
+    """
+
+    def __init__(self, out: Path, step: int, processes: Processes, window: Mapping[str, Tensor]) -> None:
         self.path = out / "log.jsonl"
+        self.processes = processes
         self.revived: list[int] = []
-        self.writer = _tensorboard(out, step)
-        self._forget_after(step)
+        self.writer = _tensorboard(out, step) if processes.is_first else None
+        self.line = _progress_line() if processes.is_first else None
+        if processes.is_first:
+            self._forget_after(step)
         self._start_window()
+        for name, values in window.items():
+            self._values[name] = list(values)
 
     def _forget_after(self, step: int) -> None:
         """Drop what a run wrote beyond the checkpoint it goes on from, and a line that was cut."""
@@ -37,45 +62,92 @@ class Log:
             unfinished.write_text("".join(kept), encoding="utf-8")
 
     def _start_window(self) -> None:
-        self._values: dict[str, list[float]] = {}
-        self._seconds, self._since = 0.0, time.monotonic()
+        self._values: dict[str, list[Tensor]] = {}
+        self._seconds, self._waited, self._steps, self._since = 0.0, 0.0, 0, time.monotonic()
 
-    def collect(self, values: dict[str, float], seconds: float) -> None:
-        """Add one step's losses and the seconds of audio it trained on."""
+    @property
+    def window(self) -> dict[str, Tensor]:
+        """The values since the last entry, for a checkpoint: the next entry comes out as if nothing had happened."""
+        return {name: torch.stack(values) for name, values in self._values.items()}
+
+    def collect(self, values: dict[str, Tensor], seconds: float, waited: float) -> None:
+        """Add one step's losses, the seconds of audio it trained on and those it waited for them."""
         for name, value in values.items():
             self._values.setdefault(name, []).append(value)
-        self._seconds += seconds
+        self._seconds, self._waited, self._steps = self._seconds + seconds, self._waited + waited, self._steps + 1
 
-    def write(self, trainer: Trainer, elapsed: float) -> None:
-        """Write the means since the last call."""
-        entry: dict[str, Any] = {"step": trainer.step, "minutes": elapsed / 60}
-        entry |= {name: sum(values) / len(values) for name, values in self._values.items()}
-        entry["audio_seconds_per_second"] = self._seconds / (time.monotonic() - self._since)
+    def write(self, trainer: Trainer, elapsed: float, progress: float) -> None:
+        """Write the means since the last call; every process must call."""
+        names = sorted(self._values)
+        device = self.processes.device
+        means = [torch.stack([value.float().to(device) for value in self._values[name]]).mean() for name in names]
+        shared = self.processes.mean(torch.stack(means)).tolist() if names else []
+        entry: dict[str, Any] = {"step": trainer.step, "minutes": elapsed / 60} | dict(zip(names, shared, strict=True))
+        entry["audio_seconds_per_second"] = self._seconds * self.processes.count / (time.monotonic() - self._since)
+        entry["data_wait_seconds"] = self._waited / max(1, self._steps)
         entry["learning_rate"] = trainer.generator_optimizers["learning_rate"].param_groups[0]["lr"]
         entry["skipped"] = trainer.skipped
-        if trainer.step > trainer.config.schedule.quantize_from:
+        if trainer.step > trainer.quantize_from:
             usage = trainer.health.usage()
             entry["codes_used"] = [share for share, _ in usage]
             entry["perplexity"] = [perplexity for _, perplexity in usage]
             entry["revived"] = self.revived
         self._start_window()
-        self.record(entry)
+        left = elapsed * max(0.0, 1 - progress) / progress if progress else math.inf
+        self.record(entry, progress, left)
 
-    def record(self, entry: dict[str, Any]) -> None:
+    def record(self, entry: dict[str, Any], progress: float | None = None, seconds_left: float = math.inf) -> None:
         """One line of the log, one of the screen, a point on every curve."""
+        if not self.processes.is_first:
+            return
         rounded = {key: _rounded(value) for key, value in entry.items()}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(rounded) + "\n")
-        self.say("  ".join(f"{key} {value}" for key, value in rounded.items()))
+        left = f"{timedelta(seconds=round(seconds_left))}" if math.isfinite(seconds_left) else "unknown"
+        if self.line is not None and progress is not None:
+            figures = "  ".join(f"{key} {rounded[key]}" for key in ON_THE_LINE if key in rounded)
+            figures = figures.replace("audio_seconds_per_second", "audio s/s")
+            text = f"step {entry['step']}  {figures}  left {left}"
+            self.line.update(self.line.task_ids[0], completed=progress, description=text)
+        else:
+            ending = f"  left {left}" if progress is not None else ""
+            self.say("  ".join(f"{key} {value}" for key, value in rounded.items()) + ending)
         if self.writer is not None:
             for key, value in entry.items():
                 for i, number in enumerate(value if isinstance(value, list) else [value]):
                     name = f"{key}/{i}" if isinstance(value, list) else key
                     self.writer.add_scalar(name, number, entry["step"])
 
+    def show(self, step: int, sample_rate: int, originals: Sequence[Tensor], heard: Sequence[Heard]) -> None:
+        """Decoded validation clips (1, 1, samples) to hear, and to see below their originals."""
+        if self.writer is None:
+            return
+        for index, decoded in heard:
+            both = [np.ascontiguousarray(clip[0, 0].cpu().numpy()) for clip in (originals[index], decoded)]
+            self.writer.add_audio(f"clip_{index}", np.clip(both[1], -1, 1)[None], step, sample_rate)
+            self.writer.add_image(f"clip_{index}/original_above", _picture(both, sample_rate), step, dataformats="HW")
+
     def say(self, line: str) -> None:
         """A line on the screen."""
-        print(line, flush=True)
+        if self.line is not None:
+            self.line.console.print(line, markup=False, highlight=False)
+        elif self.processes.is_first:
+            print(line, flush=True)
+
+    def close(self) -> None:
+        """Leave the screen as it was found and the curves complete."""
+        if self.line is not None:
+            self.line.stop()
+        if self.writer is not None:
+            self.writer.close()
+
+
+def _picture(clips: Sequence[np.ndarray], sample_rate: int) -> np.ndarray:
+    """Mel spectrograms one above the other, (height, width) from 0, quiet, to 1."""
+    spectra = [mel_spectrogram(clip, sample_rate) for clip in clips]
+    loudest = spectra[0].max()
+    panels = [np.clip(1 + (spectrum[::-1] - loudest) / RANGE_DB, 0, 1) for spectrum in spectra]
+    return np.concatenate(panels)
 
 
 def _rounded(value: Any) -> Any:
@@ -85,6 +157,18 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.5g}") if math.isfinite(value) else None
     return value
+
+
+def _progress_line() -> Progress | None:
+    """On a terminal, a line that stays at the bottom and tells how far the run is."""
+    if not sys.stdout.isatty():
+        return None
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    line = Progress(BarColumn(), TaskProgressColumn(), TextColumn("{task.description}", markup=False))
+    line.start()
+    line.add_task("starting", total=1.0)
+    return line
 
 
 def _tensorboard(out: Path, step: int) -> Any:

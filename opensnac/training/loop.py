@@ -4,31 +4,40 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from opensnac.errors import ConfigError, OpensnacError
 from opensnac.model import kernels, pretrained
 from opensnac.training import checkpoint, codebooks
-from opensnac.training.config import TrainConfig
-from opensnac.training.data import BrokenRecordingError, Crops, find_recordings, read_mono, report_broken
+from opensnac.training.checkpoint import CHECKPOINT, SLIM
+from opensnac.training.compiling import compile_if_faster
+from opensnac.training.config import CONFIGS, TrainConfig
+from opensnac.training.data import CODEBOOKS, Crops, read_ahead
 from opensnac.training.log import Log
-from opensnac.training.losses import MEL_WINDOWS, mel_loss
+from opensnac.training.losses import MEL_WINDOWS
+from opensnac.training.processes import Processes
+from opensnac.training.sources import find_recordings, report_broken
 from opensnac.training.step import Trainer
+from opensnac.training.validation import HIGHER_IS_BETTER, find_clips, require_listener, validate
 
-CONFIGS = Path(__file__).parent / "configs"  # the runs that come with the package
-CHECKPOINT = "checkpoint.pt"
 MAX_SKIPPED = 20  # non-finite steps a run may hold before it stops
-VALID_SECONDS = 4.0
-VALID_CLIPS = 24
+BROKEN = "broken.txt"  # recordings that were left out
 
 
-def train_from_file(config: Path, out: Path | None = None, resume: bool = False) -> Path:
-    """Train as a TOML file says; returns the folder of the run (default `runs/NAME`)."""
-    run = TrainConfig.from_toml(config)
+def find_config(name: str | Path) -> Path:
+    """A configuration file: a path, or the name of one that comes with the package."""
+    shipped = CONFIGS / f"{name}.toml"
+    if not Path(name).is_file() and shipped.is_file():
+        return shipped
+    return Path(name)
+
+
+def train_from_file(config: Path, out: Path | None = None, resume: bool = False, changes: Sequence[str] = ()) -> Path:
+    """Train as a TOML file says, with `changes` (`section.key=value`); returns the run's folder (`runs/NAME`)."""
+    run = TrainConfig.from_toml(config, changes)
     return train(run, out or Path("runs") / run.name, resume)
 
 
@@ -40,10 +49,7 @@ def train(config: TrainConfig, out: Path, resume: bool = False) -> Path:
     """
     if (out / CHECKPOINT).exists() and not resume:
         raise OpensnacError(f"{out / CHECKPOINT} exists: go on with --resume, or choose another folder with --out")
-    run = Run(config, out, resume)
-    while not run.is_done:
-        run.advance()
-    run.finish()
+    Run(config, out, resume).complete()
     return out
 
 
@@ -53,31 +59,52 @@ class Run:
     def __init__(self, config: TrainConfig, out: Path, resume: bool) -> None:
         torch.manual_seed(config.seed)
         self.config, self.out = config, out
-        self.rng = np.random.default_rng(config.seed)
-        crop = _crop_samples(config)
-        self.crops = _crops(config, crop)
-        self.clips = _validation_clips(config)
-        self.trainer = Trainer(config, _device(config.device))
+        self.processes = Processes(config.device)
+        require_divisible(config, self.processes.count)
+        require_listener(config.schedule.best_by)
+        self.crop_samples = crop_samples(config)
+        self.processes.first_then_all(self._tidy)
+        self.crops, broken = find_crops(config, self.crop_samples)
+        self._broken = broken + self.crops.new_broken()
+        rate = config.model.sampling_rate
+        self.clips = find_clips(config.data.valid, rate, out / BROKEN if self.processes.is_first else None)
+        self.trainer = Trainer(config, self.processes)
         self.elapsed, self.best = 0.0, math.inf
         found = resume and (out / CHECKPOINT).exists()
+        window: dict[str, torch.Tensor] = {}
         if found:
-            self.elapsed, self.best = checkpoint.load(out / CHECKPOINT, self.trainer, self.rng)
-        out.mkdir(parents=True, exist_ok=True)
-        self.log = Log(out, self.trainer.step)
-        self._began = time.monotonic() - self.elapsed
+            self.elapsed, self.best, window = checkpoint.load(out / CHECKPOINT, self.trainer)
+        elif config.init:
+            self.elapsed, self.best = checkpoint.start_from(self.trainer, config.init)
+        self.processes.make_alike((self.trainer.generator, self.trainer.ema, self.trainer.discriminators))
+        self.log = Log(out, self.trainer.step, self.processes, window)
         if resume:
             self.log.say(f"going on from step {self.trainer.step}" if found else f"no {CHECKPOINT} in {out}: a new run")
-        self.log.say(self._describe(crop))
+        self.log.say(self._describe())
+        self._say_broken()
+        if config.compile:
+            self.log.say(compile_if_faster(self.trainer, self._clips_of_a_part()))
+        steps = range(self.trainer.step, max(self.trainer.step, config.schedule.steps))
+        share, on_gpu = self.processes.share(config.data.batch_size), self.processes.device.type == "cuda"
+        self._batches = read_ahead(self.crops, config.data.batch_size, share, steps, config.data.workers, on_gpu)
+        self._began = time.monotonic() - self.elapsed
 
-    def _describe(self, crop: int) -> str:
+    def _tidy(self) -> None:
+        """Make the folder, and remove what a killed run left half-written."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        for unfinished in self.out.rglob(".*.part"):
+            unfinished.unlink()
+
+    def _describe(self) -> str:
         config, model = self.config, self.config.model
         parameters = sum(p.numel() for p in self.trainer.generator.parameters())
-        on_cpu = self.trainer.device.type == "cpu"
-        slow = " without the C kernels, slowly" if on_cpu and kernels.library() is None else ""
+        device = self.processes.device
+        slow = " without the C kernels, slowly" if device.type == "cpu" and kernels.library() is None else ""
+        many = f" in {self.processes.count} processes" if self.processes.count > 1 else ""
         return (
             f"{config.name}: {parameters:,} parameters, {model.bits_per_second:.0f} b/s, "
             f"{self.crops.seconds / 3600:.2f} h of audio, batches of {config.data.batch_size} x "
-            f"{crop / model.sampling_rate:.2f} s, on {self.trainer.device}{slow}"
+            f"{self.crop_samples / model.sampling_rate:.2f} s, on {device}{many}{slow}"
         )
 
     @property
@@ -95,99 +122,135 @@ class Run:
             return self.elapsed / (60 * schedule.minutes)
         return self.trainer.step / schedule.steps
 
+    def complete(self) -> None:
+        """Train until the schedule is done, and save what that made."""
+        try:
+            while not self.is_done:
+                self.advance()
+            self.finish()
+        finally:
+            self.log.close()
+
     def advance(self) -> None:
         """One step, and whatever is due before and after it."""
-        trainer, schedule = self.trainer, self.config.schedule
-        if trainer.step == schedule.quantize_from:
+        trainer, schedule, device = self.trainer, self.config.schedule, self.processes.device
+        if trainer.step == trainer.quantize_from:
             self._start_codebooks()
         if trainer.step == schedule.adversarial_from:
             self.best = math.inf  # from here on the mel distance is not all that counts: judge anew
-        audio = self.crops.draw(self.config.data.batch_size, self.rng).to(trainer.device)
-        values = trainer.training_step(audio, self.progress)
+        asked = time.monotonic()
+        batch, broken = next(self._batches)
+        self._broken += broken
+        waited = time.monotonic() - asked
+        audio = batch.to(device, non_blocking=True)
+        values = trainer.training_step(audio, self._noise_seeds(), self.progress)
         self.elapsed = time.monotonic() - self._began
-        self.log.collect(values, audio.numel() / self.config.model.sampling_rate)
+        if schedule.minutes is not None:
+            self.elapsed = self.processes.agree(self.elapsed)
+        self.log.collect(values, audio.numel() / self.config.model.sampling_rate, waited)
         if trainer.skipped > MAX_SKIPPED:
             raise OpensnacError(
                 f"{trainer.skipped} steps had gradients that are not finite; stopped at step {trainer.step}. "
                 "Lower the learning rate, or look for broken recordings"
             )
-        if trainer.step > schedule.quantize_from and trainer.step % self.config.codebooks.revive_every == 0:
+        if trainer.step > trainer.quantize_from and trainer.step % self.config.codebooks.revive_every == 0:
             self._revive()
         if trainer.step % schedule.log_every == 0:
-            self.log.write(trainer, self.elapsed)
+            self._say_broken()
+            self.log.write(trainer, self.elapsed, self.progress)
         if trainer.step % schedule.validate_every == 0:
             self._validate()
         if trainer.step % schedule.checkpoint_every == 0:
             self._save()
+
+    def _noise_seeds(self) -> torch.Tensor:
+        """One for each of this step's clips, that no other clip of the run has."""
+        share = self.processes.share(self.config.data.batch_size)
+        first = (self.config.seed << 40) + self.trainer.step * self.config.data.batch_size
+        return torch.arange(first + share.start, first + share.stop, device=self.processes.device)
 
     def finish(self) -> None:
         """Validate and save what the last steps made."""
         if self.trainer.step % self.config.schedule.validate_every:
             self._validate()
         self._save()
-        pretrained.save(self.trainer.ema, self.out / "last")
+        self.processes.first_then_all(lambda: pretrained.save(self.trainer.ema, self.out / "last"))
         models = [str(self.out / name) for name in ("best", "last") if (self.out / name).exists()]
         self.log.say(f"done: {self.trainer.step} steps in {self.elapsed / 60:.1f} min; {' and '.join(models)}")
 
     def _save(self) -> None:
-        checkpoint.save(self.out / CHECKPOINT, self.trainer, self.rng, self.elapsed, self.best)
+        def write() -> None:
+            checkpoint.save(self.out / CHECKPOINT, self.trainer, self.elapsed, self.best, self.log.window)
+            checkpoint.save_slim(self.out / SLIM, self.trainer, self.elapsed, self.best)
+
+        self.processes.first_then_all(write)
+
+    def _say_broken(self) -> None:
+        """Tell each broken recording once, whichever process found it."""
+        lines, self._broken = self.processes.gather_objects(self._broken), []
+        if self.processes.is_first:
+            report_broken(lines, self.out / BROKEN)
 
     @torch.no_grad()
     def _start_codebooks(self) -> None:
         """Fit the codebooks to what the encoder makes of enough crops."""
-        model, trainer = self.config.model, self.trainer
+        model, trainer, batch_size = self.config.model, self.trainer, self.config.data.batch_size
         frames_needed = self.config.codebooks.start_vectors * model.codebook_size * model.vq_strides[0]
-        latents, frames = [], 0
+        share = self.processes.share(batch_size)
+        latents, frames, first = [], 0, 0
         while frames < frames_needed:
-            audio = self.crops.draw(self.config.data.batch_size, self.rng).to(trainer.device)
-            latents.append(trainer.generator.encoder(audio.transpose(1, 2)))
+            audio = self.crops.draw(range(first + share.start, first + share.stop), CODEBOOKS)
+            latent = trainer.generator.encoder(audio.to(self.processes.device).transpose(1, 2))
+            latents.append(self.processes.gather(latent))
             frames += latents[-1].shape[0] * latents[-1].shape[1]
-        codebooks.start_from_data(trainer.generator.quantizer, torch.cat(latents), self._generator())
+            first += batch_size
+        codebooks.start_from_data(trainer.generator.quantizer, torch.cat(latents), self._random())
+        self.processes.make_alike([trainer.generator.quantizer])
         trainer.sync_ema()
         self.log.say(f"step {trainer.step}: codebooks started from data")
 
     def _revive(self) -> None:
-        quantizers = (self.trainer.generator.quantizer, self.trainer.ema.quantizer)
-        self.log.revived = self.trainer.health.revive(quantizers, self._generator())
+        if "codebooks" not in self.config.freeze:
+            quantizers = (self.trainer.generator.quantizer, self.trainer.ema.quantizer)
+            self.log.revived = self.trainer.health.revive(quantizers, self._random())
 
-    def _generator(self) -> torch.Generator:
-        return torch.Generator().manual_seed(int(self.rng.integers(2**62)))
+    def _random(self) -> torch.Generator:
+        """Random numbers of this step."""
+        return torch.Generator().manual_seed((self.config.seed << 40) + self.trainer.step)
 
-    @torch.inference_mode()
+    def _clips_of_a_part(self) -> torch.Tensor:
+        share = self.processes.share(self.config.data.batch_size)
+        part = len(share) // self.config.data.accumulate
+        return self.crops.draw(range(part), CODEBOOKS).to(self.processes.device)
+
     def _validate(self) -> None:
-        """Mel distance of the averaged weights on fixed clips, with real codes; keeps the best model."""
-        if not self.clips or self.trainer.step <= self.config.schedule.quantize_from:
+        """Quality of the averaged weights on fixed clips, with real codes; keeps the best model."""
+        if not self.clips or self.trainer.step <= self.trainer.quantize_from:
             return
-        ema, rate = self.trainer.ema, self.config.model.sampling_rate
-        distances, used = [], [set[int]() for _ in self.config.model.vq_strides]
-        for clip in self.clips:
-            audio = clip.to(self.trainer.device)
-            codes = ema.encode(audio)
-            for seen, code in zip(used, codes, strict=True):
-                seen.update(code.flatten().tolist())
-            distances.append(float(mel_loss(ema.decode(codes, audio.shape[-1]), audio, rate)))
-        distance = sum(distances) / len(distances)
-        entry = {"step": self.trainer.step, "minutes": self.elapsed / 60, "valid_mel": distance}
-        self.log.record(entry | {"valid_codes": [len(seen) for seen in used]})
+        heard = validate(self.trainer.ema, self.clips, self.processes)
+        entry = {"step": self.trainer.step, "minutes": self.elapsed / 60}
+        entry |= {f"valid_{name}": value for name, value in heard.quality.items()}
+        self.log.record(entry | {"valid_codes": heard.codes})
+        self.log.show(self.trainer.step, self.config.model.sampling_rate, self.clips, heard.heard)
+        criterion = self.config.schedule.best_by
+        quality = heard.quality.get(criterion, math.nan)
+        distance = -quality if criterion in HIGHER_IS_BETTER else quality
         if distance < self.best:
             self.best = distance
-            pretrained.save(ema, self.out / "best")
+            self.processes.first_then_all(lambda: pretrained.save(self.trainer.ema, self.out / "best"))
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+def require_divisible(config: TrainConfig, processes: int) -> None:
+    """ConfigError unless every process and every part gets as many clips."""
+    parts = processes * config.data.accumulate
+    if config.data.batch_size % parts:
         raise ConfigError(
-            f"device is {name!r}, which cannot be used ({reason}); auto, cpu or cuda was needed"
-        ) from error
-    return torch.device(name)
+            f"[data] batch_size is {config.data.batch_size}; a multiple of {parts} was needed, {processes} processes "
+            f"with {config.data.accumulate} parts each"
+        )
 
 
-def _crop_samples(config: TrainConfig) -> int:
+def crop_samples(config: TrainConfig) -> int:
     """Samples of a crop: whole groups of frames, and more than half of every window that looks at it."""
     model = config.model
     group = model.hop_length * model.frame_multiple
@@ -201,26 +264,8 @@ def _crop_samples(config: TrainConfig) -> int:
     return crop
 
 
-def _crops(config: TrainConfig, crop_samples: int) -> Crops:
+def find_crops(config: TrainConfig, samples: int) -> tuple[Crops, list[str]]:
+    """The training data, and a line for each file that is broken."""
     recordings, broken = find_recordings(config.data.train)
-    report_broken(broken)
     rate, data = config.model.sampling_rate, config.data
-    return Crops(recordings, rate, crop_samples, data.gain_db, data.in_memory)
-
-
-def _validation_clips(config: TrainConfig) -> list[Tensor]:
-    """The beginnings of evenly chosen validation recordings, (1, 1, samples) each."""
-    recordings, broken = find_recordings(config.data.valid)
-    report_broken(broken)
-    count, rate = min(len(recordings), VALID_CLIPS), config.model.sampling_rate
-    clips = []
-    for index in np.linspace(0, len(recordings) - 1, count).astype(int):
-        length = int(VALID_SECONDS * recordings[index].sample_rate)
-        try:
-            samples = read_mono(recordings[index], rate, 0, length)
-        except BrokenRecordingError as error:
-            report_broken([f"{recordings[index].path}: {error}"])
-            continue
-        samples = np.pad(samples, (0, max(0, MEL_WINDOWS[-1] - len(samples))))
-        clips.append(torch.from_numpy(samples)[None, None])
-    return clips
+    return Crops(recordings, rate, samples, config.seed, data.gain_db, config.augment, data.in_memory), broken

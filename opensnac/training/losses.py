@@ -22,7 +22,7 @@ Features = list[list[Tensor]]  # discriminator by layer; the last layer's are th
 
 @functools.cache
 @torch.inference_mode(False)  # kept for training too, whoever asks first
-def mel_filters(sample_rate: int, window: int, bands: int) -> Tensor:
+def mel_filters(sample_rate: int, window: int, bands: int, device: torch.device | str = "cpu") -> Tensor:
     """Triangular filters (bins, bands), equal steps on the mel scale of Slaney's Auditory Toolbox, area 1.
 
     Each triangle is integrated over its bins' width rather than sampled at their centres: in short windows, where a
@@ -35,7 +35,7 @@ def mel_filters(sample_rate: int, window: int, bands: int) -> Tensor:
     rise = (points[..., None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
     fall = (edges[2:] - points[..., None]) / (edges[2:] - edges[1:-1])
     triangles = torch.minimum(rise, fall).clamp(min=0).mean(1)
-    return triangles * (2 / (edges[2:] - edges[:-2]))
+    return (triangles * (2 / (edges[2:] - edges[:-2]))).to(device)
 
 
 def _hz_to_mel(hz: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ def log_mel(audio: Audio, sample_rate: int, window: int, bands: int) -> Float[Te
     """log10 of mel magnitudes, Hann window, hop = window / 4, floor 1e-5."""
     hann = torch.hann_window(window, device=audio.device)
     spectrum = torch.stft(audio[:, 0].float(), window, window // 4, window=hann, return_complex=True)
-    filters = mel_filters(sample_rate, window, bands).to(audio.device)
+    filters = mel_filters(sample_rate, window, bands, audio.device)
     # sqrt of the power with a floor: the plain magnitude has no gradient at zero
     magnitude = (spectrum.real.square() + spectrum.imag.square()).clamp(min=1e-12).sqrt()
     return (filters.T @ magnitude).clamp(min=MEL_FLOOR).log10()
@@ -69,19 +69,26 @@ def mel_loss(audio_hat: Audio, audio: Audio, sample_rate: int) -> Tensor:
     return total
 
 
-def complex_loss(audio_hat: Audio, audio: Audio) -> Tensor:
+def complex_loss(audio_hat: Audio, audio: Audio, levels: Float[Tensor, " windows"] | None = None) -> Tensor:
     """Distance of spectra, phase included, with magnitudes compressed to their square roots (arXiv 1804.03619).
 
-    Mean absolute difference of real and imaginary parts in shares of the target's own mean, summed over three windows.
-    Mel losses hear no phase; this one gives a young decoder the waveform to aim at.
+    Mean absolute difference of real and imaginary parts in shares of `levels` (complex_levels of the whole batch, by
+    default of `audio`), summed over three windows. Mel losses hear no phase; this one gives a young decoder the
+    waveform to aim at.
     """
     total = audio.new_zeros(())
-    for window in COMPLEX_WINDOWS:
+    for i, window in enumerate(COMPLEX_WINDOWS):
         with torch.no_grad():
             target = _compressed_spectrum(audio, window)
-        difference = (_compressed_spectrum(audio_hat, window) - target).abs().mean()
-        total = total + difference / target.abs().mean().clamp(min=COMPLEX_FLOOR)
+            level = target.abs().mean() if levels is None else levels[i]
+        total = total + (_compressed_spectrum(audio_hat, window) - target).abs().mean() / level.clamp(min=COMPLEX_FLOOR)
     return total
+
+
+@torch.no_grad()
+def complex_levels(audio: Audio) -> Float[Tensor, " windows"]:
+    """The mean magnitude of the compressed spectrum of each window."""
+    return torch.stack([_compressed_spectrum(audio, window).abs().mean() for window in COMPLEX_WINDOWS])
 
 
 def _compressed_spectrum(audio: Audio, window: int) -> Float[Tensor, "batch bins frames 2"]:

@@ -33,12 +33,14 @@ class KernelMuon(torch.optim.Muon):
 
 
 def generator_optimizers(model: nn.Module, config: OptimizerConfig) -> dict[str, torch.optim.Optimizer]:
-    """The optimisers of the generator's parameters, by the name of the rate that each follows."""
-    kernels = [p for name, p in model.named_parameters() if config.matrix_learning_rate and _is_matrix(name, p)]
+    """The optimisers of the generator's parameters that are not frozen, by the name of the rate that each follows."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    kernels = [p for name, p in named if config.matrix_learning_rate and _is_matrix(name, p)]
     taken = {id(kernel) for kernel in kernels}
-    others = [p for p in model.parameters() if id(p) not in taken]
+    others = [p for _, p in named if id(p) not in taken]
+    fused = bool(others) and others[0].device.type == "cuda"
     found: dict[str, torch.optim.Optimizer] = {
-        "learning_rate": torch.optim.AdamW(others, config.learning_rate, config.betas, weight_decay=0.01)
+        "learning_rate": torch.optim.AdamW(others, config.learning_rate, config.betas, weight_decay=0.01, fused=fused)
     }
     if kernels:
         found["matrix_learning_rate"] = KernelMuon(kernels, config.matrix_learning_rate)

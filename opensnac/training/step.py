@@ -1,10 +1,10 @@
-"""One step of training, top to bottom: generator forward once, discriminators, generator."""
+"""One step of training, top to bottom: generator forward once, discriminators, losses, backward, both optimisers."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +17,13 @@ from opensnac.training.codebooks import CodebookHealth, follow
 from opensnac.training.config import TrainConfig
 from opensnac.training.discriminators import Discriminators
 from opensnac.training.optimizers import generator_optimizers
+from opensnac.training.processes import Processes
+
+Mark = Callable[[str], None]  # told the name of each part of a step when it is over
+
+
+def _unmarked(part: str) -> None:
+    """Nobody measures."""
 
 
 @dataclass
@@ -24,106 +31,168 @@ class Trainer:
     """Everything that changes while training; `step` is the number of steps done."""
 
     config: TrainConfig
-    device: torch.device
+    processes: Processes
     step: int = 0
     skipped: int = 0
+    warm_from: int = 0  # the step at which the optimisers' moments began
+    quantize_from: int = field(init=False)
     generator: SNAC = field(init=False)
     ema: SNAC = field(init=False)
     discriminators: Discriminators = field(init=False)
     health: CodebookHealth = field(init=False)
+    mark: Mark = field(default=_unmarked)
 
     def __post_init__(self) -> None:
-        optimizer = self.config.optimizer
-        self.generator = SNAC.from_config(self.config.model).to(self.device).train()
+        optimizer, device = self.config.optimizer, self.processes.device
+        self.quantize_from = self.config.schedule.quantize_from
+        self.generator = SNAC.from_config(self.config.model).to(device).train()
+        for name in self.config.freeze:
+            {"encoder": self.generator.encoder, "codebooks": self.generator.quantizer}[name].requires_grad_(False)
         self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
-        self.discriminators = Discriminators(self.config.discriminator).to(self.device)
+        self.discriminators = Discriminators(self.config.discriminator).to(device)
         self.health = CodebookHealth(self.generator.quantizer, self.config.codebooks.patience)
         self.generator_optimizers = generator_optimizers(self.generator, optimizer)
         self.discriminator_optimizer = torch.optim.AdamW(
-            self.discriminators.parameters(), optimizer.discriminator_learning_rate, optimizer.betas
+            self.discriminators.parameters(),
+            optimizer.discriminator_learning_rate,
+            optimizer.betas,
+            fused=device.type == "cuda",
         )
+        self.generator_parameters: list[Tensor] = list(self.generator.parameters())
+        self.discriminator_parameters: list[Tensor] = list(self.discriminators.parameters())
+        self.ema_parameters: list[Tensor] = list(self.ema.parameters())
+        # What is called in a step: the modules, or what torch.compile makes of them.
+        self.encode: Callable[[Tensor], Tensor] = self.generator.encoder
+        self.decode: Callable[[Tensor, Tensor], Tensor] = self.generator.decoder
+        self.judge: Callable[[Tensor], losses.Features] = self.discriminators
 
-    def training_step(self, audio: Tensor, progress: float) -> dict[str, float]:
-        """Train on one batch (batch, 1, samples); `progress` is the share of the run that is done, 0 to 1.
+    def training_step(self, audio: Tensor, noise_seeds: Tensor, progress: float) -> dict[str, Tensor]:
+        """Train on this process's share of a batch, (clips, 1, samples) with a seed for each clip's noise.
 
-        Returns the losses by name. Gradients that are not finite change nothing, and the step is counted in `skipped`.
+        `progress` is the share of the run that is done, 0 to 1. Returns the losses by name, as tensors, so that nobody
+        waits for a GPU. Where gradients are not finite, in any process, nothing changes and nothing is returned;
+        `skipped` counts such steps.
         """
-        schedule, weights = self.config.schedule, self.config.losses
+        schedule, parts = self.config.schedule, self.config.data.accumulate
         self._set_rates(progress)
-        latent = self.generator.encoder(audio.transpose(1, 2))
-        values: dict[str, Tensor] = {}
-        quantized: Quantized | None = None
-        if self.step >= schedule.quantize_from:
-            quantized = self.generator.quantizer(latent)
-            values["codebook"] = losses.codebook_loss(quantized.projected, quantized.chosen)
-            values["commitment"] = losses.commitment_loss(quantized.projected, quantized.chosen)
-            latent = quantized.latent
-        audio_hat = self.generator.decoder(latent, torch.randint(2**62, audio.shape[:1])).transpose(1, 2)
-
-        report: dict[str, float] = {}
-        if self.step >= schedule.discriminate_from:
-            report |= self._discriminator_step(audio, audio_hat.detach())
-        values["mel"] = losses.mel_loss(audio_hat, audio, self.config.model.sampling_rate)
-        if weights.complex:
-            values["complex"] = losses.complex_loss(audio_hat, audio)
-        if self.step >= schedule.adversarial_from:
-            self.discriminators.requires_grad_(False)
-            with torch.no_grad():
-                real = self.discriminators(audio)
-            fake = self.discriminators(audio_hat)
-            self.discriminators.requires_grad_(True)
-            values["adversarial"] = losses.adversarial_loss(fake)
-            values["feature"] = losses.feature_loss(fake, real)
-
-        total = torch.stack([getattr(weights, name) * value for name, value in values.items()]).sum()
-        optimizers = self.generator_optimizers.values()
-        norm = self._update(self.generator, optimizers, total, self.config.optimizer.clip_norm)
-        report |= {name: float(value.detach()) for name, value in values.items()} | {"gradient_norm": norm}
-        if math.isfinite(norm):
+        for parameter in (*self.generator_parameters, *self.discriminator_parameters):
+            parameter.grad = None
+        levels = None  # of the whole batch, where not all of it is seen at once
+        if self.config.losses.complex and (parts > 1 or self.processes.count > 1):
+            levels = self.processes.mean(losses.complex_levels(audio))
+        reports: list[dict[str, Tensor]] = []
+        seen: list[Quantized] = []
+        for clips, seeds in zip(audio.chunk(parts), noise_seeds.chunk(parts), strict=True):
+            values: dict[str, Tensor] = {}
+            audio_hat, quantized = self._reconstruct(clips, seeds)
+            self.mark("generator")
+            if self.step >= schedule.discriminate_from:
+                real = self._learn_to_tell(clips, audio_hat.detach(), values)
+                if self.step >= schedule.adversarial_from:
+                    fake = self._listen(audio_hat)
+                    values["adversarial"] = losses.adversarial_loss(fake)
+                    values["feature"] = losses.feature_loss(fake, real)
+            self.mark("discriminators")
+            values["mel"] = losses.mel_loss(audio_hat, clips, self.config.model.sampling_rate)
+            if self.config.losses.complex:
+                values["complex"] = losses.complex_loss(audio_hat, clips, levels)
             if quantized is not None:
-                self.health.observe(quantized.codes, quantized.projected)
-                follow(self.generator.quantizer, quantized.codes, quantized.projected, self.config.codebooks.follow)
-            self._update_ema()
-        self.skipped += not all(math.isfinite(value) for name, value in report.items() if name.endswith("norm"))
+                seen.append(quantized)
+                values["codebook"] = losses.codebook_loss(quantized.projected, quantized.chosen)
+                values["commitment"] = losses.commitment_loss(quantized.projected, quantized.chosen)
+            weighted = [w * values[name] for name, w in vars(self.config.losses).items() if name in values]
+            self.mark("losses")
+            (torch.stack(weighted).sum() / parts).backward()
+            self.mark("backward")
+            reports.append({name: value.detach() for name, value in values.items()})
+
+        norms = self._shared_norms()
+        # The one place where a step waits for a GPU: whether it counts.
+        if math.isfinite(float(sum(norms.values()))):
+            self._update(seen)
+            report = {name: torch.stack([r[name] for r in reports]).mean() for name in reports[0]} | norms
+        else:
+            self.skipped += 1
+            report = {}
         self.step += 1
+        self.mark("optimisers")
         return report
 
-    def _discriminator_step(self, audio: Tensor, audio_hat: Tensor) -> dict[str, float]:
-        loss = losses.discriminator_loss(self.discriminators(audio_hat), self.discriminators(audio))
-        clip = self.config.optimizer.discriminator_clip_norm
-        norm = self._update(self.discriminators, [self.discriminator_optimizer], loss, clip)
-        return {"discriminator": float(loss.detach()), "discriminator_gradient_norm": norm}
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.processes.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
-    def _update(
-        self, model: nn.Module, optimizers: Iterable[torch.optim.Optimizer], loss: Tensor, clip_norm: float
-    ) -> float:
-        """Backward, clip, step unless the gradients are not finite; returns their norm before clipping."""
-        model.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = float(nn.utils.clip_grad_norm_(model.parameters(), clip_norm))
-        if math.isfinite(norm):
-            for optimizer in optimizers:
-                optimizer.step()
-        return norm
+    def _reconstruct(self, clips: Tensor, seeds: Tensor) -> tuple[Tensor, Quantized | None]:
+        """Clips through the codec, unquantised in the beginning."""
+        quantized = None
+        with self._autocast():
+            latent = self.encode(clips.transpose(1, 2))
+        if self.step >= self.quantize_from:
+            quantized = self.generator.quantizer(latent.float())  # codes are chosen in full precision
+            latent = quantized.latent
+        with self._autocast():
+            audio_hat = self.decode(latent, seeds)
+        return audio_hat.float().transpose(1, 2), quantized
 
-    def _set_rates(self, progress: float) -> None:
-        optimizer = self.config.optimizer
-        fall = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-        factor = optimizer.final_fraction + (1 - optimizer.final_fraction) * fall
-        warm = min(1.0, (self.step + 1) / max(1, optimizer.warmup_steps))
-        for name, part in self.generator_optimizers.items():
-            for group in part.param_groups:
-                group["lr"] = getattr(optimizer, name) * factor * warm
-        since = self.step - self.config.schedule.discriminate_from
-        warm = min(1.0, (since + 1) / max(1, optimizer.warmup_steps)) if since >= 0 else 0.0
-        for group in self.discriminator_optimizer.param_groups:
-            group["lr"] = optimizer.discriminator_learning_rate * factor * warm
+    def _learn_to_tell(self, clips: Tensor, audio_hat: Tensor, values: dict[str, Tensor]) -> losses.Features:
+        """The discriminators' gradients; returns what they made of the real clips."""
+        with self._autocast():
+            features = self.judge(torch.cat([clips, audio_hat]))
+        both = [[layer.float().chunk(2) for layer in layers] for layers in features]
+        real, fake = ([[layer[side] for layer in layers] for layers in both] for side in (0, 1))
+        values["discriminator"] = losses.discriminator_loss(fake, real)
+        (values["discriminator"] / self.config.data.accumulate).backward()
+        return [[layer.detach() for layer in layers] for layers in real]
+
+    def _listen(self, audio_hat: Tensor) -> losses.Features:
+        """What the discriminators, as they were before this step, make of the generator's audio."""
+        self.discriminators.requires_grad_(False)
+        with self._autocast():
+            features = self.judge(audio_hat)
+        self.discriminators.requires_grad_(True)
+        return [[layer.float() for layer in layers] for layers in features]
+
+    def _shared_norms(self) -> dict[str, Tensor]:
+        """Average the gradients over all processes and clip them; their norms before that, alike everywhere."""
+        clip, norms = self.config.optimizer, {}
+        parts = {"": (self.generator_parameters, clip.clip_norm)}
+        if self.step >= self.config.schedule.discriminate_from:
+            parts["discriminator_"] = (self.discriminator_parameters, clip.discriminator_clip_norm)
+        for name, (parameters, limit) in parts.items():
+            self.processes.average_gradients(parameters)
+            norms[f"{name}gradient_norm"] = nn.utils.clip_grad_norm_(parameters, limit)
+        return norms
 
     @torch.no_grad()
-    def _update_ema(self) -> None:
+    def _update(self, seen: list[Quantized]) -> None:
+        for optimizer in self.generator_optimizers.values():
+            optimizer.step()
+        if self.step >= self.config.schedule.discriminate_from:
+            self.discriminator_optimizer.step()
+        if seen:
+            codes, projected = (
+                [self.processes.gather(torch.cat(scale)) for scale in zip(*parts, strict=True)]
+                for parts in ([q.codes for q in seen], [[p.detach() for p in q.projected] for q in seen])
+            )
+            self.health.observe(codes, projected)
+            if "codebooks" not in self.config.freeze:
+                follow(self.generator.quantizer, codes, projected, self.config.codebooks.follow)
         # Young averages forget faster, so that the random start does not linger.
         decay = min(self.config.optimizer.ema_decay, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(list(self.ema.parameters()), list(self.generator.parameters()), 1 - decay)
+        torch._foreach_lerp_(self.ema_parameters, self.generator_parameters, 1 - decay)
+
+    def _set_rates(self, progress: float) -> None:
+        optimizer, schedule = self.config.optimizer, self.config.schedule
+        fall = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        factor = optimizer.final_fraction + (1 - optimizer.final_fraction) * fall
+        for name, part in self.generator_optimizers.items():
+            for group in part.param_groups:
+                group["lr"] = getattr(optimizer, name) * factor * self._warmth(self.warm_from)
+        for group in self.discriminator_optimizer.param_groups:
+            begin = max(self.warm_from, schedule.discriminate_from)
+            group["lr"] = optimizer.discriminator_learning_rate * factor * self._warmth(begin)
+
+    def _warmth(self, begin: int) -> float:
+        return min(1.0, max(0, self.step - begin + 1) / max(1, self.config.optimizer.warmup_steps))
 
     def sync_ema(self) -> None:
         """Make the average equal to the live weights, after they were set by hand."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from opensnac.model.noise import position_noise
 
 
-def drawn(seed: int, layer: int, start: int, length: int) -> torch.Tensor:
+def drawn(seed: int | torch.Tensor, layer: int, start: int, length: int) -> torch.Tensor:
     return position_noise(seed, layer, torch.arange(start, start + length))
 
 
@@ -25,6 +25,12 @@ def test_any_cut_draws_the_same_numbers(seed: int, layer: int, start: int, cut: 
     whole = drawn(seed, layer, start, 50)
     pieces = [drawn(seed, layer, start, cut), drawn(seed, layer, start + cut, 50 - cut)]
     assert torch.equal(whole, torch.cat(pieces))
+
+
+def test_seeds_for_each_clip_draw_what_each_would_alone() -> None:
+    seeds = torch.tensor([0, 7, 2**40 + 3])
+    together = drawn(seeds, 1, 5, 50)
+    assert torch.equal(together, torch.stack([drawn(int(seed), 1, 5, 50) for seed in seeds]))
 
 
 def test_distribution_is_standard_normal() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from opensnac.training import losses
+from opensnac.training.validation import stft_distance
 
 
 def test_discriminator_loss_by_hand() -> None:
@@ -110,3 +111,20 @@ def test_complex_loss_of_silence_stays_finite() -> None:
     silence.requires_grad_()
     losses.complex_loss(silence, hat.detach()).backward()
     assert bool(silence.grad.isfinite().all())
+
+
+def test_stft_distance_of_half_the_level_by_hand() -> None:
+    """Every magnitude halved: spectral convergence 1/2, log magnitudes ln 2 apart."""
+    audio = torch.randn(1, 1, 8192, generator=torch.Generator().manual_seed(0))
+    assert float(stft_distance(audio, audio)) == 0
+    assert float(stft_distance(audio / 2, audio)) == pytest.approx(0.5 + np.log(2), rel=1e-4)
+
+
+def test_complex_loss_in_shares_of_given_levels() -> None:
+    audio, audio_hat = torch.randn(2, 2, 1, 4096, generator=torch.Generator().manual_seed(0))
+    levels = losses.complex_levels(audio)
+    whole = losses.complex_loss(audio_hat, audio)
+    torch.testing.assert_close(losses.complex_loss(audio_hat, audio, levels), whole)
+    torch.testing.assert_close(losses.complex_loss(audio_hat, audio, 2 * levels), whole / 2)
+    halves = [losses.complex_loss(audio_hat[i : i + 1], audio[i : i + 1], levels) for i in range(2)]
+    torch.testing.assert_close(torch.stack(halves).mean(), whole)

@@ -1,0 +1,171 @@
+"""An hour with a GPU: measures throughput, then trains to a deadline, and leaves what can be gone on from.
+
+    python benchmarks/gpu_session.py --config speech_24khz_small --minutes 25 --out session \\
+        --set 'data.train=["corpus/train"]' --set 'data.valid=["corpus/valid"]'
+
+The deadline counts from the start of this program, measuring included; what comes after the last step (validation,
+export) gets two minutes of it. In the folder lie throughput.json and throughput.md, the run (run/, see
+docs/training.md), slim.safetensors to go on from (--init), model/ with the averaged weights in fp16, and log.jsonl.
+Without a GPU it does the same on the CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import shutil
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from opensnac.model import pretrained
+from opensnac.training import losses
+from opensnac.training.benchmark import measure, stage
+from opensnac.training.checkpoint import SLIM, average_of
+from opensnac.training.compiling import compile_if_faster, timed
+from opensnac.training.config import TrainConfig
+from opensnac.training.discriminators import Discriminators
+from opensnac.training.loop import Run, crop_samples, find_config
+from opensnac.training.processes import Processes
+
+EXPORT_SECONDS = 120.0
+SHORTEST_TRAINING = 0.05  # minutes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="speech_24khz_small", help="a shipped configuration's name or a TOML file")
+    parser.add_argument("--measure", nargs="*", default=["speech_24khz_small", "speech_24khz"], help="to be timed")
+    parser.add_argument("--minutes", type=float, default=25.0, help="from now to the end")
+    parser.add_argument("--eager", action="store_true", help="leave torch.compile out, which takes long on a CPU")
+    parser.add_argument("--measure-minutes", type=float, default=8.0, help="begin no new measurement after these")
+    parser.add_argument("--rounds", type=int, default=10, help="steps for each figure")
+    parser.add_argument("--out", type=Path, default=Path("session"))
+    parser.add_argument("--export-seconds", type=float, default=EXPORT_SECONDS, help="kept for what follows training")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
+    parser.add_argument("--init", help="a model or slim checkpoint to begin with")
+    options = parser.parse_args()
+    deadline = time.monotonic() + 60 * options.minutes
+    measured_by = time.monotonic() + 60 * options.measure_minutes
+    changes = [*options.changes, *([f"init={json.dumps(options.init)}"] if options.init else [])]
+    config = TrainConfig.from_toml(find_config(options.config), changes)
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    for name in options.measure:
+        for row in throughput(TrainConfig.from_toml(find_config(name), options.changes), options.rounds, options.eager):
+            rows.append(row)
+            print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+            (options.out / "throughput.json").write_text(json.dumps(rows, indent=2) + "\n")
+            (options.out / "throughput.md").write_text(markdown(rows))
+            if time.monotonic() > measured_by:
+                print("no time to measure more", flush=True)
+                break
+    train_until(config, deadline - options.export_seconds, options.out)
+
+
+def throughput(config: TrainConfig, rounds: int, eager: bool) -> Iterator[dict[str, Any]]:
+    """Seconds of audio a second of each way to take a step, clips in memory, the reference's first."""
+    processes = Processes(config.device)
+    device = processes.device
+    clips = 0.1 * torch.randn(config.data.batch_size, 1, crop_samples(config), device=device)
+    seconds = clips.numel() / config.model.sampling_rate
+    facts = {"config": config.name, "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu"}
+    yield from reference_throughput(config, clips, seconds, rounds, facts)
+    forms = (False,) if eager else (False, True)
+    for judged, compiled, precision in itertools.product((True, False), forms, ("fp32", "bf16")):
+        task = facts | {"step": "full GAN" if judged else "generator only", "precision": precision}
+        trainer = stage(dataclasses.replace(config, precision=precision), processes, judged)
+        said = compile_if_faster(trainer, clips[: max(1, len(clips) // config.data.accumulate)]) if compiled else ""
+        if said.startswith("not compiled"):
+            yield task | {"form": "compiled", "audio_seconds_per_second": None, "note": said}
+            continue
+        speed = measure(trainer, itertools.repeat(clips.cpu()), rounds, said)
+        row = task | {"form": "compiled" if compiled else "eager"}
+        row["audio_seconds_per_second"] = round(speed.audio_seconds_per_second, 2)
+        yield row | {"parts_ms": {part: round(1000 * s, 2) for part, s in speed.parts.items()}, "note": said}
+        del trainer
+
+
+def reference_throughput(
+    config: TrainConfig, clips: Tensor, seconds: float, rounds: int, facts: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """The same step around the reference package's model: plain eager fp32, the same losses and discriminators."""
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    try:
+        import snac
+    except ImportError:
+        yield facts | {"form": "reference", "audio_seconds_per_second": None, "note": "snac is not installed"}
+        return
+    for judged in (True, False):
+        model = snac.SNAC(**config.model.to_dict()).to(clips.device).train()
+        discriminators = Discriminators(config.discriminator).to(clips.device) if judged else None
+        step = ReferenceStep(model, discriminators, config)
+        step(clips)
+        taken = sorted(timed(lambda step=step: step(clips), clips.device) for _ in range(rounds))
+        rate = round(seconds / taken[len(taken) // 2], 2)
+        task = {"step": "full GAN" if judged else "generator only", "precision": "fp32", "form": "reference"}
+        yield facts | task | {"audio_seconds_per_second": rate, "note": "eager, without the codebook losses"}
+
+
+class ReferenceStep:
+    """Discriminators, then the generator, one after the other as the usual recipe has it."""
+
+    def __init__(self, model: nn.Module, discriminators: Discriminators | None, config: TrainConfig) -> None:
+        self.model, self.discriminators, self.config = model, discriminators, config
+        self.optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
+        self.judge_optimizer = torch.optim.AdamW(discriminators.parameters(), 1e-4) if discriminators else None
+
+    def __call__(self, clips: Tensor) -> None:
+        audio_hat, _ = self.model(clips)
+        total = self.config.losses.mel * losses.mel_loss(audio_hat, clips, self.config.model.sampling_rate)
+        if self.discriminators is not None and self.judge_optimizer is not None:
+            self.judge_optimizer.zero_grad()
+            loss = losses.discriminator_loss(self.discriminators(audio_hat.detach()), self.discriminators(clips))
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.discriminators.parameters(), 10.0)
+            self.judge_optimizer.step()
+            fake, real = self.discriminators(audio_hat), self.discriminators(clips)
+            total = total + losses.adversarial_loss(fake) + 2 * losses.feature_loss(fake, real)
+        self.optimizer.zero_grad()
+        total.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+
+
+def train_until(config: TrainConfig, end: float, out: Path) -> None:
+    """Train until `end` (of time.monotonic) and export; a run that is there already goes on."""
+    run = Run(config, out / "run", resume=True)  # decodes and compiles, which also takes its time
+    minutes = max(SHORTEST_TRAINING, (end - time.monotonic()) / 60)
+    schedule = dataclasses.replace(config.schedule, minutes=run.elapsed / 60 + minutes)
+    run.config = run.trainer.config = dataclasses.replace(config, schedule=schedule)
+    print(f"training for {minutes:.1f} minutes", flush=True)
+    run.complete()
+    shutil.copy(run.out / SLIM, out / SLIM)
+    shutil.copy(run.out / "log.jsonl", out / "log.jsonl")
+    pretrained.save(average_of(run.out / SLIM), out / "model", torch.float16)
+    print(f"left: {out / SLIM}, {out / 'model'}, {out / 'log.jsonl'}")
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """A table of the rows, each beside the reference's step of its kind where that was measured."""
+    reference_rows = [row for row in rows if row["form"] == "reference" and "step" in row]
+    beside = {(row["config"], row["step"]): row["audio_seconds_per_second"] for row in reference_rows}
+    headings = ["config", "device", "step", "precision", "form", "audio s/s", "times the reference"]
+    lines = [f"| {' | '.join(headings)} |", f"|{' --- |' * len(headings)}"]
+    for row in rows:
+        speed, reference = row["audio_seconds_per_second"], beside.get((row["config"], row.get("step")))
+        ratio = f"{speed / reference:.2f}" if speed and reference else "-"
+        cells = [row["config"], row["device"], row.get("step", "-"), row.get("precision", "-"), row["form"]]
+        lines.append(f"| {' | '.join([*cells, str(speed or row['note']), ratio])} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

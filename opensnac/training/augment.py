@@ -1,0 +1,44 @@
+"""What may be done to a crop before the model hears it: another crop on top, a narrower band, noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opensnac.training.config import AugmentConfig
+
+Clip = NDArray[np.float32]
+
+STEEPNESS = 16  # of the low-pass: magnitude 1 / sqrt(1 + (f / edge)^16), without phase
+QUIET = 1e-5  # rms of a clip below which levels relative to it make no sense
+
+
+def augment(
+    clip: Clip, another: Callable[[], Clip], sample_rate: int, config: AugmentConfig, rng: np.random.Generator
+) -> Clip:
+    """A clip (samples,) at `sample_rate` Hz after what the dice say; `another` draws a second clip as long."""
+    if rng.uniform() < config.mix:
+        clip = add_at(clip, another(), rng.uniform(*config.mix_snr_db))
+    if rng.uniform() < config.band_limit:
+        clip = low_pass(clip, sample_rate, rng.uniform(*config.band_limit_hz))
+    if rng.uniform() < config.noise:
+        noise = rng.standard_normal(len(clip), np.float32)
+        clip = add_at(clip, noise, rng.uniform(*config.noise_snr_db))
+    return clip
+
+
+def add_at(clip: Clip, other: Clip, snr_db: float) -> Clip:
+    """The sum, with `other` scaled to lie `snr_db` below `clip`; silence on either side leaves the clip as it is."""
+    level, other_level = (float(np.sqrt(np.mean(np.square(x)))) for x in (clip, other))
+    if min(level, other_level) < QUIET:
+        return clip
+    return clip + other * np.float32(level / other_level * 10 ** (-snr_db / 20))
+
+
+def low_pass(clip: Clip, sample_rate: int, edge: float) -> Clip:
+    """What lies above `edge` Hz taken away, half the power at the edge itself."""
+    frequencies = np.fft.rfftfreq(len(clip), 1 / sample_rate)
+    spectrum = np.fft.rfft(clip) / np.sqrt(1 + (frequencies / edge) ** STEEPNESS)
+    return np.fft.irfft(spectrum, len(clip)).astype(np.float32)

@@ -1,0 +1,125 @@
+"""How many seconds of audio a second a run trains on, and where the time of a step goes."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from opensnac.training.compiling import compile_if_faster, finish
+from opensnac.training.config import TrainConfig
+from opensnac.training.data import read_ahead
+from opensnac.training.loop import crop_samples, find_crops, require_divisible
+from opensnac.training.processes import Processes
+from opensnac.training.step import Trainer
+
+ROUNDS, WARM_UP = 10, 3
+PARTS = ("data", "generator", "discriminators", "losses", "backward", "optimisers")
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds of audio a second; seconds of a step, by part, measured in steps of their own; what compiling gave."""
+
+    audio_seconds_per_second: float
+    step_seconds: float
+    parts: dict[str, float]
+    compiled: str = ""
+
+
+class Stopwatch:
+    """Seconds by part: each call adds the time since the last one."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self._since = time.perf_counter()
+
+    def __call__(self, part: str) -> None:
+        finish(self.device)
+        now = time.perf_counter()
+        self.seconds[part] += now - self._since
+        self._since = now
+
+
+def run_benchmark(config: TrainConfig, rounds: int = ROUNDS) -> dict[str, Speed]:
+    """Measure a configuration on its own data, generator alone and with discriminators, and print a table.
+
+    With `compile` the compiled form is measured where it is faster.
+    """
+    processes = Processes(config.device)
+    require_divisible(config, processes.count)
+    crop = crop_samples(config)
+    crops, _ = find_crops(config, crop)
+    share, size = processes.share(config.data.batch_size), config.data.batch_size
+    speeds = {}
+    for name in ("generator alone", "with discriminators"):
+        steps = range(2 * rounds + WARM_UP + 1)
+        batches = read_ahead(crops, size, share, steps, config.data.workers, processes.device.type == "cuda")
+        trainer = stage(config, processes, discriminators=name != "generator alone")
+        compiled = ""
+        if config.compile:
+            part = len(share) // config.data.accumulate
+            compiled = compile_if_faster(trainer, crops.draw(range(part)).to(processes.device))
+        speeds[name] = measure(trainer, (batch for batch, _ in batches), rounds, compiled)
+    if processes.is_first:
+        Console().print(table(config, processes, speeds))
+        for name, speed in speeds.items():
+            if speed.compiled:
+                print(f"{name}: {speed.compiled}")
+    return speeds
+
+
+def stage(config: TrainConfig, processes: Processes, discriminators: bool) -> Trainer:
+    """A trainer past all its warm-ups, with discriminators or without."""
+    never = config.schedule.steps + 1
+    start = 0 if discriminators else never
+    schedule = dataclasses.replace(config.schedule, quantize_from=0, discriminate_from=start, adversarial_from=start)
+    return Trainer(dataclasses.replace(config, schedule=schedule), processes)
+
+
+def measure(trainer: Trainer, batches: Iterator[Tensor], rounds: int, compiled: str = "") -> Speed:
+    """Time whole steps, then the parts of as many more: to see a GPU's parts apart, it must be waited for."""
+    processes, config = trainer.processes, trainer.config
+    device = processes.device
+
+    def step() -> int:
+        audio = next(batches).to(device, non_blocking=True)
+        trainer.mark("data")
+        trainer.training_step(audio, torch.arange(len(audio), device=device), 0.5)
+        return audio.numel()
+
+    for _ in range(WARM_UP):
+        step()
+    finish(device)
+    began = time.perf_counter()
+    samples = sum(step() for _ in range(rounds))
+    finish(device)
+    taken = time.perf_counter() - began
+    watch = trainer.mark = Stopwatch(device)
+    for _ in range(rounds):
+        step()
+    seconds = samples * processes.count / config.model.sampling_rate
+    parts = {part: total / rounds for part, total in watch.seconds.items()}
+    return Speed(seconds / taken, taken / rounds, parts, compiled)
+
+
+def table(config: TrainConfig, processes: Processes, speeds: dict[str, Speed]) -> Table:
+    """The figures, a column for each way of training."""
+    batch = f"batches of {config.data.batch_size} x {crop_samples(config) / config.model.sampling_rate:.2f} s"
+    where = f"{processes.device}, {torch.get_num_threads()} threads" if processes.device.type == "cpu" else "GPU"
+    result = Table(title=f"{config.name}: {batch}, {config.precision}, {processes.count} x {where}")
+    for heading in ("", *speeds):
+        result.add_column(heading, justify="right" if heading else "left")
+    result.add_row("audio seconds a second", *(f"{speed.audio_seconds_per_second:.1f}" for speed in speeds.values()))
+    result.add_row("milliseconds a step", *(f"{1000 * speed.step_seconds:.1f}" for speed in speeds.values()))
+    for part in PARTS:
+        shares = [(speed.parts[part], sum(speed.parts.values())) for speed in speeds.values()]
+        result.add_row(f"  {part}", *(f"{1000 * seconds:.1f} ({seconds / total:.0%})" for seconds, total in shares))
+    return result

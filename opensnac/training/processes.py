@@ -1,0 +1,86 @@
+"""The processes of one run, as `accelerate launch` or `torchrun` start them: what they share, and how.
+
+Weights are alike in all of them, because their gradients are. torch's wrapper for that, DistributedDataParallel, wants
+one forward call a step and the same parameters in each; here the codec's parts are called one by one and some are
+unused at times, so gradients are averaged by hand, all in one message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast, gather, gather_object, reduce
+from torch import Tensor, nn
+
+from opensnac.errors import ConfigError
+
+
+class Processes:
+    """This process among the others of the run."""
+
+    def __init__(self, device: str = "auto") -> None:
+        """`device`: auto, cpu or cuda; ConfigError where it cannot be used."""
+        try:
+            if device != "auto":
+                torch.empty(0, device=device)
+            state = PartialState(cpu=device == "cpu")
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(
+                f"device is {device!r}, which cannot be used ({reason}); auto, cpu or cuda was needed"
+            ) from error
+        self.count, self.rank = state.num_processes, state.process_index
+        alone = device != "auto" and self.count == 1
+        self.device = torch.device(device if alone else state.device)
+        self.is_first = self.rank == 0
+        self._state = state
+
+    def share(self, batch_size: int) -> range:
+        """Which of a batch's clips are this process's."""
+        clips = batch_size // self.count
+        return range(self.rank * clips, (self.rank + 1) * clips)
+
+    @torch.no_grad()
+    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Give every process the mean of all processes' gradients."""
+        if self.count == 1:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        mean = self.mean(torch.cat([gradient.flatten() for gradient in gradients]))
+        for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over all processes."""
+        return values if self.count == 1 else reduce(values, "mean")
+
+    def gather(self, values: Tensor) -> Tensor:
+        """All processes' values behind each other along dim 0, in order of rank: a batch whole again."""
+        return values if self.count == 1 else gather(values.contiguous())
+
+    def gather_objects(self, values: list[Any]) -> list[Any]:
+        """All processes' lists as one."""
+        return values if self.count == 1 else gather_object(values)
+
+    def agree(self, value: float) -> float:
+        """The first process's value, such as the time: what decides must be the same everywhere."""
+        if self.count == 1:
+            return value
+        return float(broadcast(torch.tensor([value], dtype=torch.float64, device=self.device))[0])
+
+    @torch.no_grad()
+    def make_alike(self, models: Iterable[nn.Module]) -> None:
+        """Give every process the first one's weights."""
+        if self.count > 1:
+            for model in models:
+                for values in model.state_dict().values():
+                    values.copy_(broadcast(values.clone()))
+
+    def first_then_all(self, write: Callable[[], None]) -> None:
+        """Let the first process write, while the others wait."""
+        if self.is_first:
+            write()
+        self._state.wait_for_everyone()

@@ -1,0 +1,208 @@
+"""Where recordings are: folders, globs, manifests and tar shards; broken files are listed and left out."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import io
+import json
+import sys
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from opensnac.audio import READABLE
+from opensnac.errors import AudioError
+from opensnac.training.config import Source
+
+UNKNOWN_LENGTH = 1 << 62  # samples; libsndfile says about this for a stream without an end
+MANIFESTS = (".csv", ".jsonl")
+SHARD = ".tar"
+KINDS = "a folder, an audio file, a glob, a CSV or JSONL manifest or a tar shard"
+
+
+class BrokenRecordingError(Exception):
+    """A recording that cannot be used, and why."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file, or `size` bytes of one from `offset` on: what a member of an uncompressed tar file is."""
+
+    path: Path
+    member: str = ""
+    offset: int = 0
+    size: int = -1
+
+    def __str__(self) -> str:
+        return f"{self.path}/{self.member}" if self.member else str(self.path)
+
+    def open(self) -> BinaryIO:
+        """The bytes, seekable; nothing is read before it is asked for."""
+        file = self.path.open("rb", buffering=0)
+        return io.BufferedReader(_Slice(file, self.offset, self.size) if self.member else file)
+
+
+class _Slice(io.RawIOBase):
+    """Part of a file as a file."""
+
+    def __init__(self, file: io.FileIO, offset: int, size: int) -> None:
+        self._file, self._offset, self._size, self._position = file, offset, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, position: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, base + position)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = max(0, min(len(buffer), self._size - self._position))
+        self._file.seek(self._offset + self._position)
+        count = self._file.readinto(memoryview(buffer)[:wanted])
+        self._position += count
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A readable file: where it is, its rate in Hz, its length in samples at that rate, its hours' weight."""
+
+    place: Place
+    sample_rate: int
+    num_samples: int
+    weight: float = 1.0
+
+    @property
+    def seconds(self) -> float:
+        """Duration."""
+        return self.num_samples / self.sample_rate
+
+
+def find_recordings(sources: Iterable[Source | str | Path]) -> tuple[list[Recording], list[str]]:
+    """Recordings at all sources, in order of name, and a line for each file that is broken.
+
+    What two sources name is taken once, with the first one's weight.
+    """
+    weights: dict[Place, float] = {}
+    broken: list[str] = []
+    for source in sources:
+        source = source if isinstance(source, Source) else Source(str(source))
+        for place in _places(source.path, broken):
+            weights.setdefault(place, source.weight)
+    found = []
+    places = sorted(weights, key=str)
+    with ThreadPoolExecutor() as pool:
+        for place, info in zip(places, pool.map(_probe, places), strict=True):
+            if isinstance(info, str):
+                broken.append(f"{place}: {info}")
+            else:
+                found.append(Recording(place, *info, weights[place]))
+    return found, broken
+
+
+def _probe(place: Place) -> tuple[int, int] | str:
+    """Rate and length of a recording, or what is wrong with it."""
+    try:
+        with place.open() as file:
+            info = soundfile.info(file)
+    except (soundfile.SoundFileError, OSError) as error:
+        return f"{getattr(error, 'error_string', None) or getattr(error, 'strerror', None) or error}".rstrip(". ")
+    if 0 < info.frames < UNKNOWN_LENGTH:
+        return info.samplerate, info.frames
+    return "no samples" if info.frames <= 0 else "its length is not known"
+
+
+def _places(source: str, broken: list[str]) -> Iterator[Place]:
+    path = Path(source)
+    if path.is_dir():
+        paths = [found for found in path.rglob("*") if found.suffix.lower() in (*READABLE, SHARD)]
+    elif path.is_file():
+        paths = [path]
+    else:
+        paths = [Path(found) for found in glob.glob(source, recursive=True) if Path(found).is_file()]
+        if not paths:
+            raise AudioError(f"no recordings at {source}: {KINDS} was needed")
+    for found in paths:
+        kind = found.suffix.lower()
+        if kind in MANIFESTS:
+            yield from (Place(found.parent / name) for name in _manifest(found))
+        elif kind == SHARD:
+            yield from _shard(found, broken)
+        else:
+            yield Place(found)
+
+
+def _manifest(path: Path) -> list[str]:
+    """The column or key `path` of every row."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            if path.suffix.lower() == ".csv":
+                rows: list[Any] = list(csv.DictReader(file))
+            else:
+                rows = [json.loads(line) for line in file if line.strip()]
+    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
+        raise AudioError(f"{path} is no {path.suffix[1:].upper()} text in UTF-8: {error}") from error
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict) or "path" not in row:
+            has = f"columns {', '.join(map(str, row))}" if isinstance(row, dict) else f"the row {row!r}"
+            raise AudioError(f"{path} has {has}; a column `path` was needed")
+        if not row["path"] or not isinstance(row["path"], str):
+            raise AudioError(f"{path}, row {number}, has no path; give one or remove the row")
+    return [row["path"] for row in rows]
+
+
+def _shard(path: Path, broken: list[str]) -> Iterator[Place]:
+    """Recordings in an uncompressed tar file, as WebDataset keeps them; they are read in place."""
+    try:
+        with tarfile.open(path, "r:") as shard:
+            for member in shard:
+                if member.isfile() and Path(member.name).suffix.lower() in READABLE:
+                    yield Place(path, member.name, member.offset_data, member.size)
+    except (tarfile.TarError, OSError) as error:
+        broken.append(f"{path}: not readable as an uncompressed tar file: {error}")
+
+
+def read_mono(recording: Recording, sample_rate: int, start: int = 0, length: int = -1) -> NDArray[np.float32]:
+    """Samples from `start`, `length` at the recording's rate, mixed down, at `sample_rate`.
+
+    BrokenRecordingError where there is nothing, or nothing finite, to read.
+    """
+    try:
+        with recording.place.open() as stream, soundfile.SoundFile(stream) as file:
+            file.seek(start)
+            mono = file.read(length, dtype="float32", always_2d=True).mean(1)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise BrokenRecordingError(error) from error
+    if not len(mono) or not np.isfinite(mono).all():
+        raise BrokenRecordingError(f"{'NaN or infinity' if len(mono) else 'no samples'} from sample {start} on")
+    if recording.sample_rate != sample_rate:
+        mono = soxr.resample(mono, recording.sample_rate, sample_rate)
+    return np.asarray(mono, np.float32)
+
+
+def report_broken(broken: Sequence[str], report: Path | None = None) -> None:
+    """Say which files are left out, and write it to `report`, where each line comes once."""
+    known = set(report.read_text(encoding="utf-8").splitlines()) if report and report.exists() else set()
+    for line in dict.fromkeys(broken):
+        if line not in known:
+            print(f"left out: {line}", file=sys.stderr)
+            if report:
+                with report.open("a", encoding="utf-8") as file:
+                    file.write(line + "\n")

@@ -1,0 +1,117 @@
+"""How good the averaged weights are: fixed clips through real codes and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from opensnac.errors import ConfigError
+from opensnac.evaluation.metrics import METRICS
+from opensnac.model.codec import SNAC
+from opensnac.training.config import Source
+from opensnac.training.losses import MEL_WINDOWS, Audio, mel_loss
+from opensnac.training.processes import Processes
+from opensnac.training.sources import BrokenRecordingError, find_recordings, read_mono, report_broken
+
+SECONDS, CLIPS = 4.0, 24
+SHOWN = 4  # clips that are kept to be heard and seen
+STFT_WINDOWS = (512, 1024, 2048)
+LISTENERS = ("pesq_wb", "stoi")  # of opensnac.evaluation.metrics, where they are installed
+HIGHER_IS_BETTER = tuple(LISTENERS)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Mean qualities by name, how many codes of each scale occur and their perplexity, the first clips decoded."""
+
+    quality: dict[str, float]
+    codes: list[int]
+    perplexity: list[float]
+    heard: list[tuple[int, Tensor]]
+
+
+def find_clips(sources: Sequence[Source], sample_rate: int, report: Path | None = None) -> list[Tensor]:
+    """The beginnings of evenly chosen validation recordings, (1, 1, samples) each."""
+    recordings, broken = find_recordings(sources)
+    clips = []
+    for index in np.linspace(0, len(recordings) - 1, min(len(recordings), CLIPS)).astype(int):
+        length = int(SECONDS * recordings[index].sample_rate)
+        try:
+            samples = read_mono(recordings[index], sample_rate, 0, length)
+        except BrokenRecordingError as error:
+            broken.append(f"{recordings[index].place}: {error}")
+            continue
+        samples = np.pad(samples, (0, max(0, MEL_WINDOWS[-1] - len(samples))))
+        clips.append(torch.from_numpy(samples)[None, None].clone())  # aligned, see Crops.draw
+    report_broken(broken, report)
+    return clips
+
+
+def require_listener(quality: str) -> None:
+    """ConfigError where the quality that shall choose the best model cannot be measured."""
+    if quality in METRICS and (missing := METRICS[quality].missing()):
+        raise ConfigError(f"[schedule] best_by is {quality!r}, but {missing}")
+
+
+@torch.inference_mode()
+def validate(model: SNAC, clips: Sequence[Tensor], processes: Processes) -> Validation:
+    """Every process hears its share of the clips, and all get the same figures."""
+    rate, weight = model.config.sampling_rate, next(model.parameters())
+    rows: list[tuple[int, dict[str, float | None]]] = []
+    used = [torch.zeros(model.config.codebook_size, device=weight.device) for _ in model.config.vq_strides]
+    heard = []
+    for index in range(processes.rank, len(clips), processes.count):
+        audio = clips[index].to(weight)
+        codes = model.encode(audio)
+        for seen, code in zip(used, codes, strict=True):
+            seen += torch.bincount(code.flatten(), minlength=len(seen))
+        audio_hat = model.decode(codes, audio.shape[-1])
+        rows.append((index, _quality(audio_hat, audio, rate)))
+        if index < SHOWN:
+            heard.append((index, audio_hat.float().cpu().clone()))
+    rows = sorted(processes.gather_objects(rows), key=lambda row: row[0])
+    quality = {}
+    for name in rows[0][1]:
+        values = [value for _, row in rows if (value := row[name]) is not None]
+        if values:
+            quality[name] = sum(values) / len(values)
+    used = [processes.mean(seen) for seen in used]
+    counts = [int((seen > 0).sum()) for seen in used]
+    perplexity = [float(torch.exp(torch.distributions.Categorical(seen).entropy())) for seen in used]
+    return Validation(quality, counts, perplexity, sorted(processes.gather_objects(heard), key=lambda clip: clip[0]))
+
+
+def _quality(audio_hat: Audio, audio: Audio, rate: int) -> dict[str, float | None]:
+    row: dict[str, Any] = {
+        "mel": float(mel_loss(audio_hat, audio, rate)),
+        "stft": float(stft_distance(audio_hat, audio)),
+    }
+    original, copy = (x[0, 0].float().cpu().numpy() for x in (audio, audio_hat))
+    row["si_sdr"] = METRICS["si_sdr"].measure(original, copy, rate)
+    for name in LISTENERS:
+        if not METRICS[name].missing():
+            row[name] = METRICS[name].measure(original, copy, rate)
+    return row
+
+
+def stft_distance(audio_hat: Audio, audio: Audio) -> Tensor:
+    """Multi-resolution STFT distance (arXiv 1910.11480): spectral convergence plus L1 of log magnitudes.
+
+    Mean over windows of 512, 1024 and 2048 samples, hop a quarter window, magnitudes floored at 1e-5.
+    """
+    total = audio.new_zeros(())
+    for window in STFT_WINDOWS:
+        hann = torch.hann_window(window, device=audio.device)
+        copy, original = (
+            torch.stft(x[:, 0].float(), window, window // 4, window=hann, return_complex=True).abs().clamp(min=1e-5)
+            for x in (audio_hat, audio)
+        )
+        total = total + (original - copy).norm() / original.norm() + F.l1_loss(copy.log(), original.log())
+    return total / len(STFT_WINDOWS)

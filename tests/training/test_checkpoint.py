@@ -1,0 +1,126 @@
+"""A run that was killed goes on as if nothing had happened; a slim checkpoint travels and is gone on from."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from miniature import config_of, entries, untimed, values_of, write_corpus
+
+from opensnac import SNAC
+from opensnac.errors import ConfigError, ModelError
+from opensnac.training import checkpoint, loop
+from opensnac.training.config import TrainConfig, to_toml
+
+STAGES = {"quantize_from": 6, "discriminate_from": 10, "adversarial_from": 12}
+TRAIN = "import sys; from opensnac.cli import main; sys.argv[1:1] = ['train']; main()"
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="module")
+def finished(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a short run that was not cut."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    return loop.train(config_of(corpus, 24, **STAGES, log_every=3, checkpoint_every=4, validate_every=8), out)
+
+
+def test_killed_at_any_moment_a_run_goes_on_exactly(corpus: Path, finished: Path, tmp_path: Path) -> None:
+    """SIGKILL again and again, each time somewhere else; the log and the weights are those of the uninterrupted run."""
+    values = values_of(corpus, 24, **STAGES, log_every=3, checkpoint_every=4, validate_every=8)
+    config, out, kills = tmp_path / "run.toml", tmp_path / "killed", 0
+    config.write_text(to_toml(values))
+    for lines in (2, 5):  # after so many lines of the log; between steps, in a step or while something is written
+        command = [sys.executable, "-c", TRAIN, str(config), "--out", str(out), "--resume"]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        while process.poll() is None and (not (log := out / "log.jsonl").exists() or _lines(log) < lines):
+            time.sleep(0.005)
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert kills == 2
+    (out / ".checkpoint.pt.0123.part").write_bytes(b"what a kill may leave")
+    loop.train(TrainConfig.from_dict(values), out, resume=True)
+    assert untimed(out) == untimed(finished)
+    whole, killed = (torch.load(folder / "checkpoint.pt", weights_only=True) for folder in (finished, out))
+    for part in checkpoint.PARTS:
+        assert all(torch.equal(value, killed[part][name]) for name, value in whole[part].items()), part
+    for folder in ("best", "last"):
+        models = [SNAC.from_pretrained(run / folder) for run in (out, finished)]
+        assert models[0].fingerprint == models[1].fingerprint
+    assert not list(out.rglob("*.part"))
+
+
+def _lines(log: Path) -> int:
+    return log.read_bytes().count(b"\n")
+
+
+def test_a_slim_checkpoint_is_gone_on_from(corpus: Path, finished: Path, tmp_path: Path) -> None:
+    """A quarter of the bytes; its run goes on where it was, quantised, with moments that warm up."""
+    slim, full = finished / checkpoint.SLIM, finished / checkpoint.CHECKPOINT
+    assert slim.stat().st_size < full.stat().st_size / 4
+    values = values_of(corpus, 36, **STAGES, log_every=4) | {"init": str(slim)}
+    values["optimizer"] = values["optimizer"] | {"warmup_steps": 12}
+    out = loop.train(TrainConfig.from_dict(values), tmp_path / "on")
+    log = [entry for entry in entries(out) if "mel" in entry]
+    assert [entry["step"] for entry in log] == [28, 32, 36]
+    before = [entry for entry in entries(finished) if "mel" in entry][-1]["mel"]
+    assert log[0]["mel"] < 1.15 * before  # nothing was forgotten
+    assert "codebook" in log[0]
+    assert log[0]["learning_rate"] < log[1]["learning_rate"]  # the warm-up
+    trained = checkpoint.average_of(slim)
+    last = SNAC.from_pretrained(finished / "last")
+    for name, value in last.state_dict().items():
+        torch.testing.assert_close(trained.state_dict()[name], value, rtol=2**-8, atol=1e-6)
+
+
+def test_a_slim_checkpoint_of_another_model_or_none_is_refused(corpus: Path, finished: Path, tmp_path: Path) -> None:
+    slim = finished / checkpoint.SLIM
+    values = values_of(corpus, 40)
+    other = values | {"init": str(slim), "model": values["model"] | {"codebook_size": 64}}
+    with pytest.raises(ModelError, match="holds another model than the configuration asks for"):
+        loop.train(TrainConfig.from_dict(other), tmp_path / "a")
+    model = finished / "best" / "model.safetensors"
+    with pytest.raises(ModelError, match=r"no slim checkpoint; slim\.safetensors of a training run"):
+        loop.train(TrainConfig.from_dict(values | {"init": str(model)}), tmp_path / "b")
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(slim.read_bytes()[:5000])
+    with pytest.raises(ModelError, match="cannot be read as a slim checkpoint"):
+        loop.train(TrainConfig.from_dict(values | {"init": str(cut)}), tmp_path / "c")
+
+
+def test_fine_tuning_with_frozen_ends_keeps_the_codes(corpus: Path, finished: Path, tmp_path: Path) -> None:
+    """From any model: the decoder learns, adversaries included, and every code stays what it was."""
+    values = values_of(corpus, 8, quantize_from=4, discriminate_from=2, adversarial_from=4)
+    values["codebooks"] = {"revive_every": 2, "patience": 1}
+    model = SNAC.from_pretrained(finished / "last")
+    audio = 0.2 * torch.randn(1, 1, 8000, generator=torch.Generator().manual_seed(0))
+    for freeze in ((), ("encoder", "codebooks")):
+        run = TrainConfig.from_dict(values | {"init": str(finished / "last"), "freeze": freeze})
+        tuned = SNAC.from_pretrained(loop.train(run, tmp_path / f"run{len(freeze)}") / "last")
+        same = [torch.equal(a, b) for a, b in zip(model.encode(audio), tuned.encode(audio), strict=True)]
+        assert all(same) == bool(freeze)
+        before, after = (m.decode(model.encode(audio)) for m in (model, tuned))
+        assert not torch.equal(before, after)
+    with pytest.raises(ModelError, match="was trained with freeze ="):
+        loop.train(TrainConfig.from_dict(values), tmp_path / "run2", resume=True)
+
+
+def test_what_does_not_fit_or_is_not_kept_is_refused(corpus: Path, tmp_path: Path) -> None:
+    values = values_of(corpus, 4)
+    with pytest.raises(ModelError, match="does not fit .model.: it has sampling_rate 24000 instead of 8000"):
+        loop.train(TrainConfig.from_dict(values | {"init": "speech_24khz_tiny"}), tmp_path)
+    with pytest.raises(ConfigError, match="freeze is encoder without init"):
+        TrainConfig.from_dict(values | {"freeze": ["encoder"]})
+    with pytest.raises(ConfigError, match="freeze is 'decoder'; encoder or codebooks was needed"):
+        TrainConfig.from_dict(values | {"freeze": ["decoder"], "init": "x"})

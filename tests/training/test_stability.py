@@ -1,0 +1,58 @@
+"""A tiny model trained for some hundred steps: what the training promises to keep in balance, it keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from miniature import entries, values_of, write_corpus
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from opensnac.training import loop
+from opensnac.training.config import TrainConfig
+
+STEPS, ADVERSARIAL = 240, 90
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stability")
+    stages = {"quantize_from": 30, "discriminate_from": 60, "adversarial_from": ADVERSARIAL}
+    values = values_of(write_corpus(folder / "corpus"), STEPS, log_every=20, validate_every=120, **stages)
+    values["data"] |= {"batch_size": 2, "in_memory": True}
+    values["codebooks"] |= {"follow": 0.4}  # the encoder moves quickly at such rates
+    values["losses"] = {"commitment": 1.0}
+    return loop.train(TrainConfig.from_dict(values), folder / "run")
+
+
+def test_losses_fall(out: Path) -> None:
+    log = [entry for entry in entries(out) if "mel" in entry]
+    assert log[-1]["mel"] < 0.6 * log[0]["mel"]
+    valid = [entry["valid_mel"] for entry in entries(out) if "valid_mel" in entry]
+    assert valid[-1] < valid[0]
+    assert log[-1]["skipped"] == 0
+
+
+def test_every_scale_uses_its_codes(out: Path) -> None:
+    last = [entry for entry in entries(out) if "codes_used" in entry][-1]
+    assert min(last["codes_used"]) > 0.7
+    assert min(last["perplexity"]) > 8  # of 32
+    assert max(last["codebook"], last["commitment"]) < 1  # 5 and rising where the encoder runs away from its codes
+
+
+def test_the_discriminators_neither_win_nor_die(out: Path) -> None:
+    """Three of them: 3 is what blind ones lose, 1.5 undecided, 0 perfect ones; and the generator hears them."""
+    log = [entry for entry in entries(out) if "adversarial" in entry and entry["step"] > ADVERSARIAL + 40]
+    assert all(0.3 < entry["discriminator"] < 2.9 for entry in log)
+    assert all(0.1 < entry["adversarial"] < 3.2 for entry in log)
+    assert all(entry["discriminator_gradient_norm"] > 1e-3 for entry in log)
+
+
+def test_curves_pictures_and_sound(out: Path) -> None:
+    board = EventAccumulator(str(out / "tensorboard"), size_guidance={"images": 0, "audio": 0}).Reload()
+    curves = {"mel", "perplexity/0", "codes_used/1", "gradient_norm", "valid_stft", "valid_si_sdr", "data_wait_seconds"}
+    assert curves <= set(board.Tags()["scalars"])
+    assert [event.step for event in board.Scalars("mel")] == list(range(20, STEPS + 1, 20))
+    assert [event.step for event in board.Images("clip_0/original_above")] == [120, 240]
+    assert {f"clip_{i}" for i in range(4)} == set(board.Tags()["audio"])
+    assert board.Audio("clip_0")[0].sample_rate == 8000
