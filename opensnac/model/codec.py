@@ -279,6 +279,7 @@ class SNAC(nn.Module):
 
 
 def check_audio(audio: Audio, weight: Tensor) -> None:
+    """Raise AudioError, saying what to do, unless audio is finite, (batch, 1, samples), and as the weights are."""
     if not isinstance(audio, Tensor):
         raise AudioError(f"audio came as {type(audio).__name__}; a torch tensor (batch, 1, samples) was needed")
     shape = tuple(audio.shape)
