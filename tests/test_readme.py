@@ -48,7 +48,9 @@ def unknown_commands(text: str) -> list[str]:
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     unknown = []
     for words in [
-        shlex.split(line, comments=True) for _, code in blocks(text, "bash", "sh") for line in code.splitlines()
+        shlex.split(line, comments=True)
+        for _, code in blocks(text, "bash", "sh")
+        for line in code.replace("\\\n", " ").splitlines()
     ]:
         if words[:1] == ["make"]:
             targets = [word for word in words[1:] if "=" not in word]
