@@ -1,0 +1,5 @@
+"""`python -m opensnac.cli`, as torchrun starts it."""
+
+from opensnac.cli import main
+
+main()

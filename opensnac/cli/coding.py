@@ -1,0 +1,213 @@
+"""encode, decode, info, models."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+
+import typer
+
+from opensnac.batch import Job, PlanError, Report, plan
+from opensnac.cli.app import Model, app
+from opensnac.cli.reporting import reporting, run_jobs
+
+if TYPE_CHECKING:
+    from opensnac.transcode import Result
+
+SNAC = ".snac"
+
+Inputs = Annotated[list[str], typer.Argument(metavar="IN", help="Files and folders, or - for standard input.")]
+Out = Annotated[
+    str | None,
+    typer.Option("--out", "-o", help="A file, a folder, or - for standard output. Default: beside each input."),
+]
+Jobs = Annotated[int, typer.Option(min=1, help="Files worked on at once; they share the cores.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace outputs that exist.")]
+
+
+@app.command(epilog="Example: [bold]opensnac encode talks/ -o coded/ --jobs 2[/bold]")
+def encode(
+    inputs: Inputs,
+    out: Out = None,
+    model: Model = None,
+    mono: Annotated[bool, typer.Option("--mono", help="Mix all channels into one.")] = False,
+    raw: Annotated[
+        str | None,
+        typer.Option(metavar="RATE[:CHANNELS]", help="The input is headerless 16-bit little-endian samples."),
+    ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Send each coarse frame at once, in a packet of its own.")
+    ] = False,
+    jobs: Jobs = 1,
+    force: Force = False,
+) -> None:
+    """Code recordings (WAV, FLAC, OGG, Opus, MP3, ...) into .snac files.
+
+    A folder is searched for recordings, whose tree is kept. What exists is not replaced without --force.
+    A live source: [bold]arecord -t raw -f S16_LE -r 24000 | opensnac encode - --raw 24000 --live | ...[/bold]
+    """
+    with reporting():
+        layout = _raw_layout(raw)
+        from opensnac import audio
+
+        batch = _plan(inputs, out, audio.READABLE, [SNAC])
+        from opensnac import transcode
+
+        codec = transcode.ModelShelf(model).get()
+
+        def work(job: Job, report: Report) -> Result:
+            return transcode.encode_file(
+                _source(job), _target(job), codec, mono=mono, raw=layout, live=live, force=force, report=report
+            )
+
+        with transcode.shared_cores(jobs):
+            run_jobs(batch, work, jobs)
+
+
+@app.command(epilog="Example: [bold]opensnac decode talk.snac -o talk.flac --sample-rate 48000[/bold]")
+def decode(
+    inputs: Inputs,
+    out: Out = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="A bundled model's name, a folder, or a hub id. Default: the one each file names."),
+    ] = None,
+    sample_rate: Annotated[
+        int | None,
+        typer.Option(min=1_000, max=768_000, help="Rate of the output, Hz. Default: the recording's own."),
+    ] = None,
+    audio_format: Annotated[
+        str | None,
+        typer.Option("--format", metavar="wav|flac|ogg|raw", help="Default: as -o ends, else wav; raw is for pipes."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the decoder's noise.")] = 0,
+    noise: Annotated[bool, typer.Option("--noise/--no-noise", help="The decoder's noise.")] = True,
+    reduced: Annotated[
+        bool, typer.Option("--reduced", help="Multiply in bfloat16 where the processor can: faster, -44 dB off.")
+    ] = False,
+    salvage: Annotated[
+        bool, typer.Option("--salvage", help="Of a damaged file, decode what precedes the damage.")
+    ] = False,
+    jobs: Jobs = 1,
+    force: Force = False,
+) -> None:
+    """Decode .snac files into WAV, FLAC (16 bit) or OGG (Vorbis) files.
+
+    A folder is searched for .snac files, whose tree is kept. Each output has exactly the recording's length.
+    To listen as packets come: [bold]... | opensnac decode - --format raw | aplay -f S16_LE -r 24000[/bold]
+    """
+    with reporting():
+        ending = _ending(audio_format)
+        from opensnac import audio
+
+        batch = _plan(inputs, out, [SNAC], list(audio.WRITABLE), ending)
+        from opensnac import transcode
+
+        shelf = transcode.ModelShelf(model, reduced=reduced)
+
+        def work(job: Job, report: Report) -> Result:
+            return transcode.decode_file(
+                _source(job),
+                _target(job),
+                shelf,
+                sample_rate=sample_rate,
+                ending=ending,
+                seed=seed,
+                noise=noise,
+                salvage=salvage,
+                force=force,
+                report=report,
+            )
+
+        with transcode.shared_cores(jobs):
+            run_jobs(batch, work, jobs)
+
+
+@app.command(epilog="Example: [bold]opensnac info talk.snac --json[/bold]")
+def info(
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE", help=".snac files, folders of them, or - for standard input."),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line for each file.")] = False,
+) -> None:
+    """Show what .snac files hold: model, length, rates, bits per second, codes per scale."""
+    with reporting():
+        from opensnac import bitstream
+
+        batch = [job for name in files for job in plan([name], None, [SNAC], [".json"])]
+
+        def show(job: Job, report: Report) -> None:
+            with open(job.source, "rb") if job.source else nullcontext(sys.stdin.buffer) as file:
+                facts = {"file": job.name} | bitstream.read(file).info()
+            print(json.dumps(facts) if as_json else _describe(facts))
+
+        run_jobs(batch, show)
+
+
+@app.command(epilog="Example: [bold]opensnac models[/bold]")
+def models() -> None:
+    """List the models that need no download: bundled ones, and those in the hub's cache."""
+    with reporting():
+        from opensnac.model.pretrained import DEFAULT_MODEL, bundled_models, cached_models
+
+        for name in bundled_models():
+            print(f"{name}  bundled{', default' if name == DEFAULT_MODEL else ''}")
+        for name in cached_models():
+            print(f"{name}  cached")
+
+
+def _plan(
+    inputs: list[str], out: str | None, read: Sequence[str], write: Sequence[str], ending: str | None = None
+) -> list[Job]:
+    batch = plan(inputs, out, read, write, ending)
+    if batch[0].target is None and sys.stdout.isatty():
+        raise PlanError("standard output is a terminal; name a file with -o, or pipe the bytes on")
+    return batch
+
+
+def _ending(audio_format: str | None) -> str | None:
+    if audio_format not in (None, "wav", "flac", "ogg", "raw"):
+        raise PlanError(f"--format is {audio_format!r}; it must be wav, flac, ogg or raw")
+    return f".{audio_format}" if audio_format else None
+
+
+def _raw_layout(raw: str | None) -> tuple[int, int] | None:
+    """Rate and channels of headerless samples."""
+    if raw is None:
+        return None
+    rate, _, channels = raw.partition(":")
+    if not rate.isdecimal() or not (channels or "1").isdecimal() or not int(channels or 1):
+        raise PlanError(f"--raw is {raw!r}; a rate in Hz was needed, or a rate and channels such as 48000:2")
+    return int(rate), int(channels or 1)
+
+
+def _source(job: Job) -> Path | BinaryIO:
+    return sys.stdin.buffer if job.source is None else job.source
+
+
+def _target(job: Job) -> Path | BinaryIO:
+    return sys.stdout.buffer if job.target is None else job.target
+
+
+def _describe(facts: dict[str, Any]) -> str:
+    """What `info` shows of a stream."""
+    strides, counts = facts["vq_strides"], facts["codes_per_scale"]
+    channels = "1 channel" if facts["channels"] == 1 else f"{facts['channels']} channels"
+    rate, hop = facts["sampling_rate"], facts["hop_length"]
+    scales = ", ".join(f"{count} (stride {s})" for count, s in zip(counts, strides, strict=True))
+    bits = f"{facts['num_bytes']} bytes, {facts['file_bits_per_second']:.0f} bits per second"
+    lines = {
+        "model": f"{facts['model_name']}, weights {facts['weights_hash']}",
+        "recording": f"{facts['duration_seconds']:.3f} s, {channels}, "
+        f"{facts['num_samples']} samples at {facts['original_rate']} Hz",
+        "codec": f"{rate} Hz, {facts['num_frames']} frames of {hop} samples",
+        "codes": f"{scales}, each below {facts['codebook_size']}, in every channel",
+        "size": f"{bits}; codes alone {facts['bits_per_second']:.0f}",
+        "format": f"version {facts['format_version']}, {facts['num_packets']} packets",
+    }
+    return "\n".join([facts["file"], *(f"  {name:<10}{text}" for name, text in lines.items())])

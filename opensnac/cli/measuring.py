@@ -1,0 +1,131 @@
+"""evaluate, listen, bench, demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from opensnac.cli.app import Model, app
+from opensnac.cli.reporting import reporting
+
+
+@app.command(epilog="Example: [bold]opensnac evaluate recordings/ --codec opensnac --codec opus:6 --out report/[/bold]")
+def evaluate(
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of recordings.")],
+    codec: Annotated[
+        list[str] | None,
+        typer.Option(help="Codec to measure; give it again for more. Default: opensnac, opus:6, codec2:1200."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report.")] = Path("evaluation"),
+    jobs: Annotated[int, typer.Option(min=1, help="Recordings measured at once.")] = 1,
+    baseline: Annotated[str | None, typer.Option(help="Codec to compare the others with, clip by clip.")] = None,
+    players: Annotated[int, typer.Option(min=0, help="Recordings to hear and see in report.html.")] = 6,
+) -> None:
+    """Measure the quality of decoded recordings beside other codecs.
+
+    Sub-folders are labels (speech, music, ...), which the report also shows one by one. Codecs: opensnac,
+    opensnac:MODEL, opus:KILOBITS, codec2:BITS, speex:KILOBITS, amrwb:KILOBITS, lyra:KILOBITS@FOLDER, and
+    encodec:, dac: or mimi:KILOBITS\\[@MODEL]. A killed run goes on where it was.
+    """
+    with reporting():
+        from opensnac.evaluation.evaluate import evaluate_folder
+
+        evaluate_folder(folder, codec or [], out, jobs, baseline, players)
+
+
+listen = typer.Typer(no_args_is_help=True, help="Listening tests after ITU-R BS.1534-3 (MUSHRA).")
+app.add_typer(listen, name="listen")
+Test = Annotated[Path, typer.Argument(metavar="TEST", exists=True, file_okay=False, help="What `build` made.")]
+
+
+@listen.command(
+    epilog="Example: [bold]opensnac listen build report/ --out test/ --codec opensnac --codec opus:6[/bold]"
+)
+def build(
+    results: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder that `evaluate` wrote.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the test.")] = Path("listening"),
+    codec: Annotated[
+        list[str] | None, typer.Option(help="Codec to be heard; give it again for more. Default: all of them.")
+    ] = None,
+    training: Annotated[
+        bool, typer.Option("--training/--no-training", help="A first page that does not count.")
+    ] = True,
+) -> None:
+    """Make a test's page for listeners, and the key to their answers.
+
+    TEST/page/ works from a folder (open index.html) and with `opensnac listen serve`. Keep key.json to yourself.
+    """
+    with reporting():
+        from opensnac.listening.build import build as make
+
+        count = make(results, out, codec or [], training)
+        print(f"{count} trials. Open {out / 'page' / 'index.html'}, or: opensnac listen serve {out}")
+
+
+@listen.command(epilog="Example: [bold]opensnac listen serve test/ --answers answers/ --host 0.0.0.0[/bold]")
+def serve(
+    test: Test,
+    answers: Annotated[Path, typer.Option(help="Folder of answers, a file a listener.")] = Path("answers"),
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all of this machine's.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+) -> None:
+    """Give listeners the page, and keep what they answer."""
+    with reporting():
+        from opensnac.listening.serve import serve as run_server
+
+        run_server(test, answers, host, port)
+
+
+@listen.command(epilog="Example: [bold]opensnac listen score answers/ --test test/[/bold]")
+def score(
+    answers: Annotated[list[Path], typer.Argument(metavar="ANSWERS", help="Files of answers, or folders of them.")],
+    test: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder that `build` made.")] = Path(
+        "listening"
+    ),
+) -> None:
+    """Screen listeners, and print means, intervals and pairwise tests, with the paper's figures beside them."""
+    with reporting():
+        from opensnac.listening.score import score as judge
+
+        print(judge(test, answers))
+
+
+@app.command(epilog="Example: [bold]opensnac bench --against-reference --threads 1[/bold]")
+def bench(
+    model: Model = None,
+    config: Annotated[
+        str | None,
+        typer.Option(help="A model with random weights instead: a config.json, or a shipped run such as music_32khz."),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of audio to code at once.")] = 10.0,
+    threads: Annotated[int | None, typer.Option(min=1, help="Default: as many as PyTorch takes.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Calls that are timed, after a first one.")] = 3,
+    against_reference: Annotated[
+        bool, typer.Option("--against-reference", help="Run the package snac beside it, with the same weights.")
+    ] = False,
+    reduced: Annotated[bool, typer.Option("--reduced", help="Decode with products in bfloat16.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="A file for the figures, JSON.")] = None,
+) -> None:
+    """Measure speed and memory: whole recordings and streams, encoding and decoding."""
+    with reporting():
+        from opensnac.bench import run_bench, subject
+
+        run_bench(subject(model, config), seconds, threads, rounds, against_reference, reduced, out)
+
+
+@app.command(epilog="Example: [bold]opensnac demo -o demo_output[/bold]")
+def demo(
+    recording: Annotated[
+        Path | None,
+        typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="A recording. Default: an example."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of what it makes.")] = Path("demo_output"),
+    model: Model = None,
+) -> None:
+    """Code and decode a recording: sizes, speed, quality, and a picture of both spectrograms."""
+    with reporting():
+        from opensnac.demo import run_demo
+
+        run_demo(out, recording, model)

@@ -1,0 +1,81 @@
+"""train, ablate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from opensnac.batch import PlanError
+from opensnac.cli.app import app
+from opensnac.cli.reporting import needs_extra, reporting
+
+
+@app.command(epilog="Example: [bold]opensnac train speech.toml --set data.batch_size=8 --out runs/speech[/bold]")
+def train(
+    config: Annotated[str, typer.Argument(help="What to train, and on what: a TOML file, or a shipped one's name.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of checkpoints and logs.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key, such as schedule.steps=100.")
+    ] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Start from a bundled model, a folder, a hub id or a slim checkpoint.")
+    ] = None,
+    freeze: Annotated[
+        list[str] | None, typer.Option(help="encoder or codebooks; give both to keep tokens valid.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint there.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be trained, and stop.")] = False,
+    benchmark: Annotated[
+        bool, typer.Option("--benchmark", help="Measure the speed of a step and where its time goes, and stop.")
+    ] = False,
+) -> None:
+    """Train a model from a configuration file.
+
+    On many GPUs: torchrun --nproc_per_node 8 -m opensnac.cli train ..., or accelerate launch in its place.
+    """
+    with reporting():
+        needs_extra("train", "accelerate")
+        from opensnac.training.config import TrainConfig
+        from opensnac.training.loop import find_config
+        from opensnac.training.loop import train as run_training
+
+        given = [*(changes or []), *([f"init={json.dumps(init)}"] if init else [])]
+        given += [f"freeze={json.dumps(freeze)}"] if freeze else []
+        path = find_config(config)
+        if not path.is_file():
+            raise PlanError(f"{config}: no such file, nor a configuration that comes with the package")
+        wanted = TrainConfig.from_toml(path, given)
+        if dry_run:
+            from opensnac.training.plan import describe
+
+            print(describe(wanted))
+        elif benchmark:
+            from opensnac.training.benchmark import run_benchmark
+
+            run_benchmark(wanted)
+        else:
+            run_training(wanted, out or Path("runs") / wanted.name, resume)
+
+
+@app.command(epilog="Example: [bold]opensnac ablate speech_24khz --out runs/ablations[/bold]")
+def ablate(
+    recipe: Annotated[str, typer.Argument(help="What to vary: a TOML file, or a shipped one's name.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs and the table.")] = Path("ablations"),
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of every run.")
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Train this variant; give it again for more.")] = None,
+) -> None:
+    """Train variants of a model at one budget from several seeds, and write one table of what they are worth."""
+    with reporting():
+        needs_extra("train", "accelerate")
+        from opensnac.training import ablate as training
+
+        path = training.find_recipe(recipe)
+        if not path.is_file():
+            raise PlanError(f"{recipe}: no such file, nor a recipe that comes with the package")
+        table = training.ablate(path, out, changes or [], only or [])
+        print(table.read_text(encoding="utf-8"), end="")
