@@ -10,11 +10,12 @@ import random
 from pathlib import Path
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from opensnac import audio
-from opensnac.transcode import ModelShelf, encode_channels
+from opensnac.transcode import ModelShelf
 
 
 def main() -> None:
@@ -34,8 +35,8 @@ def main() -> None:
         recording, rate = audio.read(path)
         samples = audio.resample(recording.mean(axis=0, keepdims=True), rate, model.config.sampling_rate)
         seconds += samples.shape[1] / model.config.sampling_rate
-        for scale, codes in enumerate(encode_channels(samples, model)):
-            counts[scale] += np.bincount(codes.ravel(), minlength=model.config.codebook_size)
+        for scale, codes in enumerate(model.encode(torch.from_numpy(samples)[None].clamp(-1, 1))):
+            counts[scale] += np.bincount(codes[0].numpy(), minlength=model.config.codebook_size)
     table = Table(title=f"{model.name}: {seconds / 60:.0f} minutes of {options.folder}")
     for heading in ("stride", "codes", "used", "perplexity"):
         table.add_column(heading, justify="right")
