@@ -4,6 +4,7 @@ And a browser for the tests of pages, if the system has one.
 """
 
 import shutil
+import signal
 
 import pytest
 from jaxtyping import install_import_hook
@@ -12,6 +13,9 @@ CHECKED = ("attention", "decoder", "encoder", "layers", "noise", "quantizer")
 
 install_import_hook([f"opensnac.model.{name}" for name in CHECKED], "beartype.beartype")
 install_import_hook(["opensnac.training.losses", "opensnac.training.discriminators"], "beartype.beartype")
+
+# Started in the background by a shell, the tests would inherit an interrupt that is ignored, and hand it on.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Nothing of the browser's own goes over the network; sound may start without a user's gesture.
 BROWSER_OPTIONS = [
