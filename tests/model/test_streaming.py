@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from opensnac import SNAC
 from opensnac.errors import AudioError, CodesError, OpensnacError
+from opensnac.model import kernels
 from opensnac.model.pipeline import newest_input
 from opensnac.streaming import State, StreamDecoder, StreamEncoder
 
@@ -78,6 +79,7 @@ def test_a_stream_equals_the_whole(name: str, data: st.DataObject, samples: int)
     torch.testing.assert_close(decoded[None], model.decode(whole, seed=3), atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.skipif(kernels.library() is None, reason="no C compiler, or the kernels are switched off")
 @settings(max_examples=10, deadline=None)
 @given(data=st.data(), samples=st.integers(1, 6000))
 def test_with_the_kernels_not_a_bit_differs(data: st.DataObject, samples: int) -> None:
