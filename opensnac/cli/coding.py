@@ -87,7 +87,8 @@ def decode(
     seed: Annotated[int, typer.Option(help="Of the decoder's noise.")] = 0,
     noise: Annotated[bool, typer.Option("--noise/--no-noise", help="The decoder's noise.")] = True,
     reduced: Annotated[
-        bool, typer.Option("--reduced", help="Multiply in bfloat16 where the processor can: faster, -44 dB off.")
+        bool,
+        typer.Option("--reduced", help="Multiply in bfloat16 where the processor can: faster, its error below -35 dB."),
     ] = False,
     salvage: Annotated[
         bool, typer.Option("--salvage", help="Of a damaged file, decode what precedes the damage.")

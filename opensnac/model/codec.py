@@ -126,7 +126,8 @@ class SNAC(nn.Module):
     def reduce_precision(self, reduced: bool = True) -> SNAC:
         """Let the decoder multiply in bfloat16 where the processor can, in place; sums stay in float32.
 
-        Faster by half, and off by about -44 dB. The encoder keeps its precision: codes stay what they are.
+        Faster by a third to a half; the error lies more than 35 dB below the sound. The encoder keeps its
+        precision: codes stay what they are.
         """
         for module in self.decoder.modules():
             if isinstance(module, Kernel):
