@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -71,18 +72,13 @@ class Crops:
 
     def _decode_all(self, recordings: Sequence[Recording]) -> list[Recording]:
         """Keep all samples; the recordings that could be read."""
-
-        def attempt(recording: Recording) -> NDArray[np.int16] | None:
-            try:
-                return _decode(recording, self.sample_rate)
-            except BrokenRecordingError as error:
-                self._report(recording, error)
-                return None
-
-        with ThreadPoolExecutor() as pool:
-            decoded = list(pool.map(attempt, recordings))
-        self._decoded = [samples for samples in decoded if samples is not None]
-        return [recording for recording, samples in zip(recordings, decoded, strict=True) if samples is not None]
+        decoded = _decode_all(tuple(recordings), self.sample_rate)
+        for recording, samples in zip(recordings, decoded, strict=True):
+            if isinstance(samples, BrokenRecordingError):
+                self._report(recording, samples)
+        kept = [(r, s) for r, s in zip(recordings, decoded, strict=True) if not isinstance(s, BrokenRecordingError)]
+        self._decoded = [samples for _, samples in kept]
+        return [recording for recording, _ in kept]
 
     def _crop(self, rng: np.random.Generator) -> NDArray[np.float32]:
         clip = self._piece(rng)
@@ -118,8 +114,17 @@ class Crops:
         self._broken.setdefault(recording.place, f"{recording.place}: {error}")
 
 
-def _decode(recording: Recording, sample_rate: int) -> NDArray[np.int16]:
-    return np.round(np.clip(read_mono(recording, sample_rate), -1, 1 - 2**-15) * 32768).astype(np.int16)
+@lru_cache(maxsize=1)  # runs one after the other on the same recordings, as ablations are, decode them once
+def _decode_all(recordings: tuple[Recording, ...], sample_rate: int) -> list[NDArray[np.int16] | BrokenRecordingError]:
+    def attempt(recording: Recording) -> NDArray[np.int16] | BrokenRecordingError:
+        try:
+            samples = read_mono(recording, sample_rate)
+        except BrokenRecordingError as error:
+            return error
+        return np.round(np.clip(samples, -1, 1 - 2**-15) * 32768).astype(np.int16)
+
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(attempt, recordings))
 
 
 class _Batches(Dataset[tuple[Tensor, list[str]]]):

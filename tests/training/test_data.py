@@ -100,6 +100,17 @@ def test_crops_are_slices_read_in_place(folder: Path, in_memory: bool) -> None:
     assert np.array_equal(batch.numpy(), again.numpy())
 
 
+def test_the_same_recordings_are_decoded_once_for_runs_in_a_row(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, _ = find_recordings([folder / "deep"])
+    first = Crops(found, RATE, 500, in_memory=True).draw(range(3))
+    with monkeypatch.context() as without_reading:
+        without_reading.setattr("opensnac.training.data.read_mono", None)
+        assert torch.equal(Crops(found, RATE, 500, in_memory=True).draw(range(3)), first)
+    other_rate = Crops(found, RATE // 2, 500, in_memory=True)
+    assert other_rate.draw(range(1)).shape == (1, 1, 500)
+    assert sum(r.num_samples for r in found) > sum(len(samples) for samples in other_rate._decoded)
+
+
 def test_short_recordings_are_padded(folder: Path) -> None:
     found, _ = find_recordings([folder / "short.wav"])
     crop = Crops(found, RATE, 100).draw(range(1))[0, 0]
