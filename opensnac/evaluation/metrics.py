@@ -13,6 +13,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -136,12 +137,24 @@ def _visqol_model(mode: str) -> Any:
 
 def dnsmos(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> float | None:
     """DNSMOS P.835 overall (Reddy et al. 2022), 1 to 5: hears the decoded audio alone, at 16 kHz."""
-    from speechmos import dnsmos as model
-
     if silent(reference) or silent(decoded):
         return None
     _, copy = _both_at(16_000, reference, decoded, sample_rate)
-    return float(model.run(np.clip(copy, -1, 1), 16_000)["ovrl_mos"])
+    return float(_dnsmos_model()(np.clip(copy, -1, 1), 16_000, is_personalized_MOS=False)["ovrl_mos"])
+
+
+@functools.cache
+def _dnsmos_model() -> Any:
+    """The package's model in one thread: the threads it would start spin, and clips are measured side by side."""
+    from onnxruntime import InferenceSession, SessionOptions
+    from speechmos import dnsmos as package
+
+    folder, options = Path(package.__file__).parent / "dnsmos_models", SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    overall, p808 = str(folder / "sig_bak_ovr.onnx"), str(folder / "model_v8.onnx")
+    model = package.DNSMOS(overall, p808)
+    model.onnx_sess, model.p808_onnx_sess = (InferenceSession(path, options) for path in (overall, p808))
+    return model
 
 
 def si_sdr(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> float | None:

@@ -89,7 +89,7 @@ def ablate(recipe: Path, out: Path, changes: Sequence[str] = (), only: Sequence[
     if unknown:
         raise ConfigError(f"no variant {', '.join(unknown)} in {recipe}; there are {', '.join(ablation.variants)}")
     chosen = list(only) or list(ablation.variants)
-    runs = {(variant, seed): ablation.config(variant, seed) for variant in chosen for seed in ablation.seeds}
+    runs = {(variant, seed): ablation.config(variant, seed) for seed in ablation.seeds for variant in chosen}
     results: dict[str, list[dict[str, float]]] = {}
     for (variant, seed), config in runs.items():
         results.setdefault(variant, []).append(_result(config, out / variant / str(seed)))
