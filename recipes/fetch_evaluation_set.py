@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import subprocess
 import sys
 import tempfile
 import tomllib
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from debian_packages import unpack
 
 from opensnac import audio
 from opensnac.errors import OpensnacError
@@ -55,21 +55,6 @@ def fetch(recipe: Mapping[str, Any], out: Path) -> Iterator[str]:
                 target = out / package["label"] / f"{name}_{Path(file).stem}.flac"
                 excerpt(Path(scratch) / "root" / file, target, package.get("start", 0), recipe["seconds"])
         yield f"- {package['label']}: Debian package {name} {version}; {package['licence']}"
-
-
-def unpack(name: str, folder: Path) -> str:
-    """Download a Debian package and lay its files out in `folder`/root; its version."""
-    for program in ("apt-get", "dpkg-deb"):
-        if shutil.which(program) is None:
-            raise OpensnacError(f"{program} not found: this recipe needs Debian, or a system that is built on it")
-    download = subprocess.run(["apt-get", "download", name], cwd=folder, capture_output=True, text=True)
-    archives = list(folder.glob("*.deb"))
-    if download.returncode != 0 or not archives:
-        words = (download.stderr.strip() or "nothing came").splitlines()[-1]
-        raise OpensnacError(f"{name} could not be downloaded: {words}; run `apt-get update` and try again")
-    subprocess.run(["dpkg-deb", "-x", str(archives[0]), str(folder / "root")], check=True)
-    shown = subprocess.run(["dpkg-deb", "-f", str(archives[0]), "Version"], check=True, capture_output=True, text=True)
-    return shown.stdout.strip()
 
 
 def excerpt(source: Path, target: Path, start: float, seconds: float) -> None:

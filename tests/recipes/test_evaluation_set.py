@@ -1,8 +1,5 @@
 """The recipe of an evaluation set: what it names, what it cuts and mixes, on a package made here."""
 
-import importlib.util
-import shutil
-import subprocess
 import tomllib
 from pathlib import Path
 
@@ -17,31 +14,8 @@ RATE = 24_000
 
 
 @pytest.fixture
-def recipe():
-    specification = importlib.util.spec_from_file_location("recipe", RECIPES / "fetch_evaluation_set.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def apt(tmp_path, monkeypatch):
-    """An apt-get that downloads `noise-data`, which is made here, and nothing else."""
-    if shutil.which("dpkg-deb") is None:
-        pytest.skip("no dpkg-deb: not Debian")
-    root = tmp_path / "noise-data"
-    noise = np.linspace(-0.5, 0.5, 30 * RATE)[None]
-    audio.write(root / "usr" / "share" / "noise.wav", noise, RATE)
-    (root / "DEBIAN").mkdir()
-    control = "Package: noise-data\nVersion: 1.2-3\nArchitecture: all\nMaintainer: A <a@b.c>\nDescription: noise\n"
-    (root / "DEBIAN" / "control").write_text(control)
-    archive = tmp_path / "noise-data.deb"
-    subprocess.run(["dpkg-deb", "-b", str(root), str(archive)], check=True, capture_output=True)
-    program = tmp_path / "bin" / "apt-get"
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\n[ "$2" = noise-data ] && exec cp {archive} .\necho "E: no $2" >&2\nexit 100\n')
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+def recipe(load_recipe):
+    return load_recipe("fetch_evaluation_set")
 
 
 def test_every_package_says_size_licence_and_label():

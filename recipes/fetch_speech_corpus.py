@@ -1,0 +1,117 @@
+"""A free corpus of speech to train on: ten hours in many languages, each source's folder below train/ and valid/.
+
+    python recipes/fetch_speech_corpus.py corpus
+    opensnac train speech_24khz_tiny --set 'data.train=["corpus/train"]' --set 'data.valid=["corpus/valid"]'
+
+speech_corpus.toml names the Debian packages and repositories, with licences and sizes; `--only SOURCE` takes some of
+them. A source that cannot be had is said and left out, one that is there is not fetched again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+import zlib
+from pathlib import Path
+from typing import Any
+
+from debian_packages import unpack
+
+from opensnac import audio
+from opensnac.errors import OpensnacError
+from opensnac.files import whole_file
+
+RECIPE = Path(__file__).with_name("speech_corpus.toml")
+VALID_ONE_IN = 80  # recordings that are kept for validation, chosen by their names
+G722 = ".g722"  # ffmpeg turns them into what can be read
+
+
+def main() -> None:
+    """Fetch into the folder named, and say what came."""
+    sources = tomllib.loads(RECIPE.read_text(encoding="utf-8"))["source"]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="folder that takes train/ and valid/")
+    parser.add_argument("--only", action="append", choices=[source["name"] for source in sources], metavar="SOURCE")
+    options = parser.parse_args()
+    failed = 0
+    for source in sources:
+        if options.only and source["name"] not in options.only:
+            continue
+        size = f"{source['megabytes']} MB, " if "megabytes" in source else ""
+        print(f"{source['name']}: {size}{source['licence']}", file=sys.stderr)
+        try:
+            print(fetch(source, options.out))
+        except OpensnacError as error:
+            failed += 1
+            print(f"left out: {source['name']}: {error}", file=sys.stderr)
+    if failed:
+        sys.exit(f"{failed} sources are missing; run this again to fetch them alone")
+
+
+def fetch(source: dict[str, Any], out: Path) -> str:
+    """Bring one source's recordings to `out`; a line on what came. The folder appears whole or not at all."""
+    name, notice = source["name"], out / f"{source['name']}.txt"
+    if notice.exists():
+        return f"{name}: is there"
+    with tempfile.TemporaryDirectory(dir=_made(out)) as scratch:
+        root, version = obtain(source, Path(scratch))
+        found = sorted(path for pattern in source["files"] for path in root.glob(pattern) if path.is_file())
+        recordings = [path for path in found if path.suffix in (*audio.READABLE, G722)]
+        if not recordings:
+            raise OpensnacError(f"nothing matches {', '.join(source['files'])} in version {version}")
+        for path in recordings:
+            inside = path.relative_to(root).as_posix()
+            split = "valid" if zlib.crc32(inside.encode()) % VALID_ONE_IN == 0 else "train"
+            bring(path, Path(scratch) / split / inside.replace("/", "_"))
+        for split in ("train", "valid"):
+            if (Path(scratch) / split).exists():
+                shutil.rmtree(out / split / name, ignore_errors=True)
+                (Path(scratch) / split).rename(_made(out / split) / name)
+    line = f"{name}: {len(recordings)} recordings of version {version}; {source['licence']}"
+    with whole_file(notice) as path:
+        path.write_text(line + "\n", encoding="utf-8")
+    return line
+
+
+def obtain(source: dict[str, Any], scratch: Path) -> tuple[Path, str]:
+    """A source's files below a folder, and their version."""
+    if "repository" not in source:
+        version = unpack(source["package"], scratch)
+        return scratch / "root", version
+    root = scratch / "root"
+    clone = ["git", "clone", "--quiet", "--depth", "1", source["repository"], str(root)]
+    try:
+        subprocess.run(clone, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        words = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1]
+        raise OpensnacError(f"{source['repository']} could not be cloned: {words}") from error
+    commit = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+    return root, commit.stdout.strip()
+
+
+def bring(path: Path, target: Path) -> None:
+    """Move a recording, or decode it where the trainer could not read it."""
+    _made(target.parent)
+    if path.suffix != G722:
+        shutil.move(path, target)
+        return
+    decode = ["ffmpeg", "-loglevel", "error", "-f", "g722", "-i", str(path), str(target.with_suffix(".flac"))]
+    try:
+        subprocess.run(decode, check=True, capture_output=True, text=True)
+    except OSError as error:
+        raise OpensnacError("ffmpeg not found, and G.722 needs it: apt-get install ffmpeg") from error
+    except subprocess.CalledProcessError as error:
+        raise OpensnacError(f"ffmpeg cannot decode {path.name}: {error.stderr.strip()}") from error
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+if __name__ == "__main__":
+    main()

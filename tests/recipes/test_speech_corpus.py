@@ -1,0 +1,73 @@
+"""The recipe of a training corpus: what it names, how it sorts, and what it does when a source does not come."""
+
+import subprocess
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from opensnac import audio
+from opensnac.errors import OpensnacError
+
+RECIPES = Path(__file__).parent.parent.parent / "recipes"
+RATE = 24_000
+NOISE = {"name": "noise", "package": "noise-data", "megabytes": 1, "licence": "none", "files": ["usr/**/*.wav"]}
+
+
+@pytest.fixture
+def recipe(load_recipe):
+    return load_recipe("fetch_speech_corpus")
+
+
+def test_every_source_says_where_it_comes_from_and_its_licence():
+    sources = tomllib.loads((RECIPES / "speech_corpus.toml").read_text())["source"]
+    assert len({source["name"] for source in sources}) == len(sources)
+    for source in sources:
+        assert ("package" in source) != ("repository" in source)
+        assert source["licence"]
+        assert source["files"]
+
+
+def test_a_package_is_brought_once(recipe, apt, tmp_path):
+    out = tmp_path / "corpus"
+    assert recipe.fetch(NOISE, out) == "noise: 1 recordings of version 1.2-3; none"
+    (brought,) = list(out.rglob("*.wav"))
+    assert brought.parent.name == "noise"
+    assert brought.parent.parent.name in ("train", "valid")
+    assert audio.read(brought)[1] == RATE
+    assert recipe.fetch(NOISE, out) == "noise: is there"
+    assert sorted(path.name for path in out.iterdir()) == sorted({brought.parent.parent.name, "noise.txt"})
+
+
+def test_a_repository_is_split_by_names(recipe, tmp_path):
+    source = tmp_path / "voice"
+    for number in range(200):
+        audio.write(source / "wav" / f"{number}.wav", np.zeros((1, 8)), RATE)
+    git = ["git", "-C", str(source), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "voice"]):
+        subprocess.run([*git, *words], check=True)
+    voice = {"name": "voice", "repository": source.as_uri(), "licence": "CC0-1.0", "files": ["**/*"]}
+    assert "voice: 200 recordings of version" in recipe.fetch(voice, tmp_path / "corpus")
+    train, valid = (list((tmp_path / "corpus" / split / "voice").iterdir()) for split in ("train", "valid"))
+    assert len(train) + len(valid) == 200
+    assert 0 < len(valid) < 10
+
+
+def test_what_does_not_come_leaves_nothing(recipe, apt, tmp_path):
+    out = tmp_path / "corpus"
+    for changes, words in (
+        ({"package": "other"}, "other could not be downloaded"),
+        ({"files": ["usr/*.ogg"]}, "nothing matches usr/\\*.ogg in version 1.2-3"),
+        ({"repository": (tmp_path / "nowhere").as_uri()}, "nowhere could not be cloned"),
+    ):
+        with pytest.raises(OpensnacError, match=words):
+            recipe.fetch(NOISE | changes, out)
+        assert list(out.iterdir()) == []
+
+
+def test_g722_needs_ffmpeg(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "a.g722").write_bytes(bytes(100))
+    with pytest.raises(OpensnacError, match="ffmpeg not found, and G.722 needs it: apt-get install ffmpeg"):
+        recipe.bring(tmp_path / "a.g722", tmp_path / "out" / "a.g722")
