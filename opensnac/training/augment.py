@@ -1,4 +1,4 @@
-"""What may be done to a crop before the model hears it: another crop on top, a narrower band, noise."""
+"""What may be done to a crop before the model hears it: another speed, another crop on top, a narrower band, noise."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from opensnac import audio
 from opensnac.training.config import AugmentConfig
 
 Clip = NDArray[np.float32]
 
 STEEPNESS = 16  # of the low-pass: magnitude 1 / sqrt(1 + (f / edge)^16), without phase
+SPEED_STEPS = 1000  # of a speed of 1: a ratio of whole numbers
 QUIET = 1e-5  # rms of a clip below which levels relative to it make no sense
 
 
@@ -27,6 +29,19 @@ def augment(
         noise = rng.standard_normal(len(clip), np.float32)
         clip = add_at(clip, noise, rng.uniform(*config.noise_snr_db))
     return clip
+
+
+def draw_speed(config: AugmentConfig, rng: np.random.Generator) -> float:
+    """The speed of a crop: 1, or what the dice say."""
+    if not config.speed or rng.uniform() >= config.speed:
+        return 1.0
+    return round(rng.uniform(*config.speed_range) * SPEED_STEPS) / SPEED_STEPS
+
+
+def at_speed(clip: Clip, speed: float, num_samples: int) -> Clip:
+    """The beginning of a clip (samples,), `num_samples` of it, as a tape plays it: pitch and formants go with speed."""
+    played = audio.resample(clip[None], round(speed * SPEED_STEPS), SPEED_STEPS, num_samples)[0]
+    return np.asarray(played, np.float32)
 
 
 def add_at(clip: Clip, other: Clip, snr_db: float) -> Clip:

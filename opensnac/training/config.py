@@ -48,6 +48,8 @@ class DataConfig:
 class AugmentConfig:
     """What is done to a crop, each with its own probability, before the model hears it and is asked to return it."""
 
+    speed: float = 0.0  # probability of another speed, and with it another pitch: voices that nobody has
+    speed_range: tuple[float, float] = (0.85, 1.2)
     mix: float = 0.0  # probability of another crop on top
     mix_snr_db: tuple[float, float] = (0.0, 20.0)  # level of the crop over the other
     band_limit: float = 0.0  # probability of a low-pass
@@ -160,9 +162,12 @@ class TrainConfig:
             raise ConfigError(f"[data] workers is {self.data.workers}; 0 or more was needed")
         if self.data.crop_seconds <= 0:
             raise ConfigError(f"[data] crop_seconds is {self.data.crop_seconds}; more than 0 was needed")
-        for key in ("mix", "band_limit", "noise"):
+        for key in ("speed", "mix", "band_limit", "noise"):
             if not 0 <= getattr(self.augment, key) <= 1:
                 raise ConfigError(f"[augment] {key} is {getattr(self.augment, key)}; a probability was needed")
+        slowest, fastest = self.augment.speed_range
+        if not 0.25 <= slowest <= fastest <= 4:
+            raise ConfigError(f"[augment] speed_range is {slowest} to {fastest}; speeds from 0.25 to 4 were needed")
         choices = {"precision": PRECISIONS, "[schedule] best_by": QUALITIES, "freeze": FREEZABLE}
         chosen = {"precision": (self.precision,), "[schedule] best_by": (schedule.best_by,), "freeze": self.freeze}
         for key, texts in chosen.items():

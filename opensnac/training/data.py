@@ -5,6 +5,7 @@ So a run can be repeated, cut and resumed, or shared among processes: its positi
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from opensnac.errors import AudioError
-from opensnac.training.augment import augment
+from opensnac.training.augment import at_speed, augment, draw_speed
 from opensnac.training.config import AugmentConfig
 from opensnac.training.sources import BrokenRecordingError, Place, Recording, read_mono
 
@@ -81,34 +82,42 @@ class Crops:
         return [recording for recording, _ in kept]
 
     def _crop(self, rng: np.random.Generator) -> NDArray[np.float32]:
-        clip = self._piece(rng)
+        clip = self._voiced(rng)
         gain = 10 ** (rng.uniform(*self.gain_db) / 20)
-        clip = augment(clip, lambda: self._piece(rng), self.sample_rate, self.augmentation, rng)
+        clip = augment(clip, lambda: self._voiced(rng), self.sample_rate, self.augmentation, rng)
         return clip * np.float32(min(gain, 1 / max(float(np.abs(clip).max()), 1e-9)))  # not beyond full scale
 
-    def _piece(self, rng: np.random.Generator) -> NDArray[np.float32]:
+    def _voiced(self, rng: np.random.Generator) -> NDArray[np.float32]:
+        """A piece at its own speed or another."""
+        speed = draw_speed(self.augmentation, rng)
+        if speed == 1:
+            return self._piece(rng, self.crop_samples)
+        return at_speed(self._piece(rng, math.ceil(self.crop_samples * speed)), speed, self.crop_samples)
+
+    def _piece(self, rng: np.random.Generator, num_samples: int) -> NDArray[np.float32]:
         for _ in range(MAX_DRAWS):
             index = int(np.searchsorted(self._ends, rng.uniform(0, self._ends[-1]), side="right"))
             index, position = min(index, len(self.recordings) - 1), rng.uniform()
             try:
-                piece = self._stored_piece(index, position) if self._decoded else self._read_piece(index, position)
+                read = self._stored_piece if self._decoded else self._read_piece
+                piece = read(index, position, num_samples)
             except BrokenRecordingError as error:
                 self._report(self.recordings[index], error)
                 continue
-            return np.pad(piece, (0, self.crop_samples - len(piece)))
+            return np.pad(piece, (0, num_samples - len(piece)))
         raise AudioError(f"{MAX_DRAWS} recordings in a row could not be read; check the files under [data] train")
 
-    def _stored_piece(self, index: int, position: float) -> NDArray[np.float32]:
+    def _stored_piece(self, index: int, position: float, num_samples: int) -> NDArray[np.float32]:
         samples = self._decoded[index]
-        start = int(position * max(0, len(samples) - self.crop_samples + 1))
-        return samples[start : start + self.crop_samples].astype(np.float32) / np.float32(32768)
+        start = int(position * max(0, len(samples) - num_samples + 1))
+        return samples[start : start + num_samples].astype(np.float32) / np.float32(32768)
 
-    def _read_piece(self, index: int, position: float) -> NDArray[np.float32]:
+    def _read_piece(self, index: int, position: float, num_samples: int) -> NDArray[np.float32]:
         recording = self.recordings[index]
         ratio = recording.sample_rate / self.sample_rate
-        needed = int(np.ceil(self.crop_samples * ratio)) + (16 if ratio != 1 else 0)
+        needed = int(np.ceil(num_samples * ratio)) + (16 if ratio != 1 else 0)
         start = int(position * max(0, recording.num_samples - needed + 1))
-        return read_mono(recording, self.sample_rate, start, needed)[: self.crop_samples]
+        return read_mono(recording, self.sample_rate, start, needed)[:num_samples]
 
     def _report(self, recording: Recording, error: BrokenRecordingError) -> None:
         self._broken.setdefault(recording.place, f"{recording.place}: {error}")

@@ -11,7 +11,7 @@ import soundfile
 import torch
 
 from opensnac.errors import AudioError
-from opensnac.training.augment import add_at, augment, low_pass
+from opensnac.training.augment import add_at, at_speed, augment, low_pass
 from opensnac.training.config import AugmentConfig, Source
 from opensnac.training.data import CODEBOOKS, Crops, read_ahead
 from opensnac.training.sources import find_recordings, report_broken
@@ -206,6 +206,22 @@ def test_what_workers_find_broken_is_told(tmp_path: Path) -> None:
     crops = Crops(find_recordings([tmp_path])[0], RATE, 1000)
     lines = [line for _, broken in read_ahead(crops, 4, range(4), range(4), 2, False) for line in broken]
     assert any("nan.wav: NaN" in line for line in lines)
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+@pytest.mark.parametrize("speed", [0.8, 1.25])
+def test_speed_moves_pitch_and_time_together(tmp_path: Path, speed: float, in_memory: bool) -> None:
+    time = np.arange(4 * RATE) / RATE
+    soundfile.write(tmp_path / "chirp.wav", 0.5 * np.sin(2 * np.pi * (400 * time + 50 * time**2)), RATE)
+    augmentation = AugmentConfig(speed=1, speed_range=(speed, speed))
+    found = find_recordings([tmp_path])[0]
+    for crop in Crops(found, RATE, RATE, augmentation=augmentation, in_memory=in_memory).draw(range(5))[:, 0].numpy():
+        assert len(crop) == RATE
+        ups = np.flatnonzero((crop[:-1] < 0) & (crop[1:] >= 0))
+        pitch = RATE / np.diff(ups)
+        climb = np.polyfit(ups[1:] / RATE, pitch, 1)[0]
+        assert climb == pytest.approx(100 * speed**2, rel=0.15)  # Hz a second: higher by the speed, in less time
+    assert at_speed(np.ones(800, np.float32), 0.8, 1000).shape == (1000,)
 
 
 def test_augmentations_do_what_they_say() -> None:

@@ -89,6 +89,7 @@ def test_ablate_prints_the_table(config: Path, tmp_path: Path) -> None:
         ("precision=fp8", "precision is 'fp8'; fp32 or bf16 was needed"),
         ("data.workers=-1", "[data] workers is -1; 0 or more was needed"),
         ("augment.mix=2", "[augment] mix is 2.0; a probability was needed"),
+        ("augment.speed_range=[0.5, 9]", "speed_range is 0.5 to 9.0; speeds from 0.25 to 4 were needed"),
         ('data.train=[{path="a", weight=0}]', "the weight of a is 0.0; more than 0 was needed"),
         ("data.train=[{weight=1}]", "a source under [data] has no path"),
     ],
