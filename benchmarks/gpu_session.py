@@ -147,8 +147,9 @@ def train_until(config: TrainConfig, end: float, out: Path) -> None:
     run.config = run.trainer.config = dataclasses.replace(config, schedule=schedule)
     print(f"training for {minutes:.1f} minutes", flush=True)
     run.complete()
-    shutil.copy(run.out / SLIM, out / SLIM)
-    shutil.copy(run.out / "log.jsonl", out / "log.jsonl")
+    for name in (SLIM, "log.jsonl"):
+        if (run.out / name).exists():  # a run of a few steps has not logged any
+            shutil.copy(run.out / name, out / name)
     pretrained.save(average_of(run.out / SLIM), out / "model", torch.float16)
     print(f"left: {out / SLIM}, {out / 'model'}, {out / 'log.jsonl'}")
 
