@@ -69,6 +69,15 @@ def mel_loss(audio_hat: Audio, audio: Audio, sample_rate: int) -> Tensor:
     return total
 
 
+def offset_loss(audio_hat: Audio, audio: Audio) -> Tensor:
+    """Mean over clips of the squared difference of their means.
+
+    A constant offset is what mel distances do not see. One that grows while training is young pushes the output's tanh
+    to its end, where gradients die and the run with them.
+    """
+    return (audio_hat.mean(-1) - audio.mean(-1)).square().mean()
+
+
 def complex_loss(audio_hat: Audio, audio: Audio, levels: Float[Tensor, " windows"] | None = None) -> Tensor:
     """Distance of spectra, phase included, with magnitudes compressed to their square roots (arXiv 1804.03619).
 

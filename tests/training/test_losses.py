@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from opensnac.training import losses
+from opensnac.training.config import LossConfig
 from opensnac.training.validation import stft_distance
 
 
@@ -81,6 +82,23 @@ def test_mel_loss_of_silence_has_finite_gradients() -> None:
     silence = torch.zeros(1, 1, 8192, requires_grad=True)
     losses.mel_loss(silence, 0.1 * torch.randn(1, 1, 8192), 24000).backward()
     assert torch.isfinite(silence.grad).all()
+
+
+def test_offset_loss_by_hand() -> None:
+    audio = torch.tensor([[[0.0, 0.5]], [[-0.25, -0.75]]])  # means of 0.25 and -0.5
+    assert float(losses.offset_loss(audio, audio)) == 0
+    assert float(losses.offset_loss(0 * audio, audio)) == pytest.approx((0.25**2 + 0.5**2) / 2)
+    assert float(losses.offset_loss(audio + 0.1, audio)) == pytest.approx(0.01)
+
+
+def test_an_offset_is_dearer_than_what_mel_gains_by_it() -> None:
+    """Silence is far from speech in mel; an offset, which leaks into the lowest bands, must be no way out of it."""
+    weights, speech = LossConfig(), 0.1 * torch.randn(1, 1, 24000, generator=torch.Generator().manual_seed(0))
+    for level in (0.4, 0.6, 0.9):
+        silence, offset = torch.zeros_like(speech), torch.full_like(speech, level)
+        gain = losses.mel_loss(silence, speech, 24000) - losses.mel_loss(offset, speech, 24000)
+        assert float(weights.mel * gain) > 0
+        assert float(weights.offset * losses.offset_loss(offset, speech)) > float(weights.mel * gain)
 
 
 def test_complex_loss_by_hand() -> None:
