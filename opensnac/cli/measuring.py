@@ -22,6 +22,17 @@ def evaluate(
     jobs: Annotated[int, typer.Option(min=1, help="Recordings measured at once.")] = 1,
     baseline: Annotated[str | None, typer.Option(help="Codec to compare the others with, clip by clip.")] = None,
     players: Annotated[int, typer.Option(min=0, help="Recordings to hear and see in report.html.")] = 6,
+    asr: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Recogniser, for word error rates: a folder or hub id, or faster-whisper:MODEL.",
+        ),
+    ] = None,
+    speaker: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Speaker model, for similarity of voices: a folder or hub id."),
+    ] = None,
 ) -> None:
     """Measure the quality of decoded recordings beside other codecs.
 
@@ -32,7 +43,7 @@ def evaluate(
     with reporting():
         from opensnac.evaluation.evaluate import evaluate_folder
 
-        evaluate_folder(folder, codec or [], out, jobs, baseline, players)
+        evaluate_folder(folder, codec or [], out, jobs, baseline, players, asr, speaker)
 
 
 listen = typer.Typer(no_args_is_help=True, help="Listening tests after ITU-R BS.1534-3 (MUSHRA).")

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from opensnac.evaluation.recognition import WORD_ERRORS
 from opensnac.files import whole_file
 
 Results = Mapping[str, Any]  # what results.json holds, see summary.SCHEMA
@@ -154,13 +155,25 @@ def remarks(results: Results) -> Iterator[str]:
     """A line for whatever is missing, partial or failed: nothing is left out silently."""
     for codec, reason in results["skipped"].items():
         yield f"Skipped {codec}: {reason}"
-    for metric in results["metrics"].values():
+    for name, metric in results["metrics"].items():
         if metric["missing"]:
             yield f"Not measured, {metric['label']}: {metric['missing']}"
+        elif "model" in metric:
+            yield f"{metric['label']}, by {metric['model']}{_whose_words(results, name)}"
     yield from _partial(results)
     for entry in results["codecs"]:
         for clip, error in entry["failed"].items():
             yield f"Failed, {clip} with {entry['name']}: {error}"
+
+
+def _whose_words(results: Results, name: str) -> str:
+    if name != WORD_ERRORS:
+        return ""
+    count, clips = results["metrics"][name]["transcripts"], results["clips"]
+    own = "what it hears in the original itself"
+    if count == 0:
+        return f"; the words there are: {own}"
+    return f"; the words there are: texts beside {count} of {clips} clips" + (f", else {own}" if count < clips else "")
 
 
 def _partial(results: Results) -> Iterator[str]:
