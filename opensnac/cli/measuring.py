@@ -61,7 +61,7 @@ def build(
         list[str] | None, typer.Option(help="Codec to be heard; give it again for more. Default: all of them.")
     ] = None,
     training: Annotated[
-        bool, typer.Option("--training/--no-training", help="A first page that does not count.")
+        bool, typer.Option("--training/--no-training", help="First, all pages once without scores.")
     ] = True,
 ) -> None:
     """Make a test's page for listeners, and the key to their answers.
@@ -71,8 +71,10 @@ def build(
     with reporting():
         from opensnac.listening.build import build as make
 
-        count = make(results, out, codec or [], training)
-        print(f"{count} trials. Open {out / 'page' / 'index.html'}, or: opensnac listen serve {out}")
+        built = make(results, out, codec or [], training)
+        print(f"{built.trials} trials. Open {out / 'page' / 'index.html'}, or: opensnac listen serve {out}")
+        if built.trials < built.advised:
+            print(f"BS.1534-3 advises {built.advised} for so many codecs: evaluate --players {built.advised}")
 
 
 @listen.command(epilog="Example: [bold]opensnac listen serve test/ --answers answers/ --host 0.0.0.0[/bold]")

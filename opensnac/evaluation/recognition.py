@@ -206,6 +206,9 @@ def speaker_model(name: str) -> Model:
 
 def _weights(family: Any, name: str) -> Any:
     """A whole model. OpensnacError where some of its weights are in no file and would be random."""
+    import transformers
+
+    transformers.logging.disable_progress_bar()  # the evaluation has its own
     network, found = _pretrained(family, name, use_safetensors=True, output_loading_info=True)
     absent = sorted(key for key in found["missing_keys"] if not key.endswith(UNTRAINED))
     if absent:

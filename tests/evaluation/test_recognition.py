@@ -108,25 +108,59 @@ def test_a_voice_is_like_itself_and_less_like_another(voices, clip):
     assert metric.measure(clip[:5000], clip[:5000], RATE) is None
 
 
-def test_whisper_in_either_package_hears_clips_of_any_length(tmp_path, clip):
-    """Random weights hear nonsense; what counts is that both packages load, run and give text."""
-    folder = tiny_whisper(tmp_path / "whisper")
-    model = recognition.asr_model(str(folder))
-    assert isinstance(model.run(audio.resample(clip[None], RATE, model.rate)[0]), str)
-    assert isinstance(model.run(np.tile(clip, 20)), str), "beyond 30 s"
-    converted = convert(folder, tmp_path / "converted")
-    model = recognition.asr_model(f"faster-whisper:{converted}")
-    assert isinstance(model.run(audio.resample(clip[None], RATE, model.rate)[0]), str)
-    assert f"{converted}, weights " in model.version
-
-
-def tiny_whisper(folder):
-    """Random weights, and a tokenizer that knows bytes and what Whisper asks for."""
+@pytest.fixture(scope="module")
+def whisper(tmp_path_factory):
+    """A Whisper of random weights, with a tokenizer that knows bytes and the tokens that Whisper steers by."""
     transformers = pytest.importorskip("transformers", reason="pip install 'opensnac[recognition]'")
     import torch
+    from tokenizers.pre_tokenizers import ByteLevel
 
     torch.manual_seed(0)
-    raise NotImplementedError
+    folder = tmp_path_factory.mktemp("whisper")
+    steering = ["endoftext", "startoftranscript", "en", "translate", "transcribe", "startoflm", "startofprev"]
+    times = [f"{index * 0.02:.2f}" for index in range(1501)]
+    special = [f"<|{name}|>" for name in (*steering, "nospeech", "notimestamps", *times)]
+    letters = {letter: index for index, letter in enumerate(sorted(ByteLevel.alphabet()))}
+    tokenizer = transformers.WhisperTokenizer(vocab=letters | {special[0]: len(letters)}, merges=[])
+    tokenizer.add_tokens([transformers.AddedToken(token, special=True) for token in special[:9]], special_tokens=True)
+    tokenizer.add_tokens(special[9:])
+    tokenizer.save_pretrained(folder)
+    transformers.WhisperFeatureExtractor().save_pretrained(folder)
+    start = {"decoder_start_token_id": 257, "bos_token_id": 256, "eos_token_id": 256, "pad_token_id": 256}
+    model = transformers.WhisperForConditionalGeneration(
+        transformers.WhisperConfig(
+            vocab_size=len(tokenizer), d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+            decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, **start,
+        )
+    )  # fmt: skip
+    model.generation_config = transformers.GenerationConfig(
+        max_length=12, is_multilingual=False, no_timestamps_token_id=264, prev_sot_token_id=262,
+        return_timestamps=False, alignment_heads=[[0, 0]], **start,
+    )  # fmt: skip
+    model.get_input_embeddings().weight.data[256:] = 0  # so that letters are likelier than what steers
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_whisper_hears_clips_of_any_length(whisper, clip):
+    model = recognition.asr_model(str(whisper))
+    heard = model.run(audio.resample(clip[None], RATE, model.rate)[0])
+    assert heard, "random weights hear nonsense, but something"
+    assert model.run(audio.resample(clip[None], RATE, model.rate)[0]) == heard
+    assert isinstance(model.run(np.tile(clip, 20)), str), "beyond 30 s"
+
+
+def test_faster_whisper_hears_a_converted_model(whisper, clip, tmp_path):
+    pytest.importorskip("faster_whisper", reason="pip install 'opensnac[recognition]'")
+    from ctranslate2.converters import TransformersConverter
+
+    folder = tmp_path / "converted"
+    TransformersConverter(str(whisper), copy_files=["tokenizer.json", "preprocessor_config.json"]).convert(str(folder))
+    model = recognition.asr_model(f"faster-whisper:{folder}")
+    samples = audio.resample(clip[None], RATE, model.rate)[0]
+    assert model.run(samples)
+    assert model.run(samples) == model.run(samples)
+    assert f"{folder}, weights " in model.version
 
 
 def test_a_model_that_cannot_be_had_is_missing_with_what_to_do(tmp_path, voices, monkeypatch):
