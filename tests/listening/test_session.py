@@ -215,7 +215,9 @@ def test_a_loop_has_the_standard_s_least_length(built, context):
     tab.click("#start")
     tab.wait_for_function("player.buffers.size === 6")
     for given, made in (([0.2, 0.3], [0.2, 0.7]), ([0.8, 0.95], [0.5, 1.0]), ([0.1, 0.9], [0.1, 0.9])):
-        assert tab.evaluate("loop => { player.setLoop(loop); return player.loop; }", given) == pytest.approx(made, abs=1e-3)
+        assert tab.evaluate("loop => { player.setLoop(loop); return player.loop; }", given) == pytest.approx(
+            made, abs=1e-3
+        )
 
 
 def test_only_what_is_heard_can_be_scored_and_no_page_left_before_all_are(built, context):
