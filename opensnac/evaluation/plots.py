@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 WIDTH, HEIGHT = 520, 330
 LEFT, RIGHT, TOP, BOTTOM = 46, 96, 30, 36  # margins; the right one is for names
 LINE_HEIGHT, LETTER_WIDTH = 11, 5.5  # pixels of names
+LINE_PIECES = 24
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#8c564b", "#555555")
 RATES = (500, 1000, 2000, 3000, 6000, 12_000, 24_000, 48_000, 96_000, 192_000)  # b/s with a tick
 
@@ -105,6 +107,7 @@ def rate_quality(results: Mapping[str, Any], metric: str) -> str | None:
     axes = _axes(points, ceiling)
     coded = [entry for entry in results["codecs"] if entry["bits_per_second"] is not None]
     families = sorted({family_of(entry["name"]) for entry in coded})
+    label = _ceiling_label(axes, ceiling)
     facts = results["metrics"][metric]
     title = f"{facts['label']}, {'higher' if facts['higher_is_better'] else 'lower'} is better"
     return "".join(
@@ -112,8 +115,8 @@ def rate_quality(results: Mapping[str, Any], metric: str) -> str | None:
             f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">',
             f'<text x="{LEFT}" y="16" class="title">{escape(title)}</text>',
             *_frame(axes),
-            *_ceiling(axes, ceiling),
-            *_points(axes, points, families),
+            *_ceiling(label),
+            *_points(axes, points, families, label),
             "</svg>",
         ]
     )
@@ -156,17 +159,22 @@ def _step(span: float) -> float:
     return next(power * factor for factor in (0.1, 0.2, 0.5, 1, 2) if span / (power * factor) <= 8)
 
 
-def _ceiling(axes: Axes, ceiling: float | None) -> list[str]:
+def _ceiling_label(axes: Axes, ceiling: float | None) -> Label | None:
     if ceiling is None or not axes.lowest <= ceiling <= axes.highest:
+        return None
+    return Label("original", WIDTH - RIGHT + 4, axes.y(ceiling) + 3.5, "start")
+
+
+def _ceiling(label: Label | None) -> list[str]:
+    if label is None:
         return []
-    y, right = axes.y(ceiling), WIDTH - RIGHT
     return [
-        f'<path class="ceiling" d="M{LEFT} {y:.1f}H{right}"/>',
-        f'<text x="{right + 4}" y="{y + 3.5:.1f}" class="tick">original</text>',
+        f'<path class="ceiling" d="M{LEFT} {label.y - 3.5:.1f}H{WIDTH - RIGHT}"/>',
+        f'<text x="{label.x}" y="{label.y:.1f}" class="tick">{label.text}</text>',
     ]
 
 
-def _points(axes: Axes, points: Sequence[Point], families: Sequence[str]) -> list[str]:
+def _points(axes: Axes, points: Sequence[Point], families: Sequence[str], ceiling: Label | None) -> list[str]:
     """Lines, intervals, points and names; a colour a family, the same in every plot."""
     parts = []
     for family in families:
@@ -184,7 +192,7 @@ def _points(axes: Axes, points: Sequence[Point], families: Sequence[str]) -> lis
             parts.append(
                 f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"><title>{escape(hover)}</title></circle>'
             )
-    for point, label in zip(points, _labels(axes, points), strict=True):
+    for point, label in zip(points, _labels(axes, points, ceiling), strict=True):
         parts.append(
             f'<text x="{label.x:.1f}" y="{label.y:.1f}" class="name" fill="{_colour(point.family, families)}" '
             f'text-anchor="{label.anchor}">{escape(label.text)}</text>'
@@ -196,28 +204,38 @@ def _colour(family: str, families: Sequence[str]) -> str:
     return COLOURS[families.index(family) % len(COLOURS)]
 
 
-def _labels(axes: Axes, points: Sequence[Point]) -> list[Label]:
-    """A name for each point, where it covers no other name and as few points and intervals as may be."""
-    dots = [
-        Box(axes.x(one.rate) - 5, axes.y(one.mean) - 5, axes.x(one.rate) + 5, axes.y(one.mean) + 5) for one in points
-    ]
-    whiskers = [
-        Box(axes.x(one.rate) - 1, axes.y(one.high), axes.x(one.rate) + 1, axes.y(one.low))
-        for one in points
-        if one.low is not None and one.high is not None
-    ]
+def _labels(axes: Axes, points: Sequence[Point], ceiling: Label | None) -> list[Label]:
+    """A name for each point, where it covers no other name and as little else as may be."""
+    drawn = [*_drawn(axes, points)]
     labels: dict[int, Label] = {}
     for index in sorted(range(len(points)), key=lambda index: axes.y(points[index].mean)):
-        taken = [label.box for label in labels.values()]
+        taken = [label.box for label in labels.values()] + ([ceiling.box] if ceiling else [])
         labels[index] = min(
             _places(axes, points[index], _text(points[index], points)),
             key=lambda label: (
                 sum(map(label.box.meets, taken)),
                 label.box.leaves_plot,
-                sum(map(label.box.meets, [*dots, *whiskers])),
+                sum(map(label.box.meets, drawn)),
             ),
         )
     return [labels[index] for index in range(len(points))]
+
+
+def _drawn(axes: Axes, points: Sequence[Point]) -> Iterator[Box]:
+    """What names should not cover: dots, intervals, and lines, in short pieces."""
+    ordered = sorted(points, key=lambda point: (point.family, point.rate))
+    for point in ordered:
+        x, y = axes.x(point.rate), axes.y(point.mean)
+        yield Box(x - 5, y - 5, x + 5, y + 5)
+        if point.low is not None and point.high is not None:
+            yield Box(x - 1, axes.y(point.high), x + 1, axes.y(point.low))
+    for one, other in pairwise(ordered):
+        for step in range(1, LINE_PIECES if one.family == other.family else 0):
+            x, y = (
+                start + (end - start) * step / LINE_PIECES
+                for start, end in ((axes.x(one.rate), axes.x(other.rate)), (axes.y(one.mean), axes.y(other.mean)))
+            )
+            yield Box(x - 1, y - 1, x + 1, y + 1)
 
 
 def _text(point: Point, points: Sequence[Point]) -> str:

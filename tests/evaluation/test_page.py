@@ -170,7 +170,7 @@ def test_names_of_near_points_do_not_overlap(results, count):
 
 
 def test_a_name_moves_out_of_the_way_of_another_point(results):
-    results["codecs"] = [entry("left", 2_000, 3.0), entry("right", 2_400, 3.0), entry("far", 500, 1.0)]
+    results["codecs"] = [entry("left", 2_000, 3.0), entry("right", 2_250, 3.0), entry("far", 500, 1.0)]
     (left,) = [label for label in names(results) if label.text == "left"]
     assert left.anchor == "end"
 
