@@ -81,6 +81,8 @@ def evaluate_folder(
     listed. OpensnacError for an unknown codec or baseline, a folder without clips, or where pyloudnorm is missing.
     """
     require("pyloudnorm")
+    if out.exists() and not out.is_dir():
+        raise OpensnacError(f"{out}: is a file; name a folder for the report with --out")
     names = list(dict.fromkeys(["original", *(codecs or DEFAULT_CODECS)]))
     if baseline is not None and baseline not in names:
         raise OpensnacError(f"the baseline {baseline!r} is none of the codecs {', '.join(names)}; name it with --codec")
