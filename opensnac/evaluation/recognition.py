@@ -208,7 +208,8 @@ def _weights(family: Any, name: str) -> Any:
     """A whole model. OpensnacError where some of its weights are in no file and would be random."""
     import transformers
 
-    transformers.logging.disable_progress_bar()  # the evaluation has its own
+    transformers.logging.disable_progress_bar()  # the evaluation has its own, and what is wrong here is said below
+    transformers.logging.set_verbosity_error()
     network, found = _pretrained(family, name, use_safetensors=True, output_loading_info=True)
     absent = sorted(key for key in found["missing_keys"] if not key.endswith(UNTRAINED))
     if absent:
