@@ -22,6 +22,17 @@ def evaluate(
     jobs: Annotated[int, typer.Option(min=1, help="Recordings measured at once.")] = 1,
     baseline: Annotated[str | None, typer.Option(help="Codec to compare the others with, clip by clip.")] = None,
     players: Annotated[int, typer.Option(min=0, help="Recordings to hear and see in report.html.")] = 6,
+    asr: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Recogniser, for word error rates: a folder or hub id, or faster-whisper:MODEL.",
+        ),
+    ] = None,
+    speaker: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Speaker model, for similarity of voices: a folder or hub id."),
+    ] = None,
 ) -> None:
     """Measure the quality of decoded recordings beside other codecs.
 
@@ -32,7 +43,7 @@ def evaluate(
     with reporting():
         from opensnac.evaluation.evaluate import evaluate_folder
 
-        evaluate_folder(folder, codec or [], out, jobs, baseline, players)
+        evaluate_folder(folder, codec or [], out, jobs, baseline, players, asr, speaker)
 
 
 listen = typer.Typer(no_args_is_help=True, help="Listening tests after ITU-R BS.1534-3 (MUSHRA).")
@@ -50,7 +61,7 @@ def build(
         list[str] | None, typer.Option(help="Codec to be heard; give it again for more. Default: all of them.")
     ] = None,
     training: Annotated[
-        bool, typer.Option("--training/--no-training", help="A first page that does not count.")
+        bool, typer.Option("--training/--no-training", help="First, all pages once without scores.")
     ] = True,
 ) -> None:
     """Make a test's page for listeners, and the key to their answers.
@@ -60,8 +71,10 @@ def build(
     with reporting():
         from opensnac.listening.build import build as make
 
-        count = make(results, out, codec or [], training)
-        print(f"{count} trials. Open {out / 'page' / 'index.html'}, or: opensnac listen serve {out}")
+        built = make(results, out, codec or [], training)
+        print(f"{built.trials} trials. Open {out / 'page' / 'index.html'}, or: opensnac listen serve {out}")
+        if built.trials < built.advised:
+            print(f"BS.1534-3 advises {built.advised} for so many codecs: evaluate --players {built.advised}")
 
 
 @listen.command(epilog="Example: [bold]opensnac listen serve test/ --answers answers/ --host 0.0.0.0[/bold]")

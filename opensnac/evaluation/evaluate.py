@@ -24,10 +24,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from opensnac import __version__, audio
 from opensnac.errors import OpensnacError
-from opensnac.evaluation import matching, metrics, page, report, spectral, summary
+from opensnac.evaluation import matching, metrics, page, recognition, report, spectral, summary
 from opensnac.evaluation.codecs import DEFAULT_CODECS, Codec, by_name
 from opensnac.evaluation.codecs.base import peak_memory
-from opensnac.evaluation.metrics import METRICS, package_version, require
+from opensnac.evaluation.metrics import METRICS, Metric, package_version, require
 
 DEFAULT_PLAYERS = 6  # clips that can be heard and seen on the page
 WARM_UP_RATE = 24_000  # Hz; a second of it
@@ -49,6 +49,13 @@ class Task:
     key: str
     keep: str | None = None
     memory: bool = False
+    models: recognition.Names = recognition.NO_MODELS
+    transcript: str | None = None
+
+    @property
+    def all_metrics(self) -> dict[str, Metric]:
+        """What `metrics` may name."""
+        return METRICS | recognition.metrics(self.models, self.transcript)
 
 
 def evaluate_folder(
@@ -58,6 +65,8 @@ def evaluate_folder(
     jobs: int = 1,
     baseline: str | None = None,
     players: int = DEFAULT_PLAYERS,
+    asr: str | None = None,
+    speaker: str | None = None,
 ) -> dict[str, Any]:
     """Measure `codecs` (names as codecs.by_name takes) on every recording in `folder`, mixed down to mono.
 
@@ -65,11 +74,15 @@ def evaluate_folder(
     is the first sub-folder it lies in. `baseline` names the codec that the others are compared with, clip by clip.
     Writes `results.json`, `report.md` and `report.html` into `out`, prints the table, and returns what `results.json`
     holds (summary.SCHEMA). The page plays the first seconds of `players` clips, which `out/audio` keeps.
+    `asr` names a speech recogniser, for word error rates, and `speaker` a speaker model, for similarity of voices (see
+    recognition.py); what is said in `a.wav` is read from `a.txt`, where that is there.
     Results go to `out/clips.jsonl` as they come; those that still match are not made again. `jobs` processes work at
     once, one thread each. Codecs and metrics that are not installed are skipped, clips that fail with a codec are
     listed. OpensnacError for an unknown codec or baseline, a folder without clips, or where pyloudnorm is missing.
     """
     require("pyloudnorm")
+    if out.exists() and not out.is_dir():
+        raise OpensnacError(f"{out}: is a file; name a folder for the report with --out")
     names = list(dict.fromkeys(["original", *(codecs or DEFAULT_CODECS)]))
     if baseline is not None and baseline not in names:
         raise OpensnacError(f"the baseline {baseline!r} is none of the codecs {', '.join(names)}; name it with --codec")
@@ -77,13 +90,15 @@ def evaluate_folder(
     clips = find_clips(folder)
     skipped = {codec.name: reason for codec in chosen if (reason := codec.missing()) is not None}
     running = [codec for codec in chosen if codec.name not in skipped]
-    absent = {name: reason for name, metric in METRICS.items() if (reason := metric.missing()) is not None}
-    measured = [name for name in METRICS if name not in absent]
-    tasks = plan(folder, clips, running, measured, choose(folder, clips, players), out / "audio")
+    models = recognition.Names(asr, speaker)
+    metrics = METRICS | recognition.metrics(models)
+    absent = {name: reason for name, metric in metrics.items() if (reason := metric.missing()) is not None}
+    measured = [name for name in metrics if name not in absent]
+    tasks = plan(folder, clips, running, measured, choose(folder, clips, players), out / "audio", models)
 
     out.mkdir(parents=True, exist_ok=True)
     records = run(tasks, out / "clips.jsonl", jobs)
-    results = summary.summarise(records, running, skipped, absent, baseline, _command())
+    results = summary.summarise(records, running, metrics, skipped, absent, baseline, _command())
     report.write(results, out)
     page.write(results, out)
     print(report.table(results))
@@ -128,27 +143,49 @@ def plan(
     metrics: Sequence[str],
     kept: Collection[Path] = (),
     audio_folder: Path = Path(),
+    models: recognition.Names = recognition.NO_MODELS,
 ) -> list[Task]:
     """One task per clip and codec, all codecs of a clip in a row; then one of memory per codec that is no program."""
     matched_by = [package_version("pyloudnorm"), _scoring_code()]
     versions = {codec.name: codec.version() for codec in codecs}
     contents = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in clips}
+    known = METRICS | recognition.metrics(models)
+    transcripts = {path: transcript_of(path) for path in clips} if models.asr else {}
 
     def task(path: Path, codec: Codec, memory: bool = False) -> Task:
         clip = path.relative_to(folder).as_posix()
-        applying = [name for name in metrics if METRICS[name].applies_to(summary.label_of(clip))]
-        measured_by = {name: [package_version(package) for package in METRICS[name].packages] for name in applying}
+        applying = [name for name in metrics if known[name].applies_to(summary.label_of(clip))]
+        measured_by = {name: _measured_by(known[name], transcripts.get(path)) for name in applying}
         if memory:
             identity: list[Any] = [__version__, contents[path], codec.name, versions[codec.name], "memory"]
         else:
             identity = [__version__, contents[path], codec.name, versions[codec.name], measured_by, matched_by]
         key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
         keep = str(audio_folder / f"{key}.flac") if path in kept and not memory else None
-        return Task(str(path), clip, codec.name, tuple(applying), key, keep, memory)
+        return Task(str(path), clip, codec.name, tuple(applying), key, keep, memory, models, transcripts.get(path))
 
     tasks = [task(path, codec) for path in clips for codec in codecs]
     largest = max(clips, key=lambda path: path.stat().st_size)
     return tasks + [task(largest, codec, memory=True) for codec in codecs if codec.in_process]
+
+
+def transcript_of(clip: Path) -> str | None:
+    """What is said in a recording: the text beside it, under its name with .txt. None where there is none."""
+    text = clip.with_suffix(".txt")
+    if not text.is_file():
+        return None
+    try:
+        return text.read_text(encoding="utf-8-sig").strip() or None
+    except UnicodeDecodeError as error:
+        raise OpensnacError(f"{text}: no UTF-8 text ({error.reason}); save what is said as UTF-8") from error
+
+
+def _measured_by(metric: Metric, transcript: str | None) -> list[str | None]:
+    """Tells scores apart that may differ: by packages, and by model and words where there is a model."""
+    by = [package_version(package) for package in metric.packages]
+    if isinstance(metric, recognition.ModelMetric):
+        by += [metric.load(metric.model).version, inspect.getsource(recognition)]
+    return by + ([transcript] if metric.name == recognition.WORD_ERRORS else [])
 
 
 @functools.cache
@@ -231,6 +268,7 @@ def measure(task: Task) -> Record:
         if coded.audio.shape != clip.shape or not np.isfinite(coded.audio).all():
             raise OpensnacError(f"{task.codec} returned {coded.audio.shape} or NaN for audio of {clip.shape}")
         matched = matching.match(clip, coded.audio, sample_rate)
+        metrics = task.all_metrics
         if task.keep:
             start = matched.audio[None, : int(KEPT_SECONDS * sample_rate)]
             audio.write(Path(task.keep), start, sample_rate, force=True)
@@ -243,7 +281,8 @@ def measure(task: Task) -> Record:
             "peak_bytes": coded.peak_bytes,
             "shift_samples": matched.shift,
             "gain_db": matched.gain_db,
-            "scores": {name: _score(name, clip, matched.audio, sample_rate) for name in task.metrics},
+            "scores": {name: _score(metrics[name], clip, matched.audio, sample_rate) for name in task.metrics},
+            **_words(task, clip, sample_rate),
             "codes": None if coded.codes is None else [scale.tolist() for scale in coded.codes],
             "codebook_size": coded.codebook_size,
         }
@@ -251,11 +290,19 @@ def measure(task: Task) -> Record:
         return record | {"error": f"{type(error).__name__}: {error}"}
 
 
-def _score(metric: str, clip: np.ndarray, decoded: np.ndarray, sample_rate: int) -> float | None:
-    score = METRICS[metric].measure(clip, decoded, sample_rate)
+def _score(metric: Metric, clip: np.ndarray, decoded: np.ndarray, sample_rate: int) -> float | None:
+    score = metric.measure(clip, decoded, sample_rate)
     if score is not None and not np.isfinite(score):
-        raise OpensnacError(f"{METRICS[metric].label} gave {score}, which is no score")
+        raise OpensnacError(f"{metric.label} gave {score}, which is no score")
     return score
+
+
+def _words(task: Task, clip: np.ndarray, sample_rate: int) -> Record:
+    """How many words there are in a clip, and whether a transcript says so; nothing where no word is looked for."""
+    if task.models.asr is None or recognition.WORD_ERRORS not in task.metrics:
+        return {}
+    count = len(recognition.words(task.models.asr, task.transcript, clip, sample_rate))
+    return {"words": count, "transcript": task.transcript is not None}
 
 
 @functools.cache

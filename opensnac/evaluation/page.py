@@ -113,7 +113,9 @@ def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[Cell]]) ->
 
 def _table_cell(cell: Cell) -> str:
     text, value = cell
-    return f'<td data-value="{"" if value is None else escape(str(value))}">{escape(text)}</td>'
+    mean, sign, half = text.partition(" ± ")
+    interval = f" <small>± {escape(half)}</small>" if sign else ""
+    return f'<td data-value="{"" if value is None else escape(str(value))}">{escape(mean)}{interval}</td>'
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 WIDTH, HEIGHT = 520, 330
 LEFT, RIGHT, TOP, BOTTOM = 46, 96, 30, 36  # margins; the right one is for names
-LINE_HEIGHT = 11  # pixels that names keep from each other
+LINE_HEIGHT, LETTER_WIDTH = 11, 5.5  # pixels of names
+LINE_PIECES = 24
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#8c564b", "#555555")
 RATES = (500, 1000, 2000, 3000, 6000, 12_000, 24_000, 48_000, 96_000, 192_000)  # b/s with a tick
 
@@ -26,8 +28,13 @@ class Point(NamedTuple):
     @property
     def family(self) -> str:
         """What the rates of one codec have in common."""
-        family, _, choice = self.name.partition(":")
-        return family if choice[:1].isdigit() else self.name
+        return family_of(self.name)
+
+
+def family_of(name: str) -> str:
+    """A codec's name without its rate, if it has one."""
+    family, _, choice = name.partition(":")
+    return family if choice[:1].isdigit() else name
 
 
 class Axes(NamedTuple):
@@ -48,6 +55,42 @@ class Axes(NamedTuple):
         return HEIGHT - BOTTOM - (score - self.lowest) / (self.highest - self.lowest) * (HEIGHT - BOTTOM - TOP)
 
 
+class Box(NamedTuple):
+    """A rectangle in pixels."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def meets(self, other: Box) -> bool:
+        """Whether they share an area."""
+        return (
+            self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
+        )
+
+    @property
+    def leaves_plot(self) -> bool:
+        """Whether it reaches over the axes, or out of the picture."""
+        return self.left < LEFT or self.right > WIDTH or self.top < TOP or self.bottom > HEIGHT - BOTTOM
+
+
+class Label(NamedTuple):
+    """A name with its base line's place in pixels; `anchor` says which end of it lies there."""
+
+    text: str
+    x: float
+    y: float
+    anchor: str
+
+    @property
+    def box(self) -> Box:
+        """What it covers, by the width of usual letters."""
+        width = LETTER_WIDTH * len(self.text)
+        left = self.x - {"start": 0.0, "middle": width / 2, "end": width}[self.anchor]
+        return Box(left, self.y - LINE_HEIGHT + 2.5, left + width, self.y + 2.5)
+
+
 def rate_quality(results: Mapping[str, Any], metric: str) -> str | None:
     """An SVG element of every codec's mean score by its bits per second; None where no coded clip has that score."""
     points, ceiling = [], None
@@ -62,6 +105,9 @@ def rate_quality(results: Mapping[str, Any], metric: str) -> str | None:
     if not points:
         return None
     axes = _axes(points, ceiling)
+    coded = [entry for entry in results["codecs"] if entry["bits_per_second"] is not None]
+    families = sorted({family_of(entry["name"]) for entry in coded})
+    label = _ceiling_label(axes, ceiling)
     facts = results["metrics"][metric]
     title = f"{facts['label']}, {'higher' if facts['higher_is_better'] else 'lower'} is better"
     return "".join(
@@ -69,8 +115,8 @@ def rate_quality(results: Mapping[str, Any], metric: str) -> str | None:
             f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">',
             f'<text x="{LEFT}" y="16" class="title">{escape(title)}</text>',
             *_frame(axes),
-            *_ceiling(axes, ceiling),
-            *_points(axes, points),
+            *_ceiling(label),
+            *_points(axes, points, families, label),
             "</svg>",
         ]
     )
@@ -113,24 +159,30 @@ def _step(span: float) -> float:
     return next(power * factor for factor in (0.1, 0.2, 0.5, 1, 2) if span / (power * factor) <= 8)
 
 
-def _ceiling(axes: Axes, ceiling: float | None) -> list[str]:
+def _ceiling_label(axes: Axes, ceiling: float | None) -> Label | None:
     if ceiling is None or not axes.lowest <= ceiling <= axes.highest:
+        return None
+    return Label("original", WIDTH - RIGHT + 4, axes.y(ceiling) + 3.5, "start")
+
+
+def _ceiling(label: Label | None) -> list[str]:
+    if label is None:
         return []
-    y, right = axes.y(ceiling), WIDTH - RIGHT
     return [
-        f'<path class="ceiling" d="M{LEFT} {y:.1f}H{right}"/>',
-        f'<text x="{right + 4}" y="{y + 3.5:.1f}" class="tick">original</text>',
+        f'<path class="ceiling" d="M{LEFT} {label.y - 3.5:.1f}H{WIDTH - RIGHT}"/>',
+        f'<text x="{label.x}" y="{label.y:.1f}" class="tick">{label.text}</text>',
     ]
 
 
-def _points(axes: Axes, points: Sequence[Point]) -> list[str]:
-    families = sorted({point.family for point in points})
+def _points(axes: Axes, points: Sequence[Point], families: Sequence[str], ceiling: Label | None) -> list[str]:
+    """Lines, intervals, points and names; a colour a family, the same in every plot."""
     parts = []
     for family in families:
-        colour = COLOURS[families.index(family) % len(COLOURS)]
+        colour = _colour(family, families)
         own = sorted((point for point in points if point.family == family), key=lambda point: point.rate)
-        line = "L".join(f"{axes.x(point.rate):.1f} {axes.y(point.mean):.1f}" for point in own)
-        parts.append(f'<path class="line" stroke="{colour}" d="M{line}"/>')
+        if own:
+            line = "L".join(f"{axes.x(point.rate):.1f} {axes.y(point.mean):.1f}" for point in own)
+            parts.append(f'<path class="line" stroke="{colour}" d="M{line}"/>')
         for point in own:
             x, y = axes.x(point.rate), axes.y(point.mean)
             if point.low is not None and point.high is not None:
@@ -140,19 +192,62 @@ def _points(axes: Axes, points: Sequence[Point]) -> list[str]:
             parts.append(
                 f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"><title>{escape(hover)}</title></circle>'
             )
-    for point, (x, y) in zip(points, _name_places(axes, points), strict=True):
-        colour = COLOURS[families.index(point.family) % len(COLOURS)]
-        parts.append(f'<text x="{x:.1f}" y="{y:.1f}" class="name" fill="{colour}">{escape(point.name[:22])}</text>')
+    for point, label in zip(points, _labels(axes, points, ceiling), strict=True):
+        parts.append(
+            f'<text x="{label.x:.1f}" y="{label.y:.1f}" class="name" fill="{_colour(point.family, families)}" '
+            f'text-anchor="{label.anchor}">{escape(label.text)}</text>'
+        )
     return parts
 
 
-def _name_places(axes: Axes, points: Sequence[Point]) -> list[tuple[float, float]]:
-    """Right of each point, moved down as far as names further up are in the way."""
-    places: dict[int, tuple[float, float]] = {}
+def _colour(family: str, families: Sequence[str]) -> str:
+    return COLOURS[families.index(family) % len(COLOURS)]
+
+
+def _labels(axes: Axes, points: Sequence[Point], ceiling: Label | None) -> list[Label]:
+    """A name for each point, where it covers no other name and as little else as may be."""
+    drawn = [*_drawn(axes, points)]
+    labels: dict[int, Label] = {}
     for index in sorted(range(len(points)), key=lambda index: axes.y(points[index].mean)):
-        x, y = axes.x(points[index].rate) + 7, axes.y(points[index].mean) + 3.5
-        for other_x, other_y in sorted(places.values(), key=lambda place: place[1]):
-            if abs(other_x - x) < 5.5 * 16 and abs(other_y - y) < LINE_HEIGHT:
-                y = other_y + LINE_HEIGHT
-        places[index] = (x, y)
-    return [places[index] for index in range(len(points))]
+        taken = [label.box for label in labels.values()] + ([ceiling.box] if ceiling else [])
+        labels[index] = min(
+            _places(axes, points[index], _text(points[index], points)),
+            key=lambda label: (
+                sum(map(label.box.meets, taken)),
+                label.box.leaves_plot,
+                sum(map(label.box.meets, drawn)),
+            ),
+        )
+    return [labels[index] for index in range(len(points))]
+
+
+def _drawn(axes: Axes, points: Sequence[Point]) -> Iterator[Box]:
+    """What names should not cover: dots, intervals, and lines, in short pieces."""
+    ordered = sorted(points, key=lambda point: (point.family, point.rate))
+    for point in ordered:
+        x, y = axes.x(point.rate), axes.y(point.mean)
+        yield Box(x - 5, y - 5, x + 5, y + 5)
+        if point.low is not None and point.high is not None:
+            yield Box(x - 1, axes.y(point.high), x + 1, axes.y(point.low))
+    for one, other in pairwise(ordered):
+        for step in range(1, LINE_PIECES if one.family == other.family else 0):
+            x, y = (
+                start + (end - start) * step / LINE_PIECES
+                for start, end in ((axes.x(one.rate), axes.x(other.rate)), (axes.y(one.mean), axes.y(other.mean)))
+            )
+            yield Box(x - 1, y - 1, x + 1, y + 1)
+
+
+def _text(point: Point, points: Sequence[Point]) -> str:
+    """The codec's name; of several rates of one codec, the fastest alone has it all, the others their rates."""
+    fastest = max((one for one in points if one.family == point.family), key=lambda one: one.rate)
+    return (point.name if point is fastest else point.name.partition(":")[2].partition("@")[0])[:22]
+
+
+def _places(axes: Axes, point: Point, text: str) -> list[Label]:
+    """Where a name may stand: beside its point, above or below it, then further and further away."""
+    x, y = axes.x(point.rate), axes.y(point.mean) + 3.5
+    near = [Label(text, x + 7, y, "start"), Label(text, x - 7, y, "end")]
+    near += [Label(text, x, y + shift, "middle") for shift in (-LINE_HEIGHT, LINE_HEIGHT)]
+    lines = [sign * LINE_HEIGHT * line for line in range(1, 30) for sign in (1, -1)]
+    return near + [Label(text, place.x, y + shift, place.anchor) for shift in lines for place in near[:2]]

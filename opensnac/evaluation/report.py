@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from opensnac.evaluation.recognition import WORD_ERRORS
 from opensnac.files import whole_file
 
 Results = Mapping[str, Any]  # what results.json holds, see summary.SCHEMA
@@ -67,7 +68,7 @@ def table(results: Results) -> str:
     lines = list(_table_lines(header, [_score_row(results, entry) for entry in results["codecs"]]))
     lines += ["", *legend()]
     for label, own in results["labels"].items():
-        lines += ["", f"Label {label or 'none'}: {extent(own)}", ""]
+        lines += ["", f"Label {_one_line(label) or 'none'}: {extent(own)}", ""]
         lines += _table_lines(["codec", "b/s", *headings(results)], _label_rows(results, label))
     if results["baseline"]:
         lines += ["", f"Difference to {results['baseline']} on the same clips:", ""]
@@ -78,7 +79,7 @@ def table(results: Results) -> str:
         lines += ["", *_table_lines(header, codebook_rows), ""]
         lines += ["If uniform: the share of entries that so few codes would show if all were equally likely."]
     found = list(remarks(results))
-    return "\n".join(lines + ([""] if found else []) + [f"- {remark}" for remark in found])
+    return "\n".join(lines + ([""] if found else []) + [f"- {_one_line(remark)}" for remark in found])
 
 
 def legend() -> list[str]:
@@ -154,13 +155,28 @@ def remarks(results: Results) -> Iterator[str]:
     """A line for whatever is missing, partial or failed: nothing is left out silently."""
     for codec, reason in results["skipped"].items():
         yield f"Skipped {codec}: {reason}"
-    for metric in results["metrics"].values():
+    for name, metric in results["metrics"].items():
         if metric["missing"]:
             yield f"Not measured, {metric['label']}: {metric['missing']}"
+        elif "model" in metric:
+            yield f"{metric['label']}, by {metric['model']}{_whose_words(results, name)}"
     yield from _partial(results)
+    failures: dict[tuple[str, str], list[str]] = {}
     for entry in results["codecs"]:
         for clip, error in entry["failed"].items():
-            yield f"Failed, {clip} with {entry['name']}: {error}"
+            failures.setdefault((clip, error), []).append(entry["name"])
+    for (clip, error), names in failures.items():
+        yield f"Failed, {clip} with {_all_or(names, results)}: {error}"
+
+
+def _whose_words(results: Results, name: str) -> str:
+    if name != WORD_ERRORS:
+        return ""
+    count, clips = results["metrics"][name]["transcripts"], results["clips"]
+    own = "what it hears in the original itself"
+    if count == 0:
+        return f"; the words there are: {own}"
+    return f"; the words there are: texts beside {count} of {clips} clips" + (f", else {own}" if count < clips else "")
 
 
 def _partial(results: Results) -> Iterator[str]:
@@ -172,13 +188,23 @@ def _partial(results: Results) -> Iterator[str]:
             if (count := score["count"] if score else 0) < tried:
                 codecs.setdefault((count, tried), []).append(entry["name"])
         for (count, tried), names in codecs.items():
-            whose = "every codec" if len(names) == len(results["codecs"]) > 1 else ", ".join(names)
+            whose = _all_or(names, results)
             yield f"{results['metrics'][name]['label']} of {whose} applied to {count} of {tried} clips"
+
+
+def _all_or(names: Sequence[str], results: Results) -> str:
+    """The codecs meant, where they are not all there are."""
+    return "every codec" if len(names) == len(results["codecs"]) > 1 else ", ".join(names)
 
 
 def _table_lines(header: Sequence[str], rows: Iterator[list[str]] | Sequence[list[str]]) -> Iterator[str]:
     for cells in (header, ["---"] * len(header), *rows):
-        yield "| " + " | ".join(cells) + " |"
+        yield "| " + " | ".join(_one_line(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
+def _one_line(text: str) -> str:
+    """What a table or list can hold: names of files may have any character."""
+    return " ".join(text.split())
 
 
 def number(value: float | None, digits: int, sign: str = "") -> str:

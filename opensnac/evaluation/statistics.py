@@ -10,26 +10,37 @@ import numpy as np
 BOOTSTRAP_ROUNDS = 2000
 
 
-def mean_with_interval(values: Sequence[float]) -> dict[str, Any] | None:
-    """mean; low, high: its 95 % bootstrap interval, None for one value; count. None for no values."""
+def mean_with_interval(values: Sequence[float], weights: Sequence[float] | None = None) -> dict[str, Any] | None:
+    """mean; low, high: its 95 % bootstrap interval, None for one value; count. None for no values.
+
+    `weights`, above 0, say how much each value counts: a rate of errors weighted by words is that of all words.
+    """
     if not values:
         return None
-    low, high = bootstrap_interval(values) or (None, None)
-    return {"mean": float(np.mean(values)), "low": low, "high": high, "count": len(values)}
+    low, high = bootstrap_interval(values, weights=weights) or (None, None)
+    return {"mean": float(np.average(values, weights=weights)), "low": low, "high": high, "count": len(values)}
 
 
-def paired_difference(values: Mapping[str, float], baseline: Mapping[str, float]) -> dict[str, Any] | None:
+def paired_difference(
+    values: Mapping[str, float], baseline: Mapping[str, float], weights: Mapping[str, float] | None = None
+) -> dict[str, Any] | None:
     """Mean of `values` minus `baseline` over the clips (keys) that both have, as `mean_with_interval`; None for none.
 
     Clips differ far more than codecs do: pairing takes that out, so the interval is narrower than those of the means.
     """
-    return mean_with_interval([values[clip] - baseline[clip] for clip in values if clip in baseline])
+    both = [clip for clip in values if clip in baseline]
+    differences = [values[clip] - baseline[clip] for clip in both]
+    return mean_with_interval(differences, None if weights is None else [weights[clip] for clip in both])
 
 
-def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float] | None:
+def bootstrap_interval(
+    values: Sequence[float], seed: int = 0, weights: Sequence[float] | None = None
+) -> tuple[float, float] | None:
     """95 % percentile interval of the mean when clips are drawn anew; None for fewer than two values."""
     if len(values) < 2:
         return None
     drawn = np.random.default_rng(seed).integers(len(values), size=(BOOTSTRAP_ROUNDS, len(values)))
-    low, high = np.percentile(np.asarray(values)[drawn].mean(axis=1), [2.5, 97.5])
+    share = np.ones(len(values)) if weights is None else np.asarray(weights)
+    means = (np.asarray(values) * share)[drawn].sum(axis=1) / share[drawn].sum(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)

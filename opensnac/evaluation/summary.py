@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
@@ -14,7 +14,8 @@ import numpy as np
 
 from opensnac import __version__
 from opensnac.evaluation.codecs import Codec
-from opensnac.evaluation.metrics import METRICS, codebook_use, package_version
+from opensnac.evaluation.metrics import Metric, codebook_use, package_version
+from opensnac.evaluation.recognition import WORD_ERRORS, ModelMetric
 from opensnac.evaluation.statistics import mean_with_interval, paired_difference
 
 SCHEMA = """results.json, schema 2:
@@ -26,7 +27,8 @@ SCHEMA = """results.json, schema 2:
     clips, seconds  how many recordings, and their length in all
     labels          label -> clips, seconds; a label is the first sub-folder a recording lies in; empty for none
     baseline        the codec that `differences` are from, or null
-    metrics         name -> label, digits, higher_is_better, missing (null, or why it was not measured)
+    metrics         name -> label, digits, higher_is_better, missing (null, or why it was not measured); of metrics
+                    that a model measures also model, and transcripts: how many clips had their words beside them
     skipped         codec -> why it was not run
     kept            clips to be heard: clip, label, and files: codec -> file below audio/, the first 12 s
     codecs          one entry per codec that ran:
@@ -39,7 +41,7 @@ SCHEMA = """results.json, schema 2:
         peak_bytes              of memory: a program's own, else of a Python process that codes the largest clip;
                                 null where the system does not tell
         scores                  metric -> mean; low, high: its 95 % bootstrap interval, null for one clip;
-                                count: clips it applied to. null where it applied to none
+                                count: clips it applied to. null where it applied to none. Word errors: of all words
         differences             the same of this codec minus the baseline on the same clips; null without a baseline
                                 and for the baseline itself
         labels                  label -> bits_per_second, scores, differences: as above, of its clips alone
@@ -57,6 +59,7 @@ Record = Mapping[str, Any]  # one clip after one codec, as evaluate.measure make
 def summarise(
     records: Sequence[Record],
     codecs: Sequence[Codec],
+    metrics: Mapping[str, Metric],
     skipped: Mapping[str, str],
     absent: Mapping[str, str],
     baseline: str | None,
@@ -64,7 +67,7 @@ def summarise(
 ) -> dict[str, Any]:
     """What results.json holds (see SCHEMA), from the records of every clip and codec."""
     clips = [record for record in records if "memory_of" not in record]
-    used = {package for metric in METRICS.values() for package in metric.packages} | set(PACKAGES)
+    used = {package for metric in metrics.values() for package in metric.packages} | set(PACKAGES)
     names = short_names([codec.name for codec in codecs])
     return {
         "schema": 2,
@@ -76,19 +79,24 @@ def summarise(
         **_extent(clips),
         "labels": {label: _extent(chosen) for label, chosen in _by_label(clips).items()},
         "baseline": baseline,
-        "metrics": {
-            name: {
-                "label": metric.label,
-                "digits": metric.digits,
-                "higher_is_better": metric.higher_is_better,
-                "missing": absent.get(name),
-            }
-            for name, metric in METRICS.items()
-        },
+        "metrics": {name: _facts(metric, absent.get(name), clips) for name, metric in metrics.items()},
         "skipped": dict(skipped),
         "kept": _kept(clips),
-        "codecs": [_codec_summary(codec, names[codec.name], records, baseline) for codec in codecs],
+        "codecs": [_codec_summary(codec, names[codec.name], metrics, records, baseline) for codec in codecs],
     }
+
+
+def _facts(metric: Metric, missing: str | None, records: Sequence[Record]) -> dict[str, Any]:
+    facts = {
+        "label": metric.label,
+        "digits": metric.digits,
+        "higher_is_better": metric.higher_is_better,
+        "missing": missing,
+    }
+    if not isinstance(metric, ModelMetric):
+        return facts
+    model = metric.model if missing else metric.load(metric.model).version
+    return facts | {"model": model, "transcripts": len({one["clip"] for one in records if one.get("transcript")})}
 
 
 def label_of(clip: str) -> str:
@@ -126,7 +134,9 @@ def _kept(records: Sequence[Record]) -> list[dict[str, Any]]:
     return [{"clip": clip, "label": label_of(clip), "files": files} for clip, files in kept.items()]
 
 
-def _codec_summary(codec: Codec, name: str, records: Sequence[Record], baseline: str | None) -> dict[str, Any]:
+def _codec_summary(
+    codec: Codec, name: str, metrics: Mapping[str, Metric], records: Sequence[Record], baseline: str | None
+) -> dict[str, Any]:
     own = [record for record in records if record["codec"] == codec.name and "memory_of" not in record]
     done = [record for record in own if "error" not in record]
     compared = baseline if baseline != codec.name else None
@@ -141,13 +151,13 @@ def _codec_summary(codec: Codec, name: str, records: Sequence[Record], baseline:
         "encode_times_real_time": _inverse(_rate(done, "encode_seconds")),
         "decode_times_real_time": _inverse(_rate(done, "decode_seconds")),
         "peak_bytes": max(peaks, default=None),
-        "scores": {metric: mean_with_interval([*_values(done, metric).values()]) for metric in METRICS},
-        "differences": _differences(done, against),
+        "scores": _scores(done, metrics),
+        "differences": _differences(done, against, metrics),
         "labels": {
             label: {
                 **_rates(chosen),
-                "scores": {metric: mean_with_interval([*_values(chosen, metric).values()]) for metric in METRICS},
-                "differences": _differences(chosen, against),
+                "scores": _scores(chosen, metrics),
+                "differences": _differences(chosen, against, metrics),
             }
             for label, chosen in _by_label(done).items()
         },
@@ -168,10 +178,26 @@ def _values(records: Sequence[Record], metric: str) -> dict[str, float]:
     return {record["clip"]: value for record in records if (value := record["scores"].get(metric)) is not None}
 
 
-def _differences(records: Sequence[Record], against: Sequence[Record]) -> dict[str, Any] | None:
+def _weights(records: Sequence[Record], metric: str) -> dict[str, float] | None:
+    """How much each clip counts, where not all count alike: a longer text has more words to mishear."""
+    return {record["clip"]: record.get("words", 0) for record in records} if metric == WORD_ERRORS else None
+
+
+def _scores(records: Sequence[Record], metrics: Iterable[str]) -> dict[str, Any]:
+    def mean(metric: str) -> dict[str, Any] | None:
+        values, weights = _values(records, metric), _weights(records, metric)
+        return mean_with_interval([*values.values()], None if weights is None else [weights[clip] for clip in values])
+
+    return {metric: mean(metric) for metric in metrics}
+
+
+def _differences(records: Sequence[Record], against: Sequence[Record], metrics: Iterable[str]) -> dict[str, Any] | None:
     if not against:
         return None
-    return {metric: paired_difference(_values(records, metric), _values(against, metric)) for metric in METRICS}
+    return {
+        metric: paired_difference(_values(records, metric), _values(against, metric), _weights(records, metric))
+        for metric in metrics
+    }
 
 
 def _rate(records: Sequence[Record], quantity: str, factor: float = 1) -> float | None:

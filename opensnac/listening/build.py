@@ -9,11 +9,12 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -28,17 +29,24 @@ REFERENCE, LOW_ANCHOR, MID_ANCHOR = "reference", "anchor 3.5 kHz", "anchor 7 kHz
 ANCHORS = {LOW_ANCHOR: 3_500.0, MID_ANCHOR: 7_000.0}  # cut-off in Hz
 STOP_DB = 60.0  # the standard wants 50 from 1 kHz beyond the cut-off on
 TRANSITION = 450.0  # Hz: the standard wants 25 dB half a kilohertz beyond it
-FADE = 0.005  # seconds at both ends, which a loop would make click
-MOST_STIMULI = 12  # a trial, with hidden reference and anchors, as the standard advises
+MOST_STIMULI = 12  # a trial, with hidden reference and anchors, as the standard advises (5.3)
+LEAST_TRIALS, TRIALS_A_CODEC = 5, 1.5  # as the standard advises (7.1)
 
 
-def build(results_folder: Path, out: Path, codecs: Sequence[str] = (), training: bool = True) -> int:
-    """Make the test from what `opensnac evaluate` left in `results_folder`; the number of trials.
+class Built(NamedTuple):
+    """How many trials a test has, and how many it should have for as many codecs."""
 
-    `codecs` chooses some of the report's; none: all of them. With `training`, the first trial is shown once before
-    the test, not to be scored, as the standard asks. `out` must not exist or hold nothing; it appears whole or not at
-    all. OpensnacError where there are no results, no kept clips, an unknown codec, or more stimuli than a listener
-    can compare.
+    trials: int
+    advised: int
+
+
+def build(results_folder: Path, out: Path, codecs: Sequence[str] = (), training: bool = True) -> Built:
+    """Make the test from what `opensnac evaluate` left in `results_folder`.
+
+    `codecs` chooses some of the report's; none: all of them. With `training`, every trial is heard once before the
+    test, in pages whose scores do not count, as the standard asks (5.2). `out` must not exist or hold nothing; it
+    appears whole or not at all. OpensnacError where there are no results, no kept clips, an unknown codec, or more
+    stimuli than a listener can compare.
     """
     require("pyloudnorm", "scipy")
     results = _results(results_folder)
@@ -65,7 +73,7 @@ def build(results_folder: Path, out: Path, codecs: Sequence[str] = (), training:
         unfinished.replace(out)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return len(trials)
+    return Built(len(trials), max(LEAST_TRIALS, math.ceil(TRIALS_A_CODEC * len(chosen))))
 
 
 def _results(folder: Path) -> dict[str, Any]:
@@ -127,15 +135,14 @@ def low_pass(signal: np.ndarray, cutoff: float, sample_rate: int) -> np.ndarray:
 
 
 def _at_equal_loudness(signals: Mapping[str, np.ndarray], sample_rate: int) -> dict[str, np.ndarray]:
-    """All as loud as the reference, then all lower by the same, if the loudest sample would clip; ends faded."""
+    """All as loud as the reference, then all lower by the same, if the loudest sample would clip."""
     wanted = loudness(signals[REFERENCE], sample_rate)
     matched = {}
     for condition, signal in signals.items():
         gain = wanted - loudness(signal, sample_rate)
         matched[condition] = signal * 10 ** (gain / 20) if np.isfinite(gain) and abs(gain) < 40 else signal
     peak = max(float(np.abs(signal).max()) for signal in matched.values())
-    ends = np.minimum(1, np.arange(len(signals[REFERENCE])) / (FADE * sample_rate))
-    return {condition: signal / max(1.0, peak) * ends * ends[::-1] for condition, signal in matched.items()}
+    return {condition: signal / max(1.0, peak) for condition, signal in matched.items()}
 
 
 def _flac(signal: np.ndarray, sample_rate: int) -> bytes:

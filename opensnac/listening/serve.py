@@ -28,6 +28,7 @@ class Server(ThreadingHTTPServer):
     """Serves `test/page` and keeps answers in `answers`, a file a session."""
 
     daemon_threads = True
+    request_queue_size = 128  # connections that wait; of more than 5, the default, the system resets some
 
     def __init__(self, test: Path, answers: Path, host: str, port: int) -> None:
         page, key = test / "page", test / "key.json"

@@ -162,6 +162,13 @@ def test_decoded_audio_is_scored_in_step_and_at_equal_loudness(folder, few_metri
     assert entry["scores"]["si_sdr"]["mean"] > 30
 
 
+def test_a_report_needs_a_folder(folder, tmp_path):
+    (tmp_path / "out").write_text("precious")
+    with pytest.raises(OpensnacError, match="out: is a file; name a folder for the report with --out"):
+        evaluate_folder(folder, ["original"], tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "precious"
+
+
 def test_a_baseline_that_is_not_measured_is_refused(folder, tmp_path):
     with pytest.raises(OpensnacError, match="the baseline 'opus:6' is none of the codecs original, opensnac; name it"):
         evaluate_folder(folder, ["opensnac"], tmp_path / "out", baseline="opus:6")
@@ -199,6 +206,47 @@ def test_a_broken_clip_is_listed_tried_again_and_stops_no_other(folder, few_metr
     assert "broken.wav" in entry["failed"]["broken.wav"]
     assert entry["scores"]["si_sdr"]["count"] == 2
     assert "- Failed, broken.wav with original: AudioError" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_one_failure_of_every_codec_is_one_line(folder, few_metrics, measured, tmp_path, monkeypatch):
+    monkeypatch.setattr(Opus, "missing", lambda self: None)
+    monkeypatch.setattr(Opus, "version", lambda self: "1")
+    monkeypatch.setattr(Opus, "__call__", lambda self, clip, sample_rate: Coded(clip, 1, 1, 0.1, 0.1))
+    (folder / "broken.wav").write_bytes(b"no audio at all")
+    evaluate_folder(folder, ["opus:6", "opus:12"], tmp_path / "out")
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert report.count("Failed, broken.wav") == 1
+    assert "- Failed, broken.wav with every codec: AudioError" in report
+
+
+def test_names_with_any_character_keep_the_report_whole(tmp_path, few_metrics, measured, clip, model_folder):
+    model = model_folder.rename(model_folder.with_name("a|b"))
+    try:
+        for name in ("a|b `c`.wav", "<script>$x.wav", "two\nlines.wav"):
+            audio.write(tmp_path / "clips" / "<i>m|u\ns" / name, clip[None], RATE)
+        (tmp_path / "clips" / "<i>m|u\ns" / "broken\n|.wav").write_bytes(b"")
+        evaluate_folder(tmp_path / "clips", [f"opensnac:{model}"], tmp_path / "out", players=3)
+    finally:
+        model.rename(model_folder)
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "Label <i>m|u s: 4 clips" in report
+    assert "- Failed, <i>m|u s/broken |.wav with every codec: AudioError" in report
+    tables = [line.replace(r"\|", "") for line in report.splitlines() if line.startswith("|")]
+    assert any(line.startswith("| opensnac:ab |") for line in tables)
+    for block in report.split("\n\n"):
+        rows = [line.replace(r"\|", "") for line in block.splitlines() if line.startswith("|")]
+        assert len({row.count("|") for row in rows}) <= 1, "as many cells in every row"
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("<script>") == 1
+    assert "&lt;script&gt;$x.wav" in page
+
+
+@pytest.mark.parametrize("samples", [1, 10, 500])
+def test_a_clip_of_hardly_any_sample_is_measured(tmp_path, few_metrics, measured, model_folder, samples):
+    audio.write(tmp_path / "clips" / "short.wav", np.full((1, samples), 0.1), RATE)
+    results = evaluate_folder(tmp_path / "clips", [f"opensnac:{model_folder}"], tmp_path / "out")
+    assert [entry["failed"] for entry in results["codecs"]] == [{}, {}]
+    assert results["codecs"][1]["bits_per_second"] > 0
 
 
 def test_scores_that_do_not_apply_are_counted_and_not_zero(folder, few_metrics, measured, tmp_path):

@@ -1,6 +1,7 @@
 """report.html in a browser, from a file: it sorts, plays and shows without a network; and its plots, by hand."""
 
 import re
+from itertools import combinations
 from xml.etree import ElementTree
 
 import numpy as np
@@ -151,11 +152,40 @@ def test_a_point_lies_where_its_rate_and_score_say(results):
     assert y["opus:6"] - y["opus:12"] == pytest.approx((y["opus:6"] - y["opensnac"]) * 1.6 / 7.8, abs=0.2)
 
 
-def test_names_of_near_points_do_not_overlap(results):
-    results["codecs"] = [entry(f"codec{index}", 1_000 + index, 3.0) for index in range(8)]
+def names(results) -> list[plots.Label]:
     drawn = ElementTree.fromstring(plots.rate_quality(results, "pesq_wb"))
-    heights = sorted(float(text.attrib["y"]) for text in drawn.iter("text") if text.attrib["class"] == "name")
-    assert min(np.diff(heights)) >= plots.LINE_HEIGHT - 0.2
+    return [
+        plots.Label(text.text, float(text.attrib["x"]), float(text.attrib["y"]), text.attrib["text-anchor"])
+        for text in drawn.iter("text")
+        if text.attrib["class"] == "name"
+    ]
+
+
+@pytest.mark.parametrize("count", [2, 8, 16])
+def test_names_of_near_points_do_not_overlap(results, count):
+    results["codecs"] = [entry(f"codec{index}", 1_000 + index, 3.0) for index in range(count)]
+    found = names(results)
+    assert {label.text for label in found} == {f"codec{index}" for index in range(count)}
+    assert not any(one.box.meets(other.box) for one, other in combinations(found, 2))
+
+
+def test_a_name_moves_out_of_the_way_of_another_point(results):
+    results["codecs"] = [entry("left", 2_000, 3.0), entry("right", 2_250, 3.0), entry("far", 500, 1.0)]
+    (left,) = [label for label in names(results) if label.text == "left"]
+    assert left.anchor == "end"
+
+
+def test_of_several_rates_the_fastest_has_the_name_and_all_have_the_colour(results):
+    results["codecs"] += [entry("lyra:3.2@folder", 3_200, 2.5), entry("lyra:6@folder", 6_000, 3.0)]
+    assert {label.text for label in names(results)} == {"6", "opus:12", "opensnac", "3.2", "lyra:6@folder"}
+
+    def colours(metric: str) -> dict[str, str]:
+        drawn = ElementTree.fromstring(plots.rate_quality(results, metric))
+        return {circle[0].text.partition(": ")[0]: circle.attrib["fill"] for circle in drawn.iter("circle")}
+
+    first, second = colours("pesq_wb"), colours("si_sdr")
+    assert first["lyra:6@folder"] == first["lyra:3.2@folder"] != first["opus:6"]
+    assert first.items() < second.items(), "the same in each plot, although one has a codec more"
 
 
 @pytest.mark.parametrize("span", [0.0, 1e-6, 0.9, 8.5, 99.0])

@@ -72,7 +72,7 @@ def test_names_are_new_in_every_test(results, tmp_path):
 
 def test_codecs_are_chosen_by_either_name(results, tmp_path):
     for number, name in enumerate(("lyra:3.2@lyra", "lyra:3.2@/models/lyra")):
-        assert build(results, tmp_path / str(number), [name]) == 2
+        assert build(results, tmp_path / str(number), [name]) == (2, 5)
         conditions = json.loads((tmp_path / str(number) / "key.json").read_text())["trials"][0]["conditions"]
         assert set(conditions.values()) == {REFERENCE, LOW_ANCHOR, MID_ANCHOR, "lyra:3.2@lyra"}
 
@@ -110,4 +110,15 @@ def test_a_clip_that_a_codec_failed_on_is_no_trial(results, tmp_path):
     facts = json.loads((results / "results.json").read_text())
     del facts["kept"][0]["files"]["opensnac"]
     (results / "results.json").write_text(json.dumps(facts))
-    assert build(results, tmp_path / "out") == 1
+    assert build(results, tmp_path / "out").trials == 1
+
+
+@pytest.mark.parametrize(("codecs", "advised"), [(1, 5), (3, 5), (4, 6), (9, 14)])
+def test_half_as_many_trials_again_as_codecs_are_advised_and_five_at_least(results, tmp_path, codecs, advised):
+    facts = json.loads((results / "results.json").read_text())
+    more = [f"opus:{number}" for number in range(codecs)]
+    facts["codecs"] = [{"codec": name, "name": name} for name in ("original", *more)]
+    for clip in facts["kept"]:
+        clip["files"] |= dict.fromkeys(more, clip["files"]["opensnac"])
+    (results / "results.json").write_text(json.dumps(facts))
+    assert build(results, tmp_path / "out") == (2, advised)

@@ -9,7 +9,7 @@ import scipy.stats
 from opensnac.errors import OpensnacError
 from opensnac.listening.answers import AnswersError
 from opensnac.listening.build import LOW_ANCHOR, MID_ANCHOR, REFERENCE
-from opensnac.listening.score import half_interval, holm, score
+from opensnac.listening.score import half_interval, holm, quartiles, randomisation_test, score
 
 USUAL = {REFERENCE: 100, MID_ANCHOR: 60, LOW_ANCHOR: 20, "opensnac": 70, "lyra:3.2@lyra": 50}
 
@@ -34,8 +34,9 @@ def test_means_and_intervals_by_hand(built, key, tmp_path):
         write(tmp_path / "answers", key, number, {"opensnac": value - 5}, {"opensnac": value + 5})
     report = score(built, [tmp_path / "answers"])
     half = scipy.stats.t.ppf(0.975, 2) * 10 / np.sqrt(3)
-    assert f"| opensnac | 70.0 | ± {half:.1f} | 3 |" in report
-    assert "| reference | 100.0 | ± 0.0 | 3 |" in report
+    # Of the six grades 55, 65, 65, 75, 75 and 85 the halves' medians are 65 and 75.
+    assert f"| opensnac | 70.0 | ± {half:.1f} | 70 | 10 | 3 |" in report
+    assert "| reference | 100.0 | ± 0.0 | 100 | 0 | 3 |" in report
     assert f"| opensnac – lyra:3.2@lyra | +20.0 | ± {half:.1f} |" in report
     assert "Kept listeners: 3; trials: 2." in report
     assert "SIMULATED" not in report
@@ -59,11 +60,35 @@ def test_labels_are_reported_by_themselves(built, key, tmp_path):
 )
 def test_listeners_who_miss_reference_or_praise_the_anchor_are_excluded(built, key, tmp_path, change, reason):
     write(tmp_path / "answers", key, 0, second=change)
-    write(tmp_path / "answers", key, 1, {REFERENCE: 90, MID_ANCHOR: 90})  # the limits themselves are allowed
+    for number in range(1, 4):
+        write(tmp_path / "answers", key, number, {REFERENCE: 90, MID_ANCHOR: 90})  # the limits themselves are allowed
     report = score(built, [tmp_path / "answers"])
     assert f"- Excluded, {0:016x}: {reason}" in report
-    assert "Kept listeners: 1;" in report
-    assert "Pairwise tests need two listeners" in report
+    assert "Kept listeners: 3;" in report
+
+
+def test_an_anchor_that_more_than_a_quarter_praise_excludes_nobody(built, key, tmp_path):
+    for number in range(4):
+        write(tmp_path / "answers", key, number, second={MID_ANCHOR: 91 if number < 2 else 60})
+    report = score(built, [tmp_path / "answers"])
+    assert "Excluded" not in report
+    assert "- speech/1.wav: its anchor 7 kHz was above 90 for more than 25% of all, so nobody is excluded" in report
+    assert "- music/0.wav" not in report
+
+
+def test_grades_far_from_all_others_are_shown_and_counted(built, key, tmp_path):
+    for number, value in enumerate((70, 71, 72, 73, 20)):
+        write(tmp_path / "answers", key, number, {"opensnac": 70}, {"opensnac": value})
+    report = score(built, [tmp_path / "answers"])
+    examined = report.partition("## Grades to examine")[2].partition("## ")[0]
+    assert f"- {4:016x}, speech/1.wav, opensnac: 20; quartiles 70 and 72" in examined
+    assert examined.count("\n- ") == 1
+    assert "Kept listeners: 5;" in report
+
+
+def test_pairwise_tests_need_two_listeners(built, key, tmp_path):
+    write(tmp_path / "answers", key, 0)
+    assert "Pairwise tests need two listeners" in score(built, [tmp_path / "answers"])
 
 
 def test_where_all_are_excluded_there_is_no_mean(built, key, tmp_path):
@@ -86,7 +111,7 @@ def test_the_newest_revision_of_a_session_counts_and_unfinished_ones_do_not(buil
     write(tmp_path / "answers", key, 0, {"opensnac": 80}, revision=12)
     write(tmp_path / "answers", key, 1, {"opensnac": 10}, finished=False)
     report = score(built, [tmp_path / "answers"])
-    assert "| opensnac | 80.0 | – | 1 |" in report
+    assert "| opensnac | 80.0 | – | 80 | 0 | 1 |" in report
     assert f"- Left out, {1:016x}: not finished" in report
 
 
@@ -111,6 +136,21 @@ def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_quartiles_by_hand():
+    assert quartiles([5, 1, 3, 2, 4]) == (2, 3, 4), "the halves of an odd number share the middle"
+    assert quartiles([4, 3, 2, 1]) == (1.5, 2.5, 3.5)
+    assert quartiles([7]) == (7, 7, 7)
+
+
+def test_the_randomisation_test_by_hand():
+    assert randomisation_test([1, 2, 3]) == 2 / 8  # all signs as they are, or all turned
+    assert randomisation_test([2, 1, -3]) == 1
+    assert randomisation_test([0, 0]) == 1
+    many = [5 + index for index in range(20)]
+    assert 0 < randomisation_test(many) < 1e-3
+    assert randomisation_test(many) == randomisation_test(many)
 
 
 def test_half_interval_of_one_value_is_none():

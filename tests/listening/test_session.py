@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -90,8 +91,9 @@ def test_a_session_survives_reload_crash_and_a_server_that_is_gone(serve, built,
     assert tab.locator("#simulated").is_visible()
     tab.fill("#listener", "a script")
     tab.click("#start")
-    assert tab.inner_text("#heading") == "Training"
-    answer_page(tab, key)
+    for number in (1, 2):
+        assert tab.inner_text("#heading") == f"Training {number} of 2"
+        answer_page(tab, key)
     assert tab.inner_text("#heading") == "Page 1 of 2"
 
     answer_page(tab, key, 2)
@@ -131,12 +133,13 @@ def test_a_session_survives_reload_crash_and_a_server_that_is_gone(serve, built,
     assert report.startswith("# Listening test (SIMULATED: a script answered, nobody listened)")
     assert "Kept simulated sessions: 1; trials: 2." in report
     for condition, mean in OPINION.items():
-        assert f"| {condition} | {mean:.1f} | – | 1 |" in report
+        assert f"| {condition} | {mean:.1f} | – | {mean} | 0 | 1 |" in report
 
 
 def test_a_page_from_a_folder_needs_no_server_and_saves_a_file(built, key, context, tmp_path):
     tab = open_page(context, (built / "page" / "index.html").as_uri() + "?simulated")
     tab.click("#start")
+    answer_page(tab, key)
     answer_page(tab, key)
     tab.reload()
     tab.wait_for_selector("body[data-ready]")
@@ -177,22 +180,70 @@ def test_stimuli_switch_in_step_and_loop(built, context):
     assert tab.evaluate("player.playing") is False
 
 
-def test_what_was_not_heard_cannot_be_scored_nor_the_page_left_before_all_are(built, context):
+def test_fades_are_the_standard_s_and_never_across_two_recordings(built, context):
+    tab = context.new_page()
+    tab.add_init_script("""
+      window.fades = [];
+      const fade = AudioParam.prototype.setValueCurveAtTime;
+      AudioParam.prototype.setValueCurveAtTime = function (curve, start, duration) {
+        fades.push({ rising: curve.at(-1) === 1, middle: curve[curve.length >> 1], start, end: start + duration });
+        return fade.call(this, curve, start, duration);
+      };
+    """)
+    tab.goto((built / "page" / "index.html").as_uri() + "?simulated")
+    tab.wait_for_selector("body[data-ready]")
+    tab.click("#start")
+    tab.wait_for_function("player.buffers.size === 6")
+    for key in "r12121":  # faster than fades are
+        tab.keyboard.press(key)
+    fades = tab.evaluate("fades")
+    assert [fade["rising"] for fade in fades] == [True, *[False, True] * 5]
+    assert all(fade["end"] - fade["start"] == pytest.approx(0.005) for fade in fades)
+    assert all(fade["middle"] == pytest.approx(0.5) for fade in fades)
+    assert all(before["end"] <= after["start"] for before, after in pairwise(fades))
+    tab.wait_for_function("player.context.currentTime > player.settled")
+    gains = tab.evaluate("[...player.voices].map(([name, voice]) => [name === player.audible, voice.gain.gain.value])")
+    assert sorted(gains) == [[False, 0]] * 5 + [[True, 1]]
+    ends = tab.evaluate(
+        "[...player.voices.values()].map((v) => v.source.buffer.getChannelData(0)).map((s) => [s[0], s.at(-1)])"
+    )
+    assert max(abs(sample) for both in ends for sample in both) < 1e-4, "a loop does not click"
+
+
+def test_a_loop_has_the_standard_s_least_length(built, context):
     tab = open_page(context, (built / "page" / "index.html").as_uri() + "?simulated")
     tab.click("#start")
     tab.wait_for_function("player.buffers.size === 6")
-    slider = tab.locator(".strip[data-stimulus] input").first
-    slider.focus()
-    tab.keyboard.press("End")
-    assert tab.inner_text("#missing") == "Listen to it first."
-    assert slider.input_value() == "0"
-    tab.keyboard.press("n")
-    assert tab.inner_text("#heading") == "Training"
+    for given, made in (([0.2, 0.3], [0.2, 0.7]), ([0.8, 0.95], [0.5, 1.0]), ([0.1, 0.9], [0.1, 0.9])):
+        assert tab.evaluate("loop => { player.setLoop(loop); return player.loop; }", given) == pytest.approx(
+            made, abs=1e-3
+        )
+
+
+def test_only_what_is_heard_can_be_scored_and_no_page_left_before_all_are(built, context):
+    tab = open_page(context, (built / "page" / "index.html").as_uri() + "?simulated")
+    tab.click("#start")
+    tab.wait_for_function("player.buffers.size === 6")
+    sliders = tab.locator(".strip[data-stimulus] input")
+    for training in range(2):
+        assert tab.inner_text("#heading") == f"Training {training + 1} of 2"
+        assert [slider.is_disabled() for slider in sliders.all()] == [True] * 5
+        tab.keyboard.press("n")
+        for number in "12345":
+            assert tab.locator("#next").is_disabled()
+            tab.keyboard.press(number)
+        assert [slider.is_disabled() for slider in sliders.all()] == [True] * 4 + [False]
+        tab.keyboard.press("n")  # without a score: it would not count
+        tab.wait_for_function(
+            "text => document.getElementById('heading').textContent !== text", arg=f"Training {training + 1} of 2"
+        )
+        tab.wait_for_function("player.buffers.size === 6")
     tab.keyboard.press("1")
     tab.keyboard.press("Home")
-    tab.wait_for_function("state.trials[0].scores[trial.order[0]] === 0")
+    tab.wait_for_function("trial.scores[trial.order[0]] === 0")
     assert tab.inner_text("#missing") == "4 to be scored"
-    assert tab.locator("#next").is_disabled()
+    tab.keyboard.press("n")
+    assert tab.inner_text("#heading") == "Page 1 of 2"
 
 
 def test_each_listener_gets_an_order_of_their_own(built, browser):
@@ -203,4 +254,4 @@ def test_each_listener_gets_an_order_of_their_own(built, browser):
             orders.add(json.dumps(tab.evaluate("state.trials.map((t) => t.order)")))
             assert tab.evaluate("state.simulated") is False
             assert not tab.locator("#simulated").is_visible()
-    assert len(orders) == 2  # of 5!³ · 2 that are possible
+    assert len(orders) == 2  # of 5!⁴ · 2² that are possible

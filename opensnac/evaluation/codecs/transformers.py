@@ -101,7 +101,7 @@ class TransformersCodec(Codec):
 
     def version(self) -> str:
         names = f"{self._model_name}, {self.num_codebooks} codebooks"
-        return f"{names}, weights {_fingerprint(self.model)}, transformers {package_version('transformers')}"
+        return f"{names}, weights {fingerprint(self.model)}, transformers {package_version('transformers')}"
 
     def __call__(self, clip: np.ndarray, sample_rate: int) -> Coded:
         import torch
@@ -208,7 +208,7 @@ def unpack(stream: bytes, num_codebooks: int, bits: int) -> np.ndarray:
     return np.ascontiguousarray((frames.astype(np.int64) << np.arange(bits - 1, -1, -1)).sum(axis=2).T)
 
 
-def _fingerprint(model: Any) -> str:
+def fingerprint(model: Any) -> str:
     """Of the weights: their sums tell two models apart, and cost little."""
     import hashlib
 

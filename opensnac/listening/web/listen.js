@@ -27,11 +27,12 @@ async function go() {
   trial = state.trials.find((one) => !one.confirmed) ?? null;
   if (!trial) return finish();
   const index = state.trials.indexOf(trial);
-  const scored = state.trials.filter((one) => !one.training);
-  element("heading").textContent = trial.training ? "Training" : `Page ${scored.indexOf(trial) + 1} of ${scored.length}`;
+  const alike = state.trials.filter((one) => one.training === trial.training);
+  const kind = trial.training ? "Training" : "Page";
+  element("heading").textContent = `${kind} ${alike.indexOf(trial) + 1} of ${alike.length}`;
   element("hint").textContent = trial.training
-    ? "Get to know the sounds and the page, and set the volume. These scores do not count."
-    : "How near does each recording come to the reference? At least one is the reference itself: 100.";
+    ? "Listen to all of them, set the volume, and try the sliders: find out how you will use the scale. These scores do not count."
+    : "How near does each recording come to the reference? At least one is the reference itself: 100. The worst need not be 0.";
   element("strips").replaceChildren(...trial.order.map(strip));
   show("trial");
   heard = new Set();
@@ -64,11 +65,7 @@ function strip(stimulus, index) {
 }
 
 function rate(stimulus, slider, final) {
-  if (!trial || !heard.has(stimulus)) {
-    slider.value = trial?.scores[stimulus] ?? 0; // what was not heard cannot be scored
-    element("missing").textContent = "Listen to it first.";
-    return;
-  }
+  if (!trial || player.audible !== stimulus) return; // a key's echo after another was chosen
   const changed = trial.scores[stimulus] !== Number(slider.value);
   trial.scores[stimulus] = Number(slider.value);
   if (final || changed) update();
@@ -83,16 +80,17 @@ function play(name) {
 }
 
 function update() {
-  const complete = trial.order.every((stimulus) => stimulus in trial.scores);
   const name = trial.order.indexOf(player.audible);
-  element("next").disabled = !complete;
-  const left = trial.order.filter((stimulus) => !(stimulus in trial.scores)).length;
-  element("missing").textContent = left ? `${left} to be scored` : "";
+  const isDone = (stimulus) => (trial.training ? heard.has(stimulus) : stimulus in trial.scores);
+  const left = trial.order.filter((stimulus) => !isDone(stimulus)).length;
+  element("next").disabled = left > 0;
+  element("missing").textContent = left ? `${left} to be ${trial.training ? "heard" : "scored"}` : "";
   element("pause").textContent = player.playing ? "Pause" : "Go on";
   element("reference").classList.toggle("playing", player.playing && player.audible !== null && name < 0);
   for (const box of element("strips").children) {
     const stimulus = box.dataset.stimulus;
     const slider = box.querySelector("input");
+    slider.disabled = player.audible !== stimulus; // only what is heard can be scored: BS.1534-3, 5.4
     slider.classList.toggle("untouched", !(stimulus in trial.scores));
     box.querySelector("output").textContent = trial.scores[stimulus] ?? "";
     box.querySelector("button").classList.toggle("playing", player.playing && player.audible === stimulus);
@@ -126,7 +124,7 @@ function togglePause() {
 
 function setLoop(loop) {
   const [start, end] = loop ?? [0, 0];
-  player.setLoop(loop && end - start >= 0.1 ? [start, end] : null);
+  player.setLoop(loop && end > start ? [start, end] : null);
   if (player.loop) trial.loops += 1;
 }
 

@@ -1,9 +1,14 @@
 "use strict";
 
-// Plays one of several recordings of the same length and switches between them without a gap: all run in step, and all
-// but one are mute. A loop repeats a part of them.
+// Plays one of several recordings of the same length and switches between them: all run in step, and all but one are
+// mute. A loop repeats a part of them. Fades are those of ITU-R BS.1534-3, 5.3: a raised cosine of 5 ms wherever sound
+// begins or ends, one out and then one in at a switch, and never two recordings at once.
 class Player {
-  static fade = 0.005; // seconds, so that switching does not click
+  static fade = 0.005; // seconds
+  static margin = 0.001; // seconds between fades, which must not overlap
+  static shortest = 0.5; // seconds of a loop
+  static rising = Float32Array.from({ length: 65 }, (_, index) => (1 - Math.cos((Math.PI * index) / 64)) / 2);
+  static falling = Player.rising.map((value) => 1 - value);
 
   constructor() {
     this.context = new AudioContext();
@@ -13,6 +18,7 @@ class Player {
     this.loop = null; // [start, end] in seconds, or null for all
     this.offset = 0; // seconds, where it was when it last started or paused
     this.startedAt = 0;
+    this.settled = 0; // the context's time when the last fade is over
   }
 
   async load(sounds) {
@@ -48,13 +54,20 @@ class Player {
   }
 
   play(name) {
+    const before = this.audible;
     this.audible = name;
     if (!this.playing) return this.begin();
-    const now = this.context.currentTime;
-    for (const [other, { gain }] of this.voices) {
-      gain.gain.cancelScheduledValues(now);
-      gain.gain.setTargetAtTime(other === name ? 1 : 0, now, Player.fade / 3);
-    }
+    if (name === before) return;
+    const out = this.fadeVoice(before, Player.falling, this.context.currentTime);
+    this.fadeVoice(name, Player.rising, out);
+  }
+
+  // Fade a voice from `when` on, or as soon as the last fade is over; the time when this one is.
+  fadeVoice(name, curve, when) {
+    const start = Math.max(when, this.settled);
+    this.voices.get(name).gain.gain.setValueCurveAtTime(curve, start, Player.fade);
+    this.settled = start + Player.fade + Player.margin;
+    return this.settled;
   }
 
   begin() {
@@ -63,12 +76,29 @@ class Player {
     if (this.offset < start || this.offset >= end - 0.01) this.offset = start;
     this.startedAt = this.context.currentTime;
     for (const [name, buffer] of this.buffers) {
-      const source = new AudioBufferSourceNode(this.context, { buffer, loop: true, loopStart: start, loopEnd: end });
-      const gain = new GainNode(this.context, { gain: name === this.audible ? 1 : 0 });
+      const source = new AudioBufferSourceNode(this.context, { buffer: Player.part(buffer, start, end), loop: true });
+      const gain = new GainNode(this.context, { gain: 0 });
       source.connect(gain).connect(this.context.destination);
-      source.start(this.startedAt, this.offset);
+      source.start(this.startedAt, this.offset - start);
       this.voices.set(name, { source, gain });
     }
+    this.settled = 0; // these voices are new
+    this.fadeVoice(this.audible, Player.rising, this.startedAt);
+  }
+
+  // From start to end, in seconds, faded at both ends, so that repeating it does not click.
+  static part(buffer, start, end) {
+    const rate = buffer.sampleRate;
+    const samples = buffer.getChannelData(0).slice(Math.round(start * rate), Math.round(end * rate));
+    const length = Math.min(Math.round(Player.fade * rate), samples.length >> 1);
+    for (let index = 0; index < length; index++) {
+      const level = (1 - Math.cos((Math.PI * (index + 0.5)) / length)) / 2;
+      samples[index] *= level;
+      samples[samples.length - 1 - index] *= level;
+    }
+    const part = new AudioBuffer({ length: samples.length, numberOfChannels: 1, sampleRate: rate });
+    part.copyToChannel(samples, 0);
+    return part;
   }
 
   pause() {
@@ -77,14 +107,23 @@ class Player {
   }
 
   stop() {
-    for (const { source } of this.voices.values()) source.stop();
+    if (!this.playing) return;
+    const silent = this.fadeVoice(this.audible, Player.falling, this.context.currentTime);
+    for (const { source } of this.voices.values()) source.stop(silent);
     this.voices.clear();
+  }
+
+  // A loop that is too short, made as long as the shortest one.
+  longEnough([start, end]) {
+    const length = Math.min(Math.max(end - start, Player.shortest), this.duration);
+    const from = Math.min(start, this.duration - length);
+    return [from, from + length];
   }
 
   setLoop(loop) {
     const playing = this.playing;
     this.pause();
-    this.loop = loop;
+    this.loop = loop && this.longEnough(loop);
     if (playing) this.begin();
   }
 }

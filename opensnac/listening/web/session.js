@@ -49,7 +49,7 @@ class Session {
     const trial = ({ trial, stimuli }, training) => ({
       trial, training, order: Session.shuffled(stimuli), scores: {}, confirmed: false, seconds: 0, loops: 0,
     });
-    const training = this.test.training ? [trial(this.test.trials[0], true)] : [];
+    const shown = (training) => Session.shuffled(this.test.trials).map((one) => trial(one, training));
     return {
       schema: 1,
       test: this.test.test,
@@ -60,7 +60,7 @@ class Session {
       started: now,
       changed: now,
       finished: false,
-      trials: [...training, ...Session.shuffled(this.test.trials).map((one) => trial(one, false))],
+      trials: [...(this.test.training ? shown(true) : []), ...shown(false)],
     };
   }
 
