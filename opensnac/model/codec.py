@@ -26,7 +26,7 @@ Codes = Int[Tensor, "batch codes"]
 
 Progress = Callable[[float], None]  # takes the share that is done, 0 to 1
 
-PIECE_SECONDS = 1.0  # what encode and decode work on at once: memory stays flat, caches stay warm
+PIECE_SECONDS = 2.0  # what encode and decode work on at once: memory stays flat, caches stay warm
 
 
 def no_progress(share: float) -> None:

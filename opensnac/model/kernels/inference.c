@@ -6,7 +6,7 @@
  */
 #include "vector.h"
 #include <stdlib.h>
-#ifdef __AVX512BF16__
+#ifdef __AVX512F__
 #include <immintrin.h>
 #endif
 
@@ -89,6 +89,18 @@ INLINE void step(const int rows, const int vectors, vec sum[ROWS][2], Rows a, co
     }
 }
 
+/* a * b + c, rounded once where the processor can: left to the compiler, it would depend on the number of rows. */
+INLINE vec fused(vec a, float b, vec c) {
+#ifdef __AVX512F__
+    return (vec)_mm512_fmadd_ps((__m512)a, _mm512_set1_ps(b), (__m512)c);
+#elif defined(__FP_FAST_FMAF)
+    for (int i = 0; i < LANES; i++) c[i] = __builtin_fmaf(a[i], b, c[i]);
+    return c;
+#else
+    return a * b + c;
+#endif
+}
+
 /* `rows` rows by `vectors` vectors of columns; sums go on from y unless `first`, and are done with if `last`. */
 INLINE void block(const int rows, const int vectors, Rows a, const void *w, idx depth, Target y, int first, int last) {
     vec sum[ROWS][2];
@@ -100,8 +112,13 @@ INLINE void block(const int rows, const int vectors, Rows a, const void *w, idx 
 #pragma GCC unroll 14
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < vectors; v++) {
-            if (last && y.scale) sum[r][v] *= y.scale[r];
-            if (last && y.add) sum[r][v] += load(y.add + r * y.add_stride + v * LANES);
+            const float *add = y.add + r * y.add_stride + v * LANES;
+            if (last && y.scale && y.add)
+                sum[r][v] = fused(sum[r][v], y.scale[r], load(add));
+            else if (last && y.scale)
+                sum[r][v] *= y.scale[r];
+            else if (last && y.add)
+                sum[r][v] += load(add);
             store(y.at + r * y.stride + v * LANES, sum[r][v]);
         }
 }
