@@ -27,7 +27,7 @@ from opensnac.errors import OpensnacError
 from opensnac.files import whole_file
 from opensnac.model import kernels
 from opensnac.model.layers import Grouped, Noise, Signal, Windowed
-from opensnac.model.noise import position_noise
+from opensnac.model.noise import noise_from
 
 CACHE_BYTES = 3 << 19  # of activations that the C kernels pass over layer by layer
 LEAST_STEPS = 256  # of these, so that what is kept from part to part stays a small share
@@ -252,12 +252,11 @@ class Pipeline:
         """(batch or 1, steps), each signal's by its own position and seed."""
         if all(seed is None for seed in state.seeds):
             return None
-        step = torch.arange(x.shape[1], device=x.device)
         keys = [(stage.offset + int(n * stage.rate), seed) for n, seed in zip(pushed, state.seeds, strict=True)]
         drawn = {
             (start, seed): x.new_zeros(x.shape[1])
             if seed is None
-            else position_noise(seed, layer.layer, (start + step).clamp(min=0))
+            else noise_from(seed, layer.layer, start, x)
             for start, seed in set(keys)
         }
         return torch.stack([drawn[key] for key in (keys if len(drawn) > 1 else keys[:1])])

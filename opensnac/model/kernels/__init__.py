@@ -29,6 +29,7 @@ FLAGS = [
     "-O3",
     "-march=native",
     "-ffp-contract=fast",
+    "-fno-math-errno",
     "-fPIC",
     "-shared",
     "-fopenmp",
@@ -180,6 +181,16 @@ def linear(
     return y[..., :columns] if missing else y
 
 
+def single(
+    x: Float[Tensor, "batch time channels"], weight: Float[Tensor, " depth"], bias: Float[Tensor, " 1"]
+) -> Float[Tensor, "batch rows 1"]:
+    """As `linear` on overlapping rows one time step apart, with one column."""
+    x, (batch, time, channels), depth = x.contiguous(), x.shape, len(weight)
+    y = x.new_empty(batch, time - depth // channels + 1, 1)
+    _call("single", x, time * channels, channels, weight, bias, y, batch, y.shape[1], depth)
+    return y
+
+
 def residual_unit(
     x: Float[Tensor, "batch time channels"],
     alpha: Float[Tensor, " channels"],
@@ -213,6 +224,13 @@ def grouped_entries(entries: Float[Tensor, "size dim"]) -> Float[Tensor, "groups
     """Codebook entries in the order that `nearest` reads them in, filled up with zeros."""
     padded = torch.nn.functional.pad(entries, (0, 0, 0, -entries.shape[0] % LANES))
     return padded.unflatten(0, (-1, LANES)).transpose(1, 2).contiguous()
+
+
+def noise(key: int, start: int, steps: int) -> Float[Tensor, " steps"]:
+    """N(0, 1) values at positions start .. start + steps - 1 (those before 0 as at 0) of the noise called `key`."""
+    values = torch.empty(steps)
+    _call("noise", key, start, values, steps)
+    return values
 
 
 def snake(x: Float[Tensor, "batch time channels"], alpha: Float[Tensor, " channels"]) -> Tensor:

@@ -18,6 +18,7 @@
 #define COLUMNS (2 * LANES)
 #define DEPTH 512        /* of a product that is summed up in registers before it goes to memory */
 #define TALL (24 * ROWS) /* rows of a job: with DEPTH they stay in the second cache */
+#define AHEAD 16         /* steps of time that are fetched in advance */
 #define WIDE 8           /* panels of columns of a job */
 
 #define INLINE static inline __attribute__((always_inline))
@@ -108,6 +109,12 @@ INLINE void block(const int rows, const int vectors, Rows a, const void *w, idx 
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < vectors; v++)
             sum[r][v] = !first ? load(y.at + r * y.stride + v * LANES) : y.bias ? load(y.bias + v * LANES) : (vec){0};
+#pragma GCC unroll 14
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++) {
+            if (first) __builtin_prefetch(y.at + r * y.stride + v * LANES, 1);
+            if (last && y.add) __builtin_prefetch(y.add + r * y.add_stride + v * LANES);
+        }
     for (idx k = 0; k < depth; k += a.halves ? 2 : 1) step(rows, vectors, sum, a, w, k);
 #pragma GCC unroll 14
     for (int r = 0; r < rows; r++)
@@ -180,6 +187,35 @@ void linear(const void *a, idx a_clip, idx a_stride, const void *w, idx halves, 
     }
 }
 
+/* `rows` sums over `depth` neighbouring values, rows that overlap: a convolution to one channel. */
+INLINE void rows_of_single(const int rows, const float *a, idx a_stride, const float *w, float bias, float *y, idx depth) {
+    vec sum[4] = {{0}};
+    idx k = 0;
+    for (; k + LANES <= depth; k += LANES)
+        for (int r = 0; r < rows; r++) sum[r] += load(a + r * a_stride + k) * load(w + k);
+    for (int r = 0; r < rows; r++) {
+        float total = bias;
+        for (int lane = 0; lane < LANES; lane++) total += sum[r][lane];
+        for (idx rest = k; rest < depth; rest++) total += a[r * a_stride + rest] * w[rest];
+        y[r] = total;
+    }
+}
+
+/* y (batch, rows) = a w + bias: a as in linear, w (depth). */
+void single(const float *a, idx a_clip, idx a_stride, const float *w, const float *bias, float *y, idx batch, idx rows,
+            idx depth) {
+    idx down = (rows + TALL - 1) / TALL;
+#pragma omp parallel for schedule(static)
+    for (idx job = 0; job < batch * down; job++) {
+        idx clip = job / down, row = job % down * TALL, end = min_(rows, row + TALL);
+        const float *from = a + clip * a_clip;
+        for (; row + 4 <= end; row += 4)
+            rows_of_single(4, from + row * a_stride, a_stride, w, *bias, y + clip * rows + row, depth);
+        for (; row < end; row++)
+            rows_of_single(1, from + row * a_stride, a_stride, w, *bias, y + clip * rows + row, depth);
+    }
+}
+
 /* Snake, depthwise convolution and Snake again of LANES channels: `rows` rows from rows + 2 reach of x. They become
  * floats or halves. */
 INLINE void column_of_unit(const int halves, const float *x, idx channels, const float *alpha, const float *taps,
@@ -187,8 +223,10 @@ INLINE void column_of_unit(const int halves, const float *x, idx channels, const
     Snake a = snake_of(alpha), b = snake_of(beta);
     vec shift = load(bias), w[TAPS];
     for (int k = 0; k < TAPS; k++) w[k] = load(taps + k * channels);
-    for (idx t = 0; t < rows + (TAPS - 1) * dilation; t++)
+    for (idx t = 0; t < rows + (TAPS - 1) * dilation; t++) {
+        __builtin_prefetch(x + (t + AHEAD) * channels); /* no processor guesses steps that far apart */
         store(wide + t * LANES, snake(load(x + t * channels), a, halves));
+    }
     for (idx t = 0; t < rows; t++) {
         vec sum = shift;
         for (int k = 0; k < TAPS; k++) sum += w[k] * load(wide + (t + k * dilation) * LANES);
@@ -208,7 +246,7 @@ INLINE void column_of_unit(const int halves, const float *x, idx channels, const
 void residual_unit(const float *x, const float *alpha, const float *taps, const float *taps_bias, const float *beta,
                    const void *w, idx halves, const float *bias, float *y, idx batch, idx time, idx channels,
                    idx dilation) {
-    idx reach = TAPS / 2 * dilation, tall = 32768 / channels / ROWS * ROWS;
+    idx reach = TAPS / 2 * dilation, tall = 65536 / channels / ROWS * ROWS;
     tall = tall > TALL ? TALL : tall < 4 * ROWS ? 4 * ROWS : tall;
     idx down = (time + tall - 1) / tall;
 #pragma omp parallel

@@ -24,10 +24,15 @@ static inline void store(float *p, vec v) { memcpy(p, &v, sizeof v); }
 
 static inline idx min_(idx a, idx b) { return a < b ? a : b; }
 
+/* The nearest whole numbers. */
+static inline vec whole(vec v) {
+    const float magic = 12582912.0f; /* adding it rounds */
+    return (v + magic) - magic;
+}
+
 /* u minus the nearest multiple of pi, in three steps so that it stays exact for large u. */
 static inline vec reduce_pi(vec u) {
-    const float magic = 12582912.0f; /* adding it rounds to a whole number */
-    vec n = (u * 0.318309886183790672f + magic) - magic;
+    vec n = whole(u * 0.318309886183790672f);
     return ((u - n * 3.140625f) - n * 9.67502593994140625e-4f) - n * 1.509957990978376432e-7f;
 }
 
@@ -60,11 +65,9 @@ static inline Snake snake_of(const float *alpha) {
     return (Snake){a * 0.318309886183790672f, 1.0f / (a + 1e-9f)};
 }
 
-/* v + sin^2(a v) / a. The square of a sine is a polynomial in the square of the angle, taken in half turns from the
- * nearest whole one; `rough` is exact to 2e-5 of the sine's size instead of 2e-7. */
-static inline __attribute__((always_inline)) vec snake(vec v, Snake s, const int rough) {
-    const float magic = 12582912.0f; /* adding it rounds to a whole number */
-    vec n = (v * s.turn + magic) - magic, f = v * s.turn - n, g = f * f, p;
+/* sin^2(pi f), |f| <= 1/2, a polynomial in f^2: exact to 2e-7, or 2e-5 if `rough` does. */
+static inline __attribute__((always_inline)) vec squared_sine(vec f, const int rough) {
+    vec g = f * f, p;
     if (rough) {
         p = g * -22.990920630f + 41.294961592f;
         p = p * g - 32.353872283f;
@@ -76,7 +79,13 @@ static inline __attribute__((always_inline)) vec snake(vec v, Snake s, const int
         p = p * g - 32.469581116f;
         p = p * g + 9.8696029203f;
     }
-    return v + p * (g * s.inverse);
+    return p * g;
+}
+
+/* v + sin^2(a v) / a */
+static inline __attribute__((always_inline)) vec snake(vec v, Snake s, const int rough) {
+    vec f = v * s.turn - whole(v * s.turn);
+    return v + squared_sine(f, rough) * s.inverse;
 }
 
 #endif
