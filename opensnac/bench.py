@@ -30,6 +30,7 @@ from opensnac.errors import ConfigError, OpensnacError
 from opensnac.files import whole_file
 from opensnac.streaming import StreamDecoder, StreamEncoder
 from opensnac.training.config import TrainConfig
+from opensnac.transcode import check_device
 
 TASKS = ("encode", "decode", "encode stream", "decode stream")
 TIMES = " \u00d7 "  # between a task and the number of clips or streams that it does at once
@@ -124,15 +125,6 @@ def run_bench(
         with whole_file(out, force=True) as path:
             path.write_text(json.dumps(facts, indent=1))
     return facts
-
-
-def check_device(device: str) -> None:
-    """ConfigError for a device that PyTorch does not have here."""
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"device {device!r} cannot be used here ({reason}); cpu, cuda or cuda:N was needed") from error
 
 
 def _place(device: str, threads: int) -> str:
