@@ -48,7 +48,13 @@ def main() -> None:
         folder = Path(name)
         prepare(folder, options)
         commands = {
-            "opensnac": [*"-m opensnac decode --force --model".split(), name, f"{name}/clip.snac", "-o", f"{name}/a.wav"],
+            "opensnac": [
+                *"-m opensnac decode --force --model".split(),
+                name,
+                f"{name}/clip.snac",
+                "-o",
+                f"{name}/a.wav",
+            ],
             "reference": ["-W", "ignore", "-c", REFERENCE, name, f"{name}/b.wav"],
         }
         taken: dict[str, list[tuple[float, float]]] = {contender: [] for contender in commands}

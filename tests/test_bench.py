@@ -45,7 +45,10 @@ def test_batches_and_streams_are_timed_too(capsys: pytest.CaptureFixture[str]) -
     """The table that a GPU is measured with, on the processor."""
     model = SNAC(**CONFIG).eval()
     facts = run_bench(model, 0.1, 1, 1, against_reference=True, device="cpu", batches=(1, 3), streams=(1, 2))
-    assert set(facts["timings"]["opensnac"]) == {*TASKS, *(f"{task} × {2 if 'stream' in task else 3}" for task in TASKS)}
+    assert set(facts["timings"]["opensnac"]) == {
+        *TASKS,
+        *(f"{task} × {2 if 'stream' in task else 3}" for task in TASKS),
+    }
     assert set(facts["timings"]["reference"]) == {"encode", "decode", "encode × 3", "decode × 3"}
     assert facts["timings"]["opensnac"]["decode × 3"]["signals"] == 3
     assert len(facts["timings"]["opensnac"]["decode stream × 2"]["frames"]) == 150

@@ -101,9 +101,7 @@ def test_only_short_files_go_together(model: SNAC, recordings: Path) -> None:
     assert taken == {"0.wav", "1.wav", "2.wav", "again_0.flac", "again_1.flac", "again_2.flac"}
 
 
-def test_without_memory_for_a_batch_one_by_one(
-    model: SNAC, recordings: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_memory_for_a_batch_one_by_one(model: SNAC, recordings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise RuntimeError("out of memory")
 

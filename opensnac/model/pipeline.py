@@ -205,9 +205,7 @@ class Pipeline:
         assert stop is not None
         return torch.cat(outputs, dim=1), stop
 
-    def _pass(
-        self, x: Signal, stage: Stage, pushed: list[Fraction], state: State, tails: dict[int, Tensor]
-    ) -> Signal:
+    def _pass(self, x: Signal, stage: Stage, pushed: list[Fraction], state: State, tails: dict[int, Tensor]) -> Signal:
         """One stage's output for x, which begins after `pushed` steps of the pipeline's input."""
         layer = stage.layer
         if isinstance(layer, Noise):
@@ -246,17 +244,13 @@ class Pipeline:
             if length is not None and length * stage.rate < start + x.shape[1]:
                 x[i, max(0, int(length * stage.rate) - start) :] = 0
 
-    def _noise(
-        self, x: Signal, layer: Noise, stage: Stage, pushed: list[Fraction], state: State
-    ) -> Tensor | None:
+    def _noise(self, x: Signal, layer: Noise, stage: Stage, pushed: list[Fraction], state: State) -> Tensor | None:
         """(batch or 1, steps), each signal's by its own position and seed."""
         if all(seed is None for seed in state.seeds):
             return None
         keys = [(stage.offset + int(n * stage.rate), seed) for n, seed in zip(pushed, state.seeds, strict=True)]
         drawn = {
-            (start, seed): x.new_zeros(x.shape[1])
-            if seed is None
-            else noise_from(seed, layer.layer, start, x)
+            (start, seed): x.new_zeros(x.shape[1]) if seed is None else noise_from(seed, layer.layer, start, x)
             for start, seed in set(keys)
         }
         return torch.stack([drawn[key] for key in (keys if len(drawn) > 1 else keys[:1])])
