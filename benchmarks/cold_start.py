@@ -49,7 +49,7 @@ def main() -> None:
         prepare(folder, options)
         commands = {
             "opensnac": [
-                *"-m opensnac decode --force --model".split(),
+                *["-m", "opensnac", "decode", "--force", "--model"],
                 name,
                 f"{name}/clip.snac",
                 "-o",

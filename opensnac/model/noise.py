@@ -37,7 +37,7 @@ def position_noise(
 
 
 def noise_from(seed: int, layer: int, start: int, like: Tensor) -> Float[Tensor, " steps"]:
-    """The noise beside `like` (batch, steps, channels), whose first step is at position `start`; before 0 it is as at 0."""
+    """The noise beside `like` (batch, steps, channels), whose first step is at `start`; before 0 it is as at 0."""
     steps = like.shape[1]
     if kernels.infers(like):
         return kernels.noise(_key(seed, layer), start, steps)
