@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -30,24 +30,44 @@ from opensnac.errors import ConfigError, OpensnacError
 from opensnac.files import whole_file
 from opensnac.streaming import StreamDecoder, StreamEncoder
 from opensnac.training.config import TrainConfig
+from opensnac.transcode import check_device
 
 TASKS = ("encode", "decode", "encode stream", "decode stream")
+TIMES = " \u00d7 "  # between a task and the number of clips or streams that it does at once
 RUNS = Path(__file__).parent / "training" / "configs"
 LOUDNESS = 0.1  # of the noise that is coded: speed does not depend on what is heard
 
 
+@dataclass(frozen=True)
+class Conditions:
+    """What every contender works under: clips of so many `seconds`, in batches and streams of each of these numbers."""
+
+    seconds: float
+    threads: int
+    device: str = "cpu"
+    batches: tuple[int, ...] = (1,)
+    streams: tuple[int, ...] = (1,)
+    reduced: bool = False
+
+    def tasks(self) -> dict[str, tuple[str, int]]:
+        """What is measured, by name: one of TASKS, and the clips or streams done at once."""
+        counted = [(task, n) for task in TASKS for n in (self.streams if "stream" in task else self.batches)]
+        return {task if n == 1 else f"{task}{TIMES}{n}": (task, n) for task, n in counted}
+
+
 @dataclass
 class Timing:
-    """Of one task: seconds of the first call, of each later one, and of each coarse frame of a stream."""
+    """Of one task: seconds of the first call, of each later one, and of each coarse frame of all its streams."""
 
+    signals: int = 1  # done at once
     first: float = 0.0
     calls: list[float] = field(default_factory=list)
     frames: list[float] = field(default_factory=list)
     peak_bytes: int = 0  # of the process so far
 
     def times_real_time(self, seconds: float) -> float:
-        """Seconds of audio a second, by the median call."""
-        return seconds / statistics.median(self.calls)
+        """Seconds of audio a second, by the median call on signals of so many seconds."""
+        return self.signals * seconds / statistics.median(self.calls)
 
 
 def subject(name: str | None, config: str | None) -> SNAC:
@@ -74,13 +94,19 @@ def run_bench(
     against_reference: bool = False,
     reduced: bool = False,
     out: Path | None = None,
+    *,
+    device: str = "cpu",
+    batches: Sequence[int] = (1,),
+    streams: Sequence[int] = (1,),
 ) -> dict[str, Any]:
-    """Measure, print a table, write JSON into `out` if given; returns what was written."""
+    """Measure, print a table, write JSON into `out` if given; returns what was written. ConfigError for a device."""
     threads = threads or torch.get_num_threads()
+    check_device(device)
+    conditions = Conditions(seconds, threads, device, tuple(batches), tuple(streams), reduced)
     contenders = ["opensnac", "reference"] if against_reference else ["opensnac"]
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        timings = _take_turns(contenders, folder, seconds, threads, rounds, reduced)
+        timings = _take_turns(contenders, folder, conditions, rounds)
     facts = {
         "model": model.name,
         "fingerprint": model.fingerprint,
@@ -88,33 +114,41 @@ def run_bench(
         "threads": threads,
         "rounds": rounds,
         "reduced_precision": reduced,
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         "opensnac": __version__,
         "torch": torch.__version__,
         "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
         "timings": {name: {task: asdict(t) for task, t in tasks.items()} for name, tasks in timings.items()},
     }
-    Console(width=100).print(_table(timings, seconds, f"{model.name}, {seconds:g} s of audio, {threads} threads"))
+    Console(width=100).print(
+        _table(timings, seconds, f"{model.name}, {seconds:g} s of audio, {_place(device, threads)}")
+    )
     if out is not None:
         with whole_file(out, force=True) as path:
             path.write_text(json.dumps(facts, indent=1))
     return facts
 
 
+def _place(device: str, threads: int) -> str:
+    return f"{threads} threads" if device == "cpu" else device
+
+
 def _take_turns(
-    contenders: list[str], folder: str, seconds: float, threads: int, rounds: int, reduced: bool
+    contenders: list[str], folder: str, conditions: Conditions, rounds: int
 ) -> dict[str, dict[str, Timing]]:
     context = multiprocessing.get_context("spawn")
     pipes: dict[str, Connection] = {}
     processes = []
     for name in contenders:
         ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(name, folder, seconds, threads, reduced, theirs), daemon=True)
+        process = context.Process(target=_work, args=(name, folder, conditions, theirs), daemon=True)
         process.start()
         theirs.close()
         pipes[name] = ours
         processes.append(process)
-    timings = {name: {task: Timing() for task in TASKS if _can(name, task)} for name in contenders}
-    for task in TASKS:
+    tasks = conditions.tasks()
+    timings = {name: {task: Timing(n) for task, (_, n) in tasks.items() if _can(name, task)} for name in contenders}
+    for task in tasks:
         for round_ in range(rounds + 1):
             for name in contenders:
                 if _can(name, task):
@@ -144,30 +178,48 @@ def _measure(pipe: Connection, task: str, round_: int, timing: Timing) -> None:
         timing.frames += frames
 
 
-def _work(contender: str, folder: str, seconds: float, threads: int, reduced: bool, pipe: Connection) -> None:
+def _work(contender: str, folder: str, conditions: Conditions, pipe: Connection) -> None:
     """A contender's process: does each task that it is told, and says how long it took."""
-    torch.set_num_threads(threads)
+    torch.set_num_threads(conditions.threads)
+    names = conditions.tasks()
     try:
-        tasks = _our_tasks(folder, seconds, reduced) if contender == "opensnac" else _reference_tasks(folder, seconds)
+        start = _our_tasks(folder, conditions) if contender == "opensnac" else _reference_tasks(folder, conditions)
     except ImportError:
         pipe.recv()
         pipe.send("the reference package is not installed; pip install snac==1.2.1")
         return
     while True:
-        task = tasks[pipe.recv()]
+        task = start(*names[pipe.recv()])
         began = time.perf_counter()
         with torch.inference_mode():
             frames = task()
-        taken = time.perf_counter() - began
-        kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        pipe.send((taken, frames, kibibytes * (1 if sys.platform == "darwin" else 1024)))
+        _wait(conditions.device)
+        pipe.send((time.perf_counter() - began, frames, _peak_bytes(conditions.device)))
 
 
-def _our_tasks(folder: str, seconds: float, reduced: bool) -> dict[str, Callable[[], list[float]]]:
-    model = SNAC.from_pretrained(folder).fold_weight_norm().reduce_precision(reduced)
-    audio = _noise(model, seconds)
-    codes = _codes(model, audio.shape[-1])
-    group = model.config.coarse_stride
+def _wait(device: str) -> None:
+    """Until a GPU has done what it was told."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
+def _peak_bytes(device: str) -> int:
+    """Most memory held so far: a GPU's by PyTorch, else the process'."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+Task = Callable[[], list[float]]
+
+
+def _our_tasks(folder: str, conditions: Conditions) -> Callable[[str, int], Task]:
+    """What makes a task, by its name and the number of signals."""
+    device = conditions.device
+    model = SNAC.from_pretrained(folder).fold_weight_norm().reduce_precision(conditions.reduced).to(device)
+    audio = _noise(model, conditions.seconds).to(device)
+    codes = [scale.to(device) for scale in _codes(model, audio.shape[-1])]
+    group, strides = model.config.coarse_stride, model.config.vq_strides
     encoder, decoder = StreamEncoder(model), StreamDecoder(model)
 
     def timed(pieces: list[Any], push: Callable[[Any, Any], object], state: Any) -> list[float]:
@@ -175,39 +227,45 @@ def _our_tasks(folder: str, seconds: float, reduced: bool) -> dict[str, Callable
         for piece in pieces:
             began = time.perf_counter()
             push(piece, state)
+            _wait(device)
             times.append(time.perf_counter() - began)
         return times
 
-    def encode_stream() -> list[float]:
-        return timed(list(audio.split(group * model.hop_length, dim=2)), encoder.push, encoder.start())
+    def task(name: str, signals: int) -> Task:
+        clips, their_codes = audio.repeat(signals, 1, 1), [scale.repeat(signals, 1) for scale in codes]
+        if name == "encode":
+            return lambda: _whole(model.encode(clips))
+        if name == "decode":
+            return lambda: _whole(model.decode(their_codes))
+        if name == "encode stream":
+            pieces = list(clips.split(group * model.hop_length, dim=2))
+            return lambda: timed(pieces, encoder.push, encoder.start(signals))
+        split = (scale.split(group // stride, dim=1) for scale, stride in zip(their_codes, strides, strict=True))
+        coarse_frames = [list(frame) for frame in zip(*split, strict=True)]
+        return lambda: timed(coarse_frames, decoder.push, decoder.start(signals))
 
-    def decode_stream() -> list[float]:
-        strides = model.config.vq_strides
-        pieces = zip(*(code.split(group // s, dim=1) for code, s in zip(codes, strides, strict=True)), strict=True)
-        return timed([list(piece) for piece in pieces], decoder.push, decoder.start())
-
-    return {
-        "encode": lambda: _whole(model.encode(audio)),
-        "decode": lambda: _whole(model.decode(codes)),
-        "encode stream": encode_stream,
-        "decode stream": decode_stream,
-    }
+    return task
 
 
-def _reference_tasks(folder: str, seconds: float) -> dict[str, Callable[[], list[float]]]:
+def _reference_tasks(folder: str, conditions: Conditions) -> Callable[[str, int], Task]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import snac
     ours = SNAC.from_pretrained(folder)
     reference = snac.SNAC(**ours.config.to_dict()).eval()
     reference.load_state_dict(ours.state_dict())
-    audio = _noise(ours, seconds)
-    codes = _codes(ours, audio.shape[-1])
+    reference.to(conditions.device)
+    audio = _noise(ours, conditions.seconds).to(conditions.device)
+    codes = [scale.to(conditions.device) for scale in _codes(ours, audio.shape[-1])]
     del ours
-    return {
-        "encode": lambda: _whole(reference.encode(audio)),
-        "decode": lambda: _whole(reference.decode(codes)),
-    }
+
+    def task(name: str, signals: int) -> Task:
+        clips, their_codes = audio.repeat(signals, 1, 1), [scale.repeat(signals, 1) for scale in codes]
+        if name == "encode":
+            return lambda: _whole(reference.encode(clips))
+        return lambda: _whole(reference.decode(their_codes))
+
+    return task
 
 
 def _whole(result: object) -> list[float]:

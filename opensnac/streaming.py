@@ -109,7 +109,10 @@ class StreamEncoder(_Stream):
         return self._codes(self._end(waiting, state, lengths))
 
     def _codes(self, latents: list[Signal]) -> list[list[Codes]]:
-        none = [torch.zeros(1, 0, dtype=torch.int64) for _ in self.model.config.vq_strides]
+        if len({len(latent) for latent in latents}) == 1 and len(latents[0]):  # as it is where all began together
+            codes = self.model.quantizer.codes(torch.stack(latents))
+            return [list(stream) for stream in zip(*(scale.split(1) for scale in codes), strict=True)]
+        none = [torch.zeros(1, 0, dtype=torch.int64, device=latents[0].device) for _ in self.model.config.vq_strides]
         return [self.model.quantizer.codes(latent[None]) if len(latent) else none for latent in latents]
 
 

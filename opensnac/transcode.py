@@ -22,12 +22,14 @@ from opensnac.bitstream import WEIGHTS_HASH_DIGITS, Header
 from opensnac.errors import (
     AudioError,
     BitstreamError,
+    ConfigError,
     DamagedStreamError,
     ModelError,
     ModelMismatchError,
     OpensnacError,
 )
 from opensnac.files import refuse_existing, whole_file
+from opensnac.grouping import Coded
 from opensnac.model.codec import Progress, no_progress
 from opensnac.streaming import StreamDecoder, StreamEncoder
 
@@ -46,11 +48,12 @@ class Result:
 class ModelShelf:
     """Models by name, each loaded once, whichever thread asks for it first. `only` stands for every name.
 
-    `reduced` lets them decode with products in bfloat16.
+    `reduced` lets them decode with products in bfloat16. ConfigError for a device that is not there.
     """
 
-    def __init__(self, only: str | Path | None = None, reduced: bool = False) -> None:
-        self._only, self._reduced = only, reduced
+    def __init__(self, only: str | Path | None = None, reduced: bool = False, device: str = "cpu") -> None:
+        check_device(device)
+        self._only, self._reduced, self._device = only, reduced, device
         self._models: dict[str, SNAC] = {}
         self._lock = threading.Lock()
 
@@ -60,7 +63,7 @@ class ModelShelf:
         with self._lock:
             if str(wanted) not in self._models:
                 model = SNAC.from_pretrained(wanted).fold_weight_norm()
-                self._models[str(wanted)] = model.reduce_precision(self._reduced)
+                self._models[str(wanted)] = model.reduce_precision(self._reduced).to(self._device)
             return self._models[str(wanted)]
 
     def for_header(self, header: Header) -> SNAC:
@@ -74,6 +77,17 @@ class ModelShelf:
                 f"needs the model {_identity(header)}, which was not found by that name; "
                 f"give its folder or hub id with --model ({error})"
             ) from error
+
+
+def check_device(device: str) -> None:
+    """ConfigError for a device that PyTorch does not have here."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"device {device!r} cannot be used here ({reason}); cpu, cuda or cuda:N was needed"
+        ) from error
 
 
 @contextmanager
@@ -96,17 +110,24 @@ def encode_file(
     raw: tuple[int, int] | None = None,
     live: bool = False,
     force: bool = False,
+    coded: Callable[[], Coded | None] = lambda: None,
     report: Progress = no_progress,
 ) -> Result:
     """Code a recording that soundfile reads into a `.snac` file or stream, piece by piece, in flat memory.
 
     `mono` mixes its channels first. `raw`, a rate and a number of channels, is for headerless 16-bit samples. `live`
     sends each coarse frame as soon as it is certain, in a packet of its own. Samples beyond ±1 are clipped. A
-    named target appears whole or not at all; `force` replaces another.
+    named target appears whole or not at all; `force` replaces another. `coded` may have the codes already.
     Raises AudioError for the recording, FileExistsError for the target.
     """
     if isinstance(target, str | Path):
         refuse_existing(Path(target), force)  # before the work, not after it
+    if (ready := coded()) is not None:
+        with _binary_output(target, force) as file:
+            writer = bitstream.Writer(file, header_for(model, ready.channels, ready.rate))
+            writer.write(ready.codes)
+            writer.close(ready.num_samples)
+        return Result(ready.num_samples / ready.rate)
     with audio.Source(source, raw) as recording:
         channels = 1 if mono else recording.channels
         if channels > MAX_CHANNELS:

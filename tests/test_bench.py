@@ -41,6 +41,23 @@ def test_every_task_is_timed_beside_the_reference(tmp_path: Path, capsys: pytest
     assert all(task in printed for task in (*TASKS, "ratio"))
 
 
+def test_batches_and_streams_are_timed_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """The table that a GPU is measured with, on the processor."""
+    model = SNAC(**CONFIG).eval()
+    facts = run_bench(model, 0.1, 1, 1, against_reference=True, device="cpu", batches=(1, 3), streams=(1, 2))
+    assert set(facts["timings"]["opensnac"]) == {
+        *TASKS,
+        *(f"{task} × {2 if 'stream' in task else 3}" for task in TASKS),
+    }
+    assert set(facts["timings"]["reference"]) == {"encode", "decode", "encode × 3", "decode × 3"}
+    assert facts["timings"]["opensnac"]["decode × 3"]["signals"] == 3
+    assert len(facts["timings"]["opensnac"]["decode stream × 2"]["frames"]) == 150
+    assert facts["device"] == "cpu"
+    assert "encode stream × 2" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="device 'tpu:9' cannot be used here"):
+        run_bench(model, 0.1, device="tpu:9")
+
+
 def test_subjects(tmp_path: Path) -> None:
     model = SNAC(**CONFIG)
     model.save_pretrained(tmp_path)

@@ -26,6 +26,7 @@ Out = Annotated[
     typer.Option("--out", "-o", help="A file, a folder, or - for standard output. Default: beside each input."),
 ]
 Jobs = Annotated[int, typer.Option(min=1, help="Files worked on at once; they share the cores.")]
+Device = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda or cuda:N.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace outputs that exist.")]
 
 
@@ -42,6 +43,16 @@ def encode(
     live: Annotated[
         bool, typer.Option("--live", help="Send each coarse frame at once, in a packet of its own.")
     ] = False,
+    device: Device = "cpu",
+    together: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            metavar="SECONDS",
+            help="Code short recordings of similar length in batches of so much audio; 0: one by one. "
+            "Default: 60 on a GPU; 0 on the processor, which one recording keeps busy: no faster in batches.",
+        ),
+    ] = None,
     jobs: Jobs = 1,
     force: Force = False,
 ) -> None:
@@ -56,12 +67,24 @@ def encode(
 
         batch = _plan(inputs, out, audio.READABLE, [SNAC])
         from opensnac import transcode
+        from opensnac.grouping import BATCH_SECONDS, Together
 
-        codec = transcode.ModelShelf(model).get()
+        codec = transcode.ModelShelf(model, device=device).get()
+        seconds = (0.0 if device == "cpu" else BATCH_SECONDS) if together is None else together
+        alone = not seconds or layout or live or len(batch) == 1
+        batches = Together(codec, [] if alone else [job.source for job in batch if job.source], seconds, mono)
 
         def work(job: Job, report: Report) -> Result:
             return transcode.encode_file(
-                _source(job), _target(job), codec, mono=mono, raw=layout, live=live, force=force, report=report
+                _source(job),
+                _target(job),
+                codec,
+                mono=mono,
+                raw=layout,
+                live=live,
+                force=force,
+                coded=lambda: batches.take(job.source) if job.source else None,
+                report=report,
             )
 
         with transcode.shared_cores(jobs):
@@ -93,6 +116,7 @@ def decode(
     salvage: Annotated[
         bool, typer.Option("--salvage", help="Of a damaged file, decode what precedes the damage.")
     ] = False,
+    device: Device = "cpu",
     jobs: Jobs = 1,
     force: Force = False,
 ) -> None:
@@ -108,7 +132,7 @@ def decode(
         batch = _plan(inputs, out, [SNAC], list(audio.WRITABLE), ending)
         from opensnac import transcode
 
-        shelf = transcode.ModelShelf(model, reduced=reduced)
+        shelf = transcode.ModelShelf(model, reduced=reduced, device=device)
 
         def work(job: Job, report: Report) -> Result:
             return transcode.decode_file(

@@ -119,13 +119,34 @@ def bench(
         bool, typer.Option("--against-reference", help="Run the package snac beside it, with the same weights.")
     ] = False,
     reduced: Annotated[bool, typer.Option("--reduced", help="Decode with products in bfloat16.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    batch: Annotated[
+        list[int] | None, typer.Option(min=1, help="Clips coded at once; give it again for more. Default: 1.")
+    ] = None,
+    streams: Annotated[
+        list[int] | None, typer.Option(min=1, help="Streams pushed at once; give it again for more. Default: 1.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="A file for the figures, JSON.")] = None,
 ) -> None:
-    """Measure speed and memory: whole recordings and streams, encoding and decoding."""
+    """Measure speed and memory: whole recordings and streams, encoding and decoding.
+
+    On a GPU: [bold]opensnac bench --device cuda --batch 1 --batch 32 --streams 1 --streams 16 --streams 64[/bold]
+    """
     with reporting():
         from opensnac.bench import run_bench, subject
 
-        run_bench(subject(model, config), seconds, threads, rounds, against_reference, reduced, out)
+        run_bench(
+            subject(model, config),
+            seconds,
+            threads,
+            rounds,
+            against_reference,
+            reduced,
+            out,
+            device=device,
+            batches=batch or [1],
+            streams=streams or [1],
+        )
 
 
 @app.command(epilog="Example: [bold]opensnac demo -o demo_output[/bold]")

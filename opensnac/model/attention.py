@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from opensnac.config import HEAD_CHANNELS
-from opensnac.model.layers import Grouped, Signal
+from opensnac.model import kernels
+from opensnac.model.layers import Grouped, Kept, Signal, kept
 
 ROTARY_BASE = 10000.0
 
@@ -30,6 +31,22 @@ class RotaryPosition(nn.Module):
         return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
+class Mixing(nn.Linear):
+    """A matrix product over the channels, by the C kernels where these infer."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, bias=False)
+        self.reduced = False
+        self._kept: dict[str, Kept] = {}
+
+    def forward(self, x: Signal) -> Signal:
+        if not kernels.infers(x):
+            return super().forward(x)
+        name = "reduced" if self.reduced else "matrix"
+        matrix = kept(self, self._kept, name, lambda: kernels.arranged(self.weight, self.reduced))
+        return kernels.linear(x, matrix, self.out_features)
+
+
 class LocalAttention(Grouped):
     """LayerNorm, multi-head self-attention inside non-overlapping windows, residual.
 
@@ -41,9 +58,9 @@ class LocalAttention(Grouped):
         self.group = window_size
         self.heads = channels // HEAD_CHANNELS
         self.norm = nn.LayerNorm(channels)
-        self.to_qkv = nn.Linear(channels, 3 * channels, bias=False)
+        self.to_qkv = Mixing(channels, 3 * channels)
         self.rel_pos = RotaryPosition()
-        self.to_out = nn.Linear(channels, channels, bias=False)
+        self.to_out = Mixing(channels, channels)
 
     def forward(self, x: Signal) -> Signal:
         q, k, v = (self._split(part) for part in self.to_qkv(self.norm(x)).chunk(3, dim=-1))

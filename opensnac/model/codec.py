@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 from opensnac.config import CodecConfig
 from opensnac.errors import AudioError, CodesError
 from opensnac.model import pretrained
+from opensnac.model.attention import Mixing
 from opensnac.model.decoder import Decoder
 from opensnac.model.encoder import Encoder
 from opensnac.model.layers import Groups, Kernel
@@ -26,7 +27,7 @@ Codes = Int[Tensor, "batch codes"]
 
 Progress = Callable[[float], None]  # takes the share that is done, 0 to 1
 
-PIECE_SECONDS = 1.0  # what encode and decode work on at once: memory stays flat, caches stay warm
+PIECE_SECONDS = 2.0  # what encode and decode work on at once: memory stays flat, caches stay warm
 
 
 def no_progress(share: float) -> None:
@@ -130,7 +131,7 @@ class SNAC(nn.Module):
         precision: codes stay what they are.
         """
         for module in self.decoder.modules():
-            if isinstance(module, Kernel):
+            if isinstance(module, Kernel | Mixing):
                 module.reduced = reduced
         return self
 

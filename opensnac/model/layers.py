@@ -210,22 +210,20 @@ class Convolution(Kernel, Centred):
         return self.valid(F.pad(x, (0, 0, self.reach, self.reach)))
 
     def valid(self, x: Signal) -> Signal:
-        if kernels.infers(x) and self.dilation == 1 and self.out_channels > 1:
-            matrix = self.arranged(
-                "matrix", lambda: kernels.arranged(self.weight.transpose(1, 2).flatten(1), self.reduced)
-            )
+        if kernels.infers(x) and self.dilation == 1:
+            if self.out_channels == 1:
+                return kernels.single(x, self.arranged("taps", lambda: self._matrix()[0].contiguous()), self.bias)
+            matrix = self.arranged("matrix", lambda: kernels.arranged(self._matrix(), self.reduced))
             return kernels.linear(x, matrix, self.out_channels, self.bias, rows=x.shape[1] - 2 * self.reach)
         if self.out_channels == 1:  # products first: seven numbers a step to shift instead of all channels
-            if kernels.infers(x):
-                products = kernels.linear(
-                    x, self.arranged("taps", lambda: kernels.arranged(self.weight[0].T)), KERNEL_SIZE
-                )
-            else:
-                products = F.linear(x, self.weight[0].T)
-            return self.bias + torch.cat(
-                [window[..., k : k + 1] for k, window in enumerate(self._windows(products))], dim=-1
-            ).sum(-1, keepdim=True)
-        return F.linear(torch.cat(self._windows(x), dim=-1), self.weight.transpose(1, 2).flatten(1), self.bias)
+            shifted = self._windows(F.linear(x, self.weight[0].T))
+            taps = [window[..., k : k + 1] for k, window in enumerate(shifted)]
+            return self.bias + torch.cat(taps, dim=-1).sum(-1, keepdim=True)
+        return F.linear(torch.cat(self._windows(x), dim=-1), self._matrix(), self.bias)
+
+    def _matrix(self) -> Tensor:
+        """(channels out, taps x channels in)"""
+        return self.weight.transpose(1, 2).flatten(1)
 
     def _windows(self, padded: Signal) -> list[Signal]:
         """What each tap sees of the padded signal."""

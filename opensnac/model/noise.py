@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from opensnac.model import kernels
+
 IntOrTensor = TypeVar("IntOrTensor", int, Tensor)
 
 _MASK = 0xFFFFFFFF
@@ -32,6 +34,14 @@ def position_noise(
     # Box-Muller on two uniforms of 24 bits, the first one never zero.
     radius = torch.sqrt(-2 * torch.log(((first >> 8).float() + 1) / 2**24))
     return radius * torch.cos((second >> 8).float() * (2 * math.pi / 2**24))
+
+
+def noise_from(seed: int, layer: int, start: int, like: Tensor) -> Float[Tensor, " steps"]:
+    """The noise beside `like` (batch, steps, channels), whose first step is at `start`; before 0 it is as at 0."""
+    steps = like.shape[1]
+    if kernels.infers(like):
+        return kernels.noise(_key(seed, layer), start, steps)
+    return position_noise(seed, layer, torch.arange(start, start + steps, device=like.device).clamp(min=0))
 
 
 def _key(seed: IntOrTensor, layer: int) -> IntOrTensor:

@@ -9,6 +9,7 @@ and many streams that each stand somewhere else.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,8 +25,12 @@ from torch import Tensor, nn
 
 from opensnac.errors import OpensnacError
 from opensnac.files import whole_file
-from opensnac.model.layers import Noise, Signal, Windowed
-from opensnac.model.noise import position_noise
+from opensnac.model import kernels
+from opensnac.model.layers import Grouped, Noise, Signal, Windowed
+from opensnac.model.noise import noise_from
+
+CACHE_BYTES = 3 << 19  # of activations that the C kernels pass over layer by layer
+LEAST_STEPS = 256  # of these, so that what is kept from part to part stays a small share
 
 
 @dataclass
@@ -112,20 +117,55 @@ class Stage:
     keep: int  # steps of its input carried from piece to piece
     offset: int  # the first step of the first piece of its input
     rate: Fraction  # steps of its input for each of the pipeline's
+    tail: int  # which of a state's tails it keeps them in
+    unit: int = 1  # parts of its input are multiples of this
+
+    def steps_at_once(self, x: Signal) -> int:
+        """Steps of its input x to be worked on together, from here to where they are gathered."""
+        if 4 * x.numel() <= CACHE_BYTES or isinstance(self.layer, Grouped) or not kernels.infers(x):
+            return x.shape[1]
+        steps = max(CACHE_BYTES // (4 * x.shape[0] * x.shape[2]), LEAST_STEPS)
+        return -(-steps // self.unit) * self.unit
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """The stages that x, or one of `parts` like it, goes through: from `first` to `stop`, if that is known yet."""
+
+    first: int
+    pushed: list[Fraction]  # steps of the pipeline's input before x
+    stop: int | None = None
+    parts: int = 1
+
+    def gathers_before(self, stage: Stage, x: Signal) -> bool:
+        """Whether the parts are to be joined: they fit the cache together, or whole groups of steps are needed."""
+        small = 4 * x.numel() * self.parts <= CACHE_BYTES
+        return self.stop is None and self.parts > 1 and (small or isinstance(stage.layer, Grouped))
 
 
 class Pipeline:
-    """Layers in a row. Pieces are multiples of `multiple` steps, and the first begins at step `offset`."""
+    """Layers in a row. Pieces are multiples of `multiple` steps, and the first begins at step `offset`.
+
+    With the C kernels a piece goes through layers in parts that stay in the processor's cache.
+    """
 
     def __init__(self, layers: Iterable[nn.Module], multiple: int, offset: int = 0) -> None:
         self.multiple, self.offset = multiple, offset
-        self.stages: list[Stage] = []
-        rate = Fraction(1)
+        stages: list[Stage] = []
+        rate, windowed = Fraction(1), 0
         for layer in layers:
             keep, after = layer.plan(offset) if isinstance(layer, Windowed) else (0, offset)
-            self.stages.append(Stage(layer, keep, offset, rate))
-            offset, rate = after, rate * (layer.rate if isinstance(layer, Windowed) else 1)
+            stages.append(Stage(layer, keep, offset, rate, windowed))
+            if isinstance(layer, Windowed):
+                offset, rate, windowed = after, rate * layer.rate, windowed + 1
         self.out_offset, self.out_rate = offset, rate
+        self.stages = [dataclasses.replace(stage, unit=self._unit(stages[i:])) for i, stage in enumerate(stages)]
+
+    def _unit(self, stages: list[Stage]) -> int:
+        """Steps of the first stage's input that are whole steps everywhere, up to a stage that needs groups."""
+        until = itertools.takewhile(lambda stage: not isinstance(stage.layer, Grouped), stages)
+        rates = [*(stage.rate for stage in until), self.out_rate]
+        return math.lcm(*((rate / stages[0].rate).denominator for rate in rates))
 
     def first_step(self, state: State) -> list[int]:
         """For each signal the output step that the next piece's output will begin with."""
@@ -133,23 +173,50 @@ class Pipeline:
 
     def push(self, x: Signal, state: State) -> Signal:
         """Take the next piece (batch, steps, channels); what comes out begins at `first_step` from before."""
-        steps = x.shape[1]
-        tails: list[Tensor] = []
-        for stage in self.stages:
-            layer = stage.layer
-            if isinstance(layer, Noise):
-                x = layer(x, self._noise(x, layer, stage, state))
-            elif isinstance(layer, Windowed):
-                tail = state.tails[len(tails)] if state.tails else x.new_zeros(x.shape[0], stage.keep, x.shape[2])
-                x = torch.cat((tail, x), dim=1)
-                self._silence(x, stage, state)
-                tails.append(x[:, x.shape[1] - stage.keep :].clone())
-                x = layer.valid(x)
-            else:
-                x = layer(x)
-        state.tails = tails
+        steps, tails = x.shape[1], dict(enumerate(state.tails))
+        x, _ = self._through(x, _Walk(0, [Fraction(pushed) for pushed in state.pushed]), state, tails)
+        state.tails = [tails[i] for i in range(len(tails))]
         state.pushed = [pushed + steps for pushed in state.pushed]
         return x
+
+    def _through(self, x: Signal, walk: _Walk, state: State, tails: dict[int, Tensor]) -> tuple[Signal, int]:
+        """Run x through the stages from `walk.first` on: what comes out, and the stage that it comes out before."""
+        i = walk.first
+        while i < len(self.stages) and i != walk.stop:
+            stage, steps = self.stages[i], x.shape[1]
+            if i > walk.first and walk.gathers_before(stage, x):
+                break
+            if (size := stage.steps_at_once(x)) < steps:
+                x, i = self._in_parts(x, size, dataclasses.replace(walk, first=i), state, tails)
+            else:
+                x, i = self._pass(x, stage, walk.pushed, state, tails), i + 1
+        return x, i
+
+    def _in_parts(
+        self, x: Signal, size: int, walk: _Walk, state: State, tails: dict[int, Tensor]
+    ) -> tuple[Signal, int]:
+        """As _through, `size` steps at a time; all parts stop where the first one does."""
+        outputs, rate, stop = [], self.stages[walk.first].rate, walk.stop
+        parts = x.split(size, dim=1)
+        for n, part in enumerate(parts):
+            pushed = [before + n * size / rate for before in walk.pushed]
+            y, stop = self._through(part, _Walk(walk.first, pushed, stop, len(parts)), state, tails)
+            outputs.append(y)
+        assert stop is not None
+        return torch.cat(outputs, dim=1), stop
+
+    def _pass(self, x: Signal, stage: Stage, pushed: list[Fraction], state: State, tails: dict[int, Tensor]) -> Signal:
+        """One stage's output for x, which begins after `pushed` steps of the pipeline's input."""
+        layer = stage.layer
+        if isinstance(layer, Noise):
+            return layer(x, self._noise(x, layer, stage, pushed, state))
+        if not isinstance(layer, Windowed):
+            return layer(x)
+        tail = tails[stage.tail] if stage.tail in tails else x.new_zeros(x.shape[0], stage.keep, x.shape[2])
+        x = torch.cat((tail, x), dim=1)
+        self._silence(x, stage, pushed, state)
+        tails[stage.tail] = x[:, x.shape[1] - stage.keep :].clone()
+        return layer.valid(x)
 
     def run(self, pieces: Iterable[Signal], state: State) -> Iterator[Signal]:
         """Push whole signals of known lengths piece by piece; the outputs joined begin at step 0."""
@@ -168,25 +235,22 @@ class Pipeline:
         steps = max(0, -(-missing // self.multiple)) * self.multiple
         return self.push(like.new_zeros(like.shape[0], steps, like.shape[2]), state)
 
-    def _silence(self, x: Signal, stage: Stage, state: State) -> None:
+    def _silence(self, x: Signal, stage: Stage, pushed: list[Fraction], state: State) -> None:
         """Zeros where x, kept steps and the next piece of a stage's input, lies outside of its signal."""
-        for i, (pushed, length) in enumerate(zip(state.pushed, state.lengths, strict=True)):
-            start = stage.offset + int(pushed * stage.rate) - stage.keep
+        for i, (before, length) in enumerate(zip(pushed, state.lengths, strict=True)):
+            start = stage.offset + int(before * stage.rate) - stage.keep
             if start < 0:
                 x[i, :-start] = 0
             if length is not None and length * stage.rate < start + x.shape[1]:
                 x[i, max(0, int(length * stage.rate) - start) :] = 0
 
-    def _noise(self, x: Signal, layer: Noise, stage: Stage, state: State) -> Tensor | None:
+    def _noise(self, x: Signal, layer: Noise, stage: Stage, pushed: list[Fraction], state: State) -> Tensor | None:
         """(batch or 1, steps), each signal's by its own position and seed."""
         if all(seed is None for seed in state.seeds):
             return None
-        step = torch.arange(x.shape[1], device=x.device)
-        keys = [(stage.offset + int(n * stage.rate), seed) for n, seed in zip(state.pushed, state.seeds, strict=True)]
+        keys = [(stage.offset + int(n * stage.rate), seed) for n, seed in zip(pushed, state.seeds, strict=True)]
         drawn = {
-            (start, seed): x.new_zeros(x.shape[1])
-            if seed is None
-            else position_noise(seed, layer.layer, (start + step).clamp(min=0))
+            (start, seed): x.new_zeros(x.shape[1]) if seed is None else noise_from(seed, layer.layer, start, x)
             for start, seed in set(keys)
         }
         return torch.stack([drawn[key] for key in (keys if len(drawn) > 1 else keys[:1])])

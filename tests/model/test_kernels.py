@@ -8,6 +8,7 @@ from torch.nn.utils import parametrize
 
 from opensnac.model import kernels
 from opensnac.model.layers import Pointwise, ResidualUnit
+from opensnac.model.noise import noise_from, position_noise
 
 
 def run(function, inputs: tuple[torch.Tensor, ...], gradient: torch.Tensor) -> list[torch.Tensor]:
@@ -120,6 +121,25 @@ def test_products_on_overlapping_rows(columns: int, rows: int, step: int, depth:
     torch.testing.assert_close(shared.double(), product * scale[:1, :, None], **tolerance)
 
 
+@pytest.mark.parametrize("channels", [1, 5, 16, 64])
+def test_a_convolution_to_one_channel(channels: int) -> None:
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(2, 400, channels), torch.randn(7 * channels), torch.randn(1)
+    ours = kernels.single(x, weight, bias)
+    truth = x.flatten(1).double().unfold(1, 7 * channels, channels) @ weight.double() + bias
+    torch.testing.assert_close(ours[..., 0].double(), truth, atol=1e-4, rtol=1e-5)
+    assert torch.equal(kernels.single(x[:1, 5:40], weight, bias), ours[:1, 5:34])
+
+
+@pytest.mark.parametrize(("seed", "start"), [(0, 0), (7, 2**32 - 500), (2**40 + 3, -100), (1, 10**12)])
+def test_noise_is_the_same_in_c(seed: int, start: int) -> None:
+    like = torch.zeros(1, 1003, 1)
+    with torch.no_grad():
+        ours = noise_from(seed, 2, start, like)
+    truth = position_noise(seed, 2, torch.arange(start, start + 1003).clamp(min=0))
+    torch.testing.assert_close(ours, truth, atol=5e-6, rtol=0)
+
+
 @pytest.mark.parametrize("dilation", [1, 9])
 @pytest.mark.parametrize(("batch", "rows", "channels"), [(2, 700, 16), (1, 1, 48), (1, 90, 512)])
 def test_residual_units(batch: int, rows: int, channels: int, dilation: int) -> None:
@@ -149,8 +169,12 @@ def test_the_same_bits_beside_any_neighbours() -> None:
     torch.manual_seed(0)
     x, weight = torch.randn(1, 700, 96), kernels.arranged(torch.randn(80, 96))
     whole = kernels.linear(x, weight, 80)
+    scale, add = torch.randn(1, 700), torch.randn(1, 700, 80)
+    noisy = kernels.linear(x, weight, 80, scale=scale, add=add)
     for start, stop in ((0, 1), (0, 14), (5, 18), (13, 700)):
         assert torch.equal(kernels.linear(x[:, start:stop], weight, 80), whole[:, start:stop])
+        here = {"scale": scale[:, start:stop], "add": add[:, start:stop]}
+        assert torch.equal(kernels.linear(x[:, start:stop], weight, 80, **here), noisy[:, start:stop])
 
 
 def test_changed_weights_are_noticed() -> None:

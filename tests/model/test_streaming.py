@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from opensnac import SNAC
 from opensnac.errors import AudioError, CodesError, OpensnacError
-from opensnac.model import kernels
+from opensnac.model import kernels, pipeline
 from opensnac.model.pipeline import newest_input
 from opensnac.streaming import State, StreamDecoder, StreamEncoder
 
@@ -93,6 +93,21 @@ def test_with_the_kernels_not_a_bit_differs(data: st.DataObject, samples: int) -
     assert torch.equal(streamed[None], whole)
     batch = [code.expand(3, -1) for code in codes]
     assert torch.equal(model.decode(batch, seed=3), whole.expand(3, -1, -1))
+
+
+@pytest.mark.skipif(kernels.library() is None, reason="no C compiler, or the kernels are switched off")
+@pytest.mark.parametrize("name", configs.SMALL)
+@pytest.mark.parametrize(("cache", "steps"), [(1000, 1), (20_000, 7)])
+def test_parts_that_fit_the_cache_change_nothing(
+    name: str, cache: int, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, audio = model_of(name), audio_of(9000, 2)
+    codes = model.encode(audio)
+    decoded = model.decode(codes, seed=3)
+    monkeypatch.setattr(pipeline, "CACHE_BYTES", cache)
+    monkeypatch.setattr(pipeline, "LEAST_STEPS", steps)
+    assert all(torch.equal(a, b) for a, b in zip(codes, model.encode(audio), strict=True))
+    torch.testing.assert_close(model.decode(codes, seed=3), decoded, atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("name", configs.SMALL)

@@ -29,6 +29,7 @@ FLAGS = [
     "-O3",
     "-march=native",
     "-ffp-contract=fast",
+    "-fno-math-errno",
     "-fPIC",
     "-shared",
     "-fopenmp",
@@ -134,11 +135,11 @@ def arranged(matrix: Float[Tensor, "columns depth"], reduced: bool = False) -> F
     If it is to be `reduced`, in bfloat16, where the processor multiplies such and the shape allows.
     """
     columns, depth = matrix.shape
-    if reduced and columns % COLUMNS == 0 and depth % LANES == 0 and has_bfloat16():
-        pairs = matrix.unflatten(0, (-1, COLUMNS)).unflatten(2, (-1, 2)).transpose(1, 2)
+    panels = torch.nn.functional.pad(matrix, (0, 0, 0, -columns % COLUMNS)).unflatten(0, (-1, COLUMNS))
+    if reduced and depth % 2 == 0 and has_bfloat16():
+        pairs = panels.unflatten(2, (-1, 2)).transpose(1, 2)
         return pairs.to(torch.bfloat16).contiguous().view(-1, depth, COLUMNS)
-    padded = torch.nn.functional.pad(matrix, (0, 0, 0, -columns % COLUMNS))
-    return padded.unflatten(0, (-1, COLUMNS)).transpose(1, 2).contiguous()
+    return panels.transpose(1, 2).contiguous()
 
 
 def has_bfloat16() -> bool:
@@ -162,17 +163,31 @@ def linear(
 
     So a convolution of neighbouring steps is one product on overlapping rows, without a copy.
     """
-    x, (batch, time, channels), depth = x.contiguous(), x.shape, weight.shape[1]
-    rows = time if rows is None else rows
+    (batch, time, channels), depth = x.shape, weight.shape[1]
+    rows, missing = time if rows is None else rows, -columns % LANES
     assert (rows - 1) * step * channels + depth <= time * channels
-    y = x.new_empty(batch, rows, columns)
-    scale = None if scale is None else scale.to(x.dtype).contiguous()
+    if missing:  # whole vectors are written
+        bias = None if bias is None else torch.nn.functional.pad(bias, (0, missing))
+        add = None if add is None else torch.nn.functional.pad(add, (0, missing))
+    y = x.new_empty(batch, rows, columns + missing)
+    x = x.contiguous() if weight.dtype == x.dtype else x.to(weight.dtype, memory_format=torch.contiguous_format)
+    scale = None if scale is None else scale.to(y.dtype).contiguous()
     add = None if add is None else add.contiguous()
     every_clip = rows if scale is not None and scale.shape[0] > 1 else 0
     rows_of_x = (x, time * channels, step * channels)
-    rows_of_add = (add, rows * columns, columns)
+    rows_of_add = (add, rows * y.shape[2], y.shape[2])
     factors = (weight, _is_half(weight), bias, scale, every_clip)
-    _call("linear", *rows_of_x, *factors, *rows_of_add, y, batch, rows, depth, columns)
+    _call("linear", *rows_of_x, *factors, *rows_of_add, y, batch, rows, depth, y.shape[2])
+    return y[..., :columns] if missing else y
+
+
+def single(
+    x: Float[Tensor, "batch time channels"], weight: Float[Tensor, " depth"], bias: Float[Tensor, " 1"]
+) -> Float[Tensor, "batch rows 1"]:
+    """As `linear` on overlapping rows one time step apart, with one column."""
+    x, (batch, time, channels), depth = x.contiguous(), x.shape, len(weight)
+    y = x.new_empty(batch, time - depth // channels + 1, 1)
+    _call("single", x, time * channels, channels, weight, bias, y, batch, y.shape[1], depth)
     return y
 
 
@@ -209,6 +224,13 @@ def grouped_entries(entries: Float[Tensor, "size dim"]) -> Float[Tensor, "groups
     """Codebook entries in the order that `nearest` reads them in, filled up with zeros."""
     padded = torch.nn.functional.pad(entries, (0, 0, 0, -entries.shape[0] % LANES))
     return padded.unflatten(0, (-1, LANES)).transpose(1, 2).contiguous()
+
+
+def noise(key: int, start: int, steps: int) -> Float[Tensor, " steps"]:
+    """N(0, 1) values at positions start .. start + steps - 1 (those before 0 as at 0) of the noise called `key`."""
+    values = torch.empty(steps)
+    _call("noise", key, start, values, steps)
+    return values
 
 
 def snake(x: Float[Tensor, "batch time channels"], alpha: Float[Tensor, " channels"]) -> Tensor:

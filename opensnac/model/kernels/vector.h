@@ -24,10 +24,15 @@ static inline void store(float *p, vec v) { memcpy(p, &v, sizeof v); }
 
 static inline idx min_(idx a, idx b) { return a < b ? a : b; }
 
+/* The nearest whole numbers. */
+static inline vec whole(vec v) {
+    const float magic = 12582912.0f; /* adding it rounds */
+    return (v + magic) - magic;
+}
+
 /* u minus the nearest multiple of pi, in three steps so that it stays exact for large u. */
 static inline vec reduce_pi(vec u) {
-    const float magic = 12582912.0f; /* adding it rounds to a whole number */
-    vec n = (u * 0.318309886183790672f + magic) - magic;
+    vec n = whole(u * 0.318309886183790672f);
     return ((u - n * 3.140625f) - n * 9.67502593994140625e-4f) - n * 1.509957990978376432e-7f;
 }
 
@@ -50,10 +55,37 @@ static inline vec cosine(vec r) { /* |r| <= pi / 2 */
     return p * q + 1.0f;
 }
 
+/* What Snake needs of its alpha: 1 / pi and 1 over it. */
+typedef struct {
+    vec turn, inverse;
+} Snake;
+
+static inline Snake snake_of(const float *alpha) {
+    vec a = load(alpha);
+    return (Snake){a * 0.318309886183790672f, 1.0f / (a + 1e-9f)};
+}
+
+/* sin^2(pi f), |f| <= 1/2, a polynomial in f^2: exact to 2e-7, or 2e-5 if `rough` does. */
+static inline __attribute__((always_inline)) vec squared_sine(vec f, const int rough) {
+    vec g = f * f, p;
+    if (rough) {
+        p = g * -22.990920630f + 41.294961592f;
+        p = p * g - 32.353872283f;
+        p = p * g + 9.8666747378f;
+    } else {
+        p = g * -3.2729459350f + 12.990730325f;
+        p = p * g - 30.085953176f;
+        p = p * g + 42.725384789f;
+        p = p * g - 32.469581116f;
+        p = p * g + 9.8696029203f;
+    }
+    return p * g;
+}
+
 /* v + sin^2(a v) / a */
-static inline vec snake(vec v, vec a) {
-    vec s = sine(reduce_pi(a * v));
-    return v + s * s * (1.0f / (a + 1e-9f));
+static inline __attribute__((always_inline)) vec snake(vec v, Snake s, const int rough) {
+    vec f = v * s.turn - whole(v * s.turn);
+    return v + squared_sine(f, rough) * s.inverse;
 }
 
 #endif
