@@ -29,7 +29,7 @@ from opensnac.model import kernels
 from opensnac.model.layers import Grouped, Noise, Signal, Windowed
 from opensnac.model.noise import noise_from
 
-CACHE_BYTES = 3 << 19  # of activations that the C kernels pass over layer by layer
+CACHE_BYTES = 8 << 20  # of activations that the C kernels pass over layer by layer
 LEAST_STEPS = 256  # of these, so that what is kept from part to part stays a small share
 
 
