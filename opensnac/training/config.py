@@ -73,7 +73,7 @@ class LossConfig:
     """Weights of the generator's losses; those of the Descript Audio Codec's recipe."""
 
     mel: float = 15.0
-    offset: float = 300.0  # means of clips, which mel distances do not see; the recipe has none
+    offset: float = 0.0  # means of clips, which mel distances hardly see; the recipe has none
     complex: float = 0.0  # spectra with their phase; the recipe has none
     feature: float = 2.0
     adversarial: float = 1.0

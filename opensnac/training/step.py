@@ -94,7 +94,8 @@ class Trainer:
                     values["feature"] = losses.feature_loss(fake, real)
             self.mark("discriminators")
             values["mel"] = losses.mel_loss(audio_hat, clips, self.config.model.sampling_rate)
-            values["offset"] = losses.offset_loss(audio_hat, clips)
+            if self.config.losses.offset:
+                values["offset"] = losses.offset_loss(audio_hat, clips)
             if self.config.losses.complex:
                 values["complex"] = losses.complex_loss(audio_hat, clips, levels)
             if quantized is not None:

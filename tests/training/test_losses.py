@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from opensnac.training import losses
-from opensnac.training.config import LossConfig
+from opensnac.training.config import TrainConfig
+from opensnac.training.loop import find_config
 from opensnac.training.validation import stft_distance
 
 
@@ -93,7 +94,8 @@ def test_offset_loss_by_hand() -> None:
 
 def test_an_offset_is_dearer_than_what_mel_gains_by_it() -> None:
     """Silence is far from speech in mel; an offset, which leaks into the lowest bands, must be no way out of it."""
-    weights, speech = LossConfig(), 0.1 * torch.randn(1, 1, 24000, generator=torch.Generator().manual_seed(0))
+    weights = TrainConfig.from_toml(find_config("speech_24khz")).losses
+    speech = 0.1 * torch.randn(1, 1, 24000, generator=torch.Generator().manual_seed(0))
     for level in (0.4, 0.6, 0.9):
         silence, offset = torch.zeros_like(speech), torch.full_like(speech, level)
         gain = losses.mel_loss(silence, speech, 24000) - losses.mel_loss(offset, speech, 24000)
