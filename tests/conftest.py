@@ -7,6 +7,7 @@ import shutil
 import signal
 
 import pytest
+import torch
 from jaxtyping import install_import_hook
 
 CHECKED = ("attention", "decoder", "encoder", "layers", "noise", "quantizer")
@@ -28,6 +29,14 @@ BROWSER_OPTIONS = [
     "--disable-sync",
     "--autoplay-policy=no-user-gesture-required",
 ]
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before():
+    """A test that measures in one thread leaves the next one as many as there were: sums depend on their number."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")  # no longer: as long as it is there, no test can run an event loop of its own
