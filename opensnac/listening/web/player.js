@@ -65,7 +65,14 @@ class Player {
   // Fade a voice from `when` on, or as soon as the last fade is over; the time when this one is.
   fadeVoice(name, curve, when) {
     const start = Math.max(when, this.settled);
-    this.voices.get(name).gain.gain.setValueCurveAtTime(curve, start, Player.fade);
+    const level = this.voices.get(name).gain.gain;
+    try {
+      level.setValueCurveAtTime(curve, start, Player.fade);
+    } catch {
+      // On a busy machine the voice's last fade began later than asked, and is not over: end it.
+      level.cancelScheduledValues(0);
+      level.setValueAtTime(curve[curve.length - 1], start);
+    }
     this.settled = start + Player.fade + Player.margin;
     return this.settled;
   }
