@@ -216,7 +216,9 @@ Task = Callable[[], list[float]]
 def _our_tasks(folder: str, conditions: Conditions) -> Callable[[str, int], Task]:
     """What makes a task, by its name and the number of signals."""
     device = conditions.device
-    model = SNAC.from_pretrained(folder).fold_weight_norm().reduce_precision(conditions.reduced).to(device)
+    model = (
+        SNAC.from_pretrained(folder).fold_weight_norm().reduce_precision(conditions.reduced, encoder=True).to(device)
+    )
     audio = _noise(model, conditions.seconds).to(device)
     codes = [scale.to(device) for scale in _codes(model, audio.shape[-1])]
     group, strides = model.config.coarse_stride, model.config.vq_strides

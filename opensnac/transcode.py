@@ -48,7 +48,7 @@ class Result:
 class ModelShelf:
     """Models by name, each loaded once, whichever thread asks for it first. `only` stands for every name.
 
-    `reduced` lets them decode with products in bfloat16. ConfigError for a device that is not there.
+    `reduced` lets them multiply in bfloat16. ConfigError for a device that is not there.
     """
 
     def __init__(self, only: str | Path | None = None, reduced: bool = False, device: str = "cpu") -> None:
@@ -63,7 +63,7 @@ class ModelShelf:
         with self._lock:
             if str(wanted) not in self._models:
                 model = SNAC.from_pretrained(wanted).fold_weight_norm()
-                self._models[str(wanted)] = model.reduce_precision(self._reduced).to(self._device)
+                self._models[str(wanted)] = model.reduce_precision(self._reduced, encoder=True).to(self._device)
             return self._models[str(wanted)]
 
     def for_header(self, header: Header) -> SNAC:

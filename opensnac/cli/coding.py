@@ -43,6 +43,13 @@ def encode(
     live: Annotated[
         bool, typer.Option("--live", help="Send each coarse frame at once, in a packet of its own.")
     ] = False,
+    reduced: Annotated[
+        bool,
+        typer.Option(
+            "--reduced",
+            help="Multiply in bfloat16 where the processor can: faster; a third of the codes differ, no worse to hear.",
+        ),
+    ] = False,
     device: Device = "cpu",
     together: Annotated[
         float | None,
@@ -69,7 +76,7 @@ def encode(
         from opensnac import transcode
         from opensnac.grouping import BATCH_SECONDS, Together
 
-        codec = transcode.ModelShelf(model, device=device).get()
+        codec = transcode.ModelShelf(model, reduced=reduced, device=device).get()
         seconds = (0.0 if device == "cpu" else BATCH_SECONDS) if together is None else together
         alone = not seconds or layout or live or len(batch) == 1
         batches = Together(codec, [] if alone else [job.source for job in batch if job.source], seconds, mono)

@@ -118,7 +118,7 @@ def bench(
     against_reference: Annotated[
         bool, typer.Option("--against-reference", help="Run the package snac beside it, with the same weights.")
     ] = False,
-    reduced: Annotated[bool, typer.Option("--reduced", help="Decode with products in bfloat16.")] = False,
+    reduced: Annotated[bool, typer.Option("--reduced", help="Multiply in bfloat16.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     batch: Annotated[
         list[int] | None, typer.Option(min=1, help="Clips coded at once; give it again for more. Default: 1.")

@@ -124,15 +124,16 @@ class SNAC(nn.Module):
                 parametrize.remove_parametrizations(module, "weight")
         return self
 
-    def reduce_precision(self, reduced: bool = True) -> SNAC:
-        """Let the decoder multiply in bfloat16 where the processor can, in place; sums stay in float32.
+    def reduce_precision(self, reduced: bool = True, *, encoder: bool = False) -> SNAC:
+        """Let the decoder, and the `encoder` if asked, multiply in bfloat16 where the processor can, in place.
 
-        Faster by a third to a half; the error lies more than 35 dB below the sound. The encoder keeps its
-        precision: codes stay what they are.
+        Sums stay in float32. Faster by a third to a half. The error of decoding lies more than 35 dB below the sound.
+        Of what a reduced encoder gives, a fifth to a third of the codes differ; they sound as good (docs/log.md).
         """
-        for module in self.decoder.modules():
-            if isinstance(module, Kernel | Mixing):
-                module.reduced = reduced
+        for part, chosen in ((self.decoder, reduced), (self.encoder, reduced and encoder)):
+            for module in part.modules():
+                if isinstance(module, Kernel | Mixing):
+                    module.reduced = chosen
         return self
 
     def forward(self, audio: Audio) -> tuple[Audio, list[Codes]]:

@@ -130,6 +130,15 @@ class Kernel(nn.Module):
             self._kept.clear()
         self._reduced = value
 
+    def infers(self, x: Signal) -> bool:
+        """Whether the C kernels can work on x without gradients, or on x already cut to bfloat16 for them."""
+        return kernels.infers(x) or (self.narrow and x.dtype == torch.bfloat16)
+
+    @property
+    def narrow(self) -> bool:
+        """Whether the C kernels take what comes in bfloat16."""
+        return self._reduced and self.weight.dtype == torch.float32 and kernels.has_bfloat16()
+
     def arranged(self, name: str, matrix: Callable[[], Tensor]) -> Tensor:
         """A tensor for the C kernels made from the parameters, kept as long as these stay the same."""
         return kept(self, self._kept, name, matrix)
@@ -251,7 +260,7 @@ class Downsample(Kernel, Windowed):
         return self.valid(F.pad(x, (0, 0, self.lead, self.stride - self.lead)))
 
     def valid(self, x: Signal) -> Signal:
-        if kernels.infers(x):
+        if self.infers(x):
             matrix = self.arranged(
                 "matrix", lambda: kernels.arranged(self.weight.transpose(1, 2).flatten(1), self.reduced)
             )
@@ -282,7 +291,7 @@ class Upsample(Kernel, Windowed):
         return self.valid(F.pad(x, (0, 0, 1, 1)))[:, self.lead : self.lead + x.shape[1] * self.stride]
 
     def valid(self, x: Signal) -> Signal:
-        if kernels.infers(x):
+        if self.infers(x):
             matrix = self.arranged("matrix", lambda: kernels.arranged(self._matrix_of_neighbours(), self.reduced))
             bias = self.arranged("bias", lambda: self.bias.repeat(self.stride))
             steps = kernels.linear(x, matrix, len(bias), bias, rows=x.shape[1] - 1)
@@ -327,16 +336,26 @@ class ResidualUnit(Centred):
 
     def valid(self, x: Signal) -> Signal:
         first, mix, second, pointwise = (cast(Any, layer) for layer in self.block)
-        if kernels.infers(x) and isinstance(mix, Depthwise) and x.shape[2] % kernels.LANES == 0:
-            return kernels.residual_unit(
-                x,
-                first.vector(),
-                mix.taps(),
-                mix.bias,
-                second.vector(),
-                pointwise.matrix(),
-                pointwise.bias,
-                mix.dilation,
-            )
         y = mix.valid(first(x))
         return x[:, self.reach : -self.reach] + pointwise(second(y))
+
+    def unit(self, tail: Tensor | None, start: list[int]) -> kernels.Unit:
+        """The unit as the C kernels take it: `tail` of its input comes before the step at `start` of each clip."""
+        first, mix, second, pointwise = (cast(Any, layer) for layer in self.block)
+        return kernels.Unit(
+            first.vector(),
+            mix.taps(),
+            mix.bias,
+            second.vector(),
+            pointwise.matrix(),
+            pointwise.bias,
+            mix.dilation,
+            tail,
+            start,
+        )
+
+    @property
+    def in_c(self) -> bool:
+        """Whether the C kernels know such units."""
+        first, mix, *_ = self.block
+        return isinstance(mix, Depthwise) and cast(Snake, first).alpha.numel() % kernels.LANES == 0

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import safe_open
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from opensnac.errors import OpensnacError
 from opensnac.files import whole_file
 from opensnac.model import kernels
-from opensnac.model.layers import Grouped, Noise, Signal, Windowed
+from opensnac.model.layers import Downsample, Grouped, Kernel, Noise, ResidualUnit, Signal, Snake, Upsample, Windowed
 from opensnac.model.noise import noise_from
 
 CACHE_BYTES = 8 << 20  # of activations that the C kernels pass over layer by layer
@@ -120,6 +120,10 @@ class Stage:
     tail: int  # which of a state's tails it keeps them in
     unit: int = 1  # parts of its input are multiples of this
 
+    def position(self, pushed: Fraction) -> int:
+        """Of the next step of its input in the signal, after `pushed` steps of the pipeline's."""
+        return self.offset + int(pushed * self.rate)
+
     def steps_at_once(self, x: Signal) -> int:
         """Steps of its input x to be worked on together, from here to where they are gathered."""
         if 4 * x.numel() <= CACHE_BYTES or isinstance(self.layer, Grouped) or not kernels.infers(x):
@@ -160,6 +164,7 @@ class Pipeline:
                 offset, rate, windowed = after, rate * layer.rate, windowed + 1
         self.out_offset, self.out_rate = offset, rate
         self.stages = [dataclasses.replace(stage, unit=self._unit(stages[i:])) for i, stage in enumerate(stages)]
+        self.rows = _rows_of_units([stage.layer for stage in stages])
 
     def _unit(self, stages: list[Stage]) -> int:
         """Steps of the first stage's input that are whole steps everywhere, up to a stage that needs groups."""
@@ -188,6 +193,8 @@ class Pipeline:
                 break
             if (size := stage.steps_at_once(x)) < steps:
                 x, i = self._in_parts(x, size, dataclasses.replace(walk, first=i), state, tails)
+            elif (stop := self.rows.get(i)) is not None and kernels.infers(x):
+                x, i = self._pass_row(x, self.stages[i:stop], walk.pushed, state, tails), stop
             else:
                 x, i = self._pass(x, stage, walk.pushed, state, tails), i + 1
         return x, i
@@ -212,11 +219,40 @@ class Pipeline:
             return layer(x, self._noise(x, layer, stage, pushed, state))
         if not isinstance(layer, Windowed):
             return layer(x)
-        tail = tails[stage.tail] if stage.tail in tails else x.new_zeros(x.shape[0], stage.keep, x.shape[2])
-        x = torch.cat((tail, x), dim=1)
+        x = torch.cat((x.new_empty(x.shape[0], stage.keep, x.shape[2]), x), dim=1)
+        return self._pass_joined(x, stage, pushed, state, tails)
+
+    def _pass_joined(
+        self, x: Signal, stage: Stage, pushed: list[Fraction], state: State, tails: dict[int, Tensor]
+    ) -> Signal:
+        """As _pass, for x that has room in front for what the stage keeps."""
+        x[:, : stage.keep] = tails.get(stage.tail, 0)
         self._silence(x, stage, pushed, state)
         tails[stage.tail] = x[:, x.shape[1] - stage.keep :].clone()
-        return layer.valid(x)
+        return cast(Windowed, stage.layer).valid(x)
+
+    def _pass_row(
+        self, x: Signal, row: Sequence[Stage], pushed: list[Fraction], state: State, tails: dict[int, Tensor]
+    ) -> Signal:
+        """What a row of residual units makes of x, with noise before it, Snake and a change of rate after it."""
+        noise, alpha, units, last = None, None, [], None
+        for stage in row:
+            if isinstance(layer := stage.layer, Noise):
+                e = self._noise(x, layer, stage, pushed, state)
+                noise = None if e is None else (layer.linear.matrix(), e)
+            elif isinstance(layer, ResidualUnit):
+                units.append(layer.unit(tails.get(stage.tail), [stage.position(n) for n in pushed]))
+            elif isinstance(layer, Snake):
+                alpha = layer.vector()
+            else:
+                last = stage
+        lengths = [None if n is None else int(n * row[0].rate) for n in state.lengths]
+        room = 0 if last is None else last.keep
+        reduced = alpha is not None and last is not None and cast(Kernel, last.layer).narrow
+        y, new_tails = kernels.units(x, units, lengths, noise=noise, alpha=alpha, room=room, reduced=reduced)
+        first = next(stage.tail for stage in row if isinstance(stage.layer, ResidualUnit))
+        tails.update(enumerate(new_tails, first))
+        return y if last is None else self._pass_joined(y, last, pushed, state, tails)
 
     def run(self, pieces: Iterable[Signal], state: State) -> Iterator[Signal]:
         """Push whole signals of known lengths piece by piece; the outputs joined begin at step 0."""
@@ -238,7 +274,7 @@ class Pipeline:
     def _silence(self, x: Signal, stage: Stage, pushed: list[Fraction], state: State) -> None:
         """Zeros where x, kept steps and the next piece of a stage's input, lies outside of its signal."""
         for i, (before, length) in enumerate(zip(pushed, state.lengths, strict=True)):
-            start = stage.offset + int(before * stage.rate) - stage.keep
+            start = stage.position(before) - stage.keep
             if start < 0:
                 x[i, :-start] = 0
             if length is not None and length * stage.rate < start + x.shape[1]:
@@ -248,12 +284,28 @@ class Pipeline:
         """(batch or 1, steps), each signal's by its own position and seed."""
         if all(seed is None for seed in state.seeds):
             return None
-        keys = [(stage.offset + int(n * stage.rate), seed) for n, seed in zip(pushed, state.seeds, strict=True)]
+        keys = [(stage.position(n), seed) for n, seed in zip(pushed, state.seeds, strict=True)]
         drawn = {
             (start, seed): x.new_zeros(x.shape[1]) if seed is None else noise_from(seed, layer.layer, start, x)
             for start, seed in set(keys)
         }
         return torch.stack([drawn[key] for key in (keys if len(drawn) > 1 else keys[:1])])
+
+
+def _rows_of_units(layers: Sequence[nn.Module]) -> dict[int, int]:
+    """Where layers lie that are passed together: first to stop. Noise, residual units, Snake, a change of rate."""
+    rows, i = {}, 0
+    while i < len(layers):
+        units = i + isinstance(layers[i], Noise)
+        stop = units
+        while stop < len(layers) and isinstance(unit := layers[stop], ResidualUnit) and unit.in_c:
+            stop += 1
+        if stop > units:
+            stop += stop < len(layers) and isinstance(layers[stop], Snake)
+            stop += stop < len(layers) and isinstance(layers[stop], Downsample | Upsample)
+            rows[i] = stop
+        i = max(stop, i + 1)
+    return rows
 
 
 def newest_input(layers: Sequence[nn.Module], step: int) -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+
 import pytest
 import torch
 from torch.nn.utils import parametrize
 
 from opensnac.model import kernels
-from opensnac.model.layers import Pointwise, ResidualUnit
+from opensnac.model.layers import Pointwise, ResidualUnit, Snake
 from opensnac.model.noise import noise_from, position_noise
 
 
@@ -140,16 +143,45 @@ def test_noise_is_the_same_in_c(seed: int, start: int) -> None:
     torch.testing.assert_close(ours, truth, atol=5e-6, rtol=0)
 
 
-@pytest.mark.parametrize("dilation", [1, 9])
-@pytest.mark.parametrize(("batch", "rows", "channels"), [(2, 700, 16), (1, 1, 48), (1, 90, 512)])
-def test_residual_units(batch: int, rows: int, channels: int, dilation: int) -> None:
+@pytest.mark.parametrize("length", [None, 1300])
+@pytest.mark.parametrize("noisy", [True, False])
+@pytest.mark.parametrize(("batch", "channels"), [(2, 16), (1, 48), (1, 512)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_rows_of_units(threads: int, batch: int, channels: int, noisy: bool, length: int | None) -> None:
+    """A whole signal and any pieces of it are what the layers make of it one by one, in double precision."""
     torch.manual_seed(0)
-    unit = ResidualUnit(channels, dilation, depthwise=True)
-    x = torch.randn(batch, rows + 2 * unit.reach, channels)
+    steps, row = 1400, [ResidualUnit(channels, dilation, depthwise=True) for dilation in (1, 3, 9)]
+    snake, matrix = Snake(channels), torch.randn(channels, channels) / 8
+    x, e = torch.randn(batch, steps, channels), torch.randn(1, steps)
+    truth = x.double() + noisy * e[..., None] * (x.double() @ matrix.double().T)
+    if length is not None:
+        truth[:, length:] = 0
+    late = 0
     with torch.no_grad():
-        ours = unit.valid(x)
-    truth = unit.double().forward(x.double())[:, unit.reach : -unit.reach]
-    torch.testing.assert_close(ours.double(), truth, atol=1e-5, rtol=1e-5)
+        for unit in row:
+            late += unit.reach
+            truth = copy.deepcopy(unit).double().forward(truth)
+            truth[:, length if length is not None else steps :] = 0
+        truth = kernels.snake(truth, snake.vector().double())
+        torch.set_num_threads(threads)
+        whole = in_pieces(row, snake, x, (kernels.arranged(matrix), e) if noisy else None, length, [steps])
+        pieces = in_pieces(row, snake, x, (kernels.arranged(matrix), e) if noisy else None, length, [1, 5, 20, 1374])
+    known = min(length or steps, steps - late)  # what lies beyond a clip's end is for the next layer to silence
+    torch.testing.assert_close(whole[:, late : late + known].double(), truth[:, :known], atol=2e-5, rtol=1e-5)
+    assert torch.equal(pieces[:, late : late + known], whole[:, late : late + known])
+
+
+def in_pieces(row, snake, x, noise, length, sizes) -> torch.Tensor:
+    tails, outputs, late, start = [None] * len(row), [], [0, *itertools.accumulate(unit.reach for unit in row)], 0
+    for size in sizes:
+        here = None if noise is None else (noise[0], noise[1][:, start : start + size])
+        positions = [[start - by] * len(x) for by in late]
+        units = [unit.unit(tail, position) for unit, tail, position in zip(row, tails, positions, strict=False)]
+        piece = x[:, start : start + size]
+        y, tails = kernels.units(piece, units, [length] * len(x), noise=here, alpha=snake.vector(), room=2)
+        outputs.append(y[:, 2:])
+        start += size
+    return torch.cat(outputs, dim=1)
 
 
 @pytest.mark.parametrize("size", [1, 16, 100])

@@ -16,6 +16,8 @@ import platform
 import shlex
 import subprocess
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,8 @@ FLAGS = [
 TAPS = 7
 LANES = 16  # channels the kernels work on at once
 COLUMNS = 32  # of a product that are worked on at once
+LEAST_STRETCH = 512  # steps that one thread takes of a row of units
+_ENDLESS = 2**62
 
 
 def _openmp_library() -> str:
@@ -104,15 +108,18 @@ def _usable(x: Tensor, *parameters: Tensor) -> bool:
     return plain and fits and not torch.compiler.is_compiling() and library() is not None
 
 
-def _call(name: str, *arguments: Tensor | int | None) -> None:
-    """Run a kernel: tensors go as pointers, whole numbers as 64 bits."""
+def _call(name: str, *arguments: Tensor | int | ctypes.Array[ctypes.c_int64] | None) -> None:
+    """Run a kernel: tensors and tables go as pointers, whole numbers as 64 bits."""
     getattr(library(), name)(*map(_c_value, arguments))
 
 
-def _c_value(argument: Tensor | int | None) -> ctypes.c_int64 | ctypes.c_void_p:
-    if isinstance(argument, int):
-        return ctypes.c_int64(argument)
-    return ctypes.c_void_p(None if argument is None else argument.data_ptr())
+def _c_value(argument: Tensor | int | ctypes.Array[ctypes.c_int64] | None) -> Any:
+    return argument if isinstance(argument, ctypes.Array) else ctypes.c_int64(_word(argument))
+
+
+def _word(argument: Tensor | int | None) -> int:
+    """64 bits: a whole number, or where a tensor lies."""
+    return argument if isinstance(argument, int) else 0 if argument is None else argument.data_ptr()
 
 
 def _is_half(weight: Tensor) -> int:
@@ -169,7 +176,7 @@ def linear(
     if missing:  # whole vectors are written
         bias = None if bias is None else torch.nn.functional.pad(bias, (0, missing))
         add = None if add is None else torch.nn.functional.pad(add, (0, missing))
-    y = x.new_empty(batch, rows, columns + missing)
+    y = x.new_empty(batch, rows, columns + missing, dtype=torch.float32)
     x = x.contiguous() if weight.dtype == x.dtype else x.to(weight.dtype, memory_format=torch.contiguous_format)
     scale = None if scale is None else scale.to(y.dtype).contiguous()
     add = None if add is None else add.contiguous()
@@ -191,23 +198,64 @@ def single(
     return y
 
 
-def residual_unit(
+@dataclass(frozen=True)
+class Unit:
+    """x + pointwise(snake(depthwise(snake(x)))) as the kernel takes it, and where it stands in its signals."""
+
+    alpha: Float[Tensor, " channels"]
+    taps: Float[Tensor, "taps channels"]
+    taps_bias: Float[Tensor, " channels"]
+    beta: Float[Tensor, " channels"]
+    weight: Float[Tensor, "panels channels 32"]
+    bias: Float[Tensor, " channels"]
+    dilation: int
+    tail: Float[Tensor, "batch keep channels"] | None  # its input before what comes now; None stands for zeros
+    start: list[int]  # position, in each clip, of the first step that comes now
+
+    @property
+    def keep(self) -> int:
+        """Steps of its input that it needs besides those it gives."""
+        return (TAPS - 1) * self.dilation
+
+
+def units(
     x: Float[Tensor, "batch time channels"],
-    alpha: Float[Tensor, " channels"],
-    taps: Float[Tensor, "taps channels"],
-    taps_bias: Float[Tensor, " channels"],
-    beta: Float[Tensor, " channels"],
-    weight: Float[Tensor, "panels channels 32"],
-    bias: Float[Tensor, " channels"],
-    dilation: int,
-) -> Float[Tensor, "batch rows channels"]:
-    """x + pointwise(snake(depthwise(snake(x)))) of all steps but those within reach of the ends, in one walk."""
+    row: Sequence[Unit],
+    lengths: Sequence[int | None],
+    *,
+    noise: tuple[Float[Tensor, "panels channels 32"], Float[Tensor, "_clips time"]] | None = None,
+    alpha: Float[Tensor, " channels"] | None = None,
+    room: int = 0,
+    reduced: bool = False,
+) -> tuple[Float[Tensor, "batch room+time channels"], list[Float[Tensor, "batch _keep channels"]]]:
+    """x after noise, if any, a row of residual units, and Snake, if any; and the units' new tails.
+
+    What comes out is late by half of what the units keep. A unit's input is zero before position 0 of a clip and from
+    its length on, None for one that goes on. `noise` is the matrix it goes through and what is drawn at each step.
+    In front of the output is `room` for steps that the caller fills in; after a Snake it may be `reduced` to bfloat16.
+    """
     x, (batch, time, channels) = x.contiguous(), x.shape
-    rows = time - dilation * (TAPS - 1)
-    y = x.new_empty(batch, rows, channels)
-    narrow = _is_half(weight)
-    _call("residual_unit", x, alpha, taps, taps_bias, beta, weight, narrow, bias, y, batch, rows, channels, dilation)
-    return y
+    y = x.new_empty(batch, room + time, channels, dtype=torch.bfloat16 if reduced else x.dtype)
+    tails = [x.new_empty(batch, unit.keep, channels) for unit in row]
+    starts = torch.tensor([unit.start for unit in row])
+    ends = torch.tensor([_ENDLESS if length is None else length for length in lengths])
+    before = [None if unit.tail is None else unit.tail.contiguous() for unit in row]
+    fields = [
+        value
+        for unit, tail, new_tail, start in zip(row, before, tails, starts, strict=True)
+        for value in (unit.alpha, unit.taps, unit.taps_bias, unit.beta, unit.weight, unit.bias, tail, new_tail, start)
+        + (unit.dilation,)
+    ]
+    table = (ctypes.c_int64 * len(fields))(*map(_word, fields))
+    matrix, e = noise or (None, None)
+    e = None if e is None else e.contiguous()
+    every_clip = time if e is not None and e.shape[0] > 1 else 0
+    shortest = max(LEAST_STRETCH, sum(unit.keep for unit in row))
+    parts = max(1, min(-(-2 * torch.get_num_threads() // batch), time // shortest))
+    noisy = (matrix, e, every_clip)
+    out = (y[:, room:], int(reduced), (room + time) * channels)
+    _call("units", table, len(row), *noisy, alpha, _is_half(row[0].weight), ends, x, *out, *x.shape, parts)
+    return y, tails
 
 
 def nearest(

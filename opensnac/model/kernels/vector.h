@@ -7,6 +7,9 @@
 
 #include <stdint.h>
 #include <string.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 #define LANES 16
 #define TAPS 7
@@ -84,7 +87,11 @@ static inline __attribute__((always_inline)) vec squared_sine(vec f, const int r
 
 /* v + sin^2(a v) / a */
 static inline __attribute__((always_inline)) vec snake(vec v, Snake s, const int rough) {
+#ifdef __AVX512DQ__
+    vec f = (vec)_mm512_reduce_ps((__m512)(v * s.turn), 0);
+#else
     vec f = v * s.turn - whole(v * s.turn);
+#endif
     return v + squared_sine(f, rough) * s.inverse;
 }
 
