@@ -105,6 +105,8 @@ class Snake(nn.Module):
 class Kernel(nn.Module):
     """A weight-normalised kernel of published shape (dim 0, dim 1, taps), initialised as PyTorch's convolutions are."""
 
+    one_product = False  # of its input as it comes
+
     def __init__(self, shape: tuple[int, int, int], out_channels: int, fan_in: int, bias: bool = True) -> None:
         super().__init__()
         bound = 1 / math.sqrt(fan_in)
@@ -136,8 +138,8 @@ class Kernel(nn.Module):
 
     @property
     def narrow(self) -> bool:
-        """Whether the C kernels take what comes in bfloat16."""
-        return self._reduced and self.weight.dtype == torch.float32 and kernels.has_bfloat16()
+        """Whether its input may come in bfloat16, which is what it would be cut to."""
+        return self.one_product and self._reduced and self.weight.dtype == torch.float32 and kernels.has_bfloat16()
 
     def arranged(self, name: str, matrix: Callable[[], Tensor]) -> Tensor:
         """A tensor for the C kernels made from the parameters, kept as long as these stay the same."""
@@ -243,6 +245,8 @@ class Convolution(Kernel, Centred):
 class Downsample(Kernel, Windowed):
     """Convolution of kernel 2s and stride s: each output frame sees two neighbouring blocks of s steps."""
 
+    one_product = True
+
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__((out_channels, in_channels, 2 * stride), out_channels, in_channels * 2 * stride)
         self.stride = stride
@@ -273,6 +277,8 @@ class Downsample(Kernel, Windowed):
 
 class Upsample(Kernel, Windowed):
     """Transposed convolution of kernel 2s and stride s: each frame makes 2s steps, halves of neighbours overlap."""
+
+    one_product = True
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         # PyTorch takes a transposed convolution's fan-in from dim 1 of its weight.

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from opensnac.errors import OpensnacError
 from opensnac.files import whole_file
 from opensnac.model import kernels
-from opensnac.model.layers import Downsample, Grouped, Kernel, Noise, ResidualUnit, Signal, Snake, Upsample, Windowed
+from opensnac.model.layers import Convolution, Downsample, Grouped, Kernel, Noise, ResidualUnit, Signal, Snake, Upsample, Windowed
 from opensnac.model.noise import noise_from
 
 CACHE_BYTES = 8 << 20  # of activations that the C kernels pass over layer by layer
@@ -234,7 +234,7 @@ class Pipeline:
     def _pass_row(
         self, x: Signal, row: Sequence[Stage], pushed: list[Fraction], state: State, tails: dict[int, Tensor]
     ) -> Signal:
-        """What a row of residual units makes of x, with noise before it, Snake and a change of rate after it."""
+        """What a row of residual units makes of x, with noise before it, Snake and a convolution after it."""
         noise, alpha, units, last = None, None, [], None
         for stage in row:
             if isinstance(layer := stage.layer, Noise):
@@ -293,7 +293,7 @@ class Pipeline:
 
 
 def _rows_of_units(layers: Sequence[nn.Module]) -> dict[int, int]:
-    """Where layers lie that are passed together: first to stop. Noise, residual units, Snake, a change of rate."""
+    """Where layers lie that are passed together: first to stop. Noise, residual units, Snake, a convolution."""
     rows, i = {}, 0
     while i < len(layers):
         units = i + isinstance(layers[i], Noise)
@@ -302,7 +302,7 @@ def _rows_of_units(layers: Sequence[nn.Module]) -> dict[int, int]:
             stop += 1
         if stop > units:
             stop += stop < len(layers) and isinstance(layers[stop], Snake)
-            stop += stop < len(layers) and isinstance(layers[stop], Downsample | Upsample)
+            stop += stop < len(layers) and isinstance(layers[stop], Downsample | Upsample | Convolution)
             rows[i] = stop
         i = max(stop, i + 1)
     return rows
