@@ -1,14 +1,16 @@
-"""A training step of the generator with the C kernels, without them, and around the reference package's modules.
+"""A training step with the C kernels, also in bf16, without them, and around the reference package's modules.
 
-python benchmarks/training_step.py [--config speech_24khz_tiny] [--rounds 3] [--threads 1] [--set KEY=VALUE]
+python benchmarks/training_step.py [--config speech_24khz_tiny] [--judged] [--rounds 3] [--set KEY=VALUE]
 
-Eager, fp32, the clips in memory. The three take turns; seconds of processor time, the median step. Needs the package
-`snac`; its step has no codebook losses and plain AdamW.
+Of the generator alone, or `--judged` by the same discriminators. Eager, the clips in memory. They take turns; seconds
+of processor time, the median step. Needs the package `snac`; its step is in fp32, with plain AdamW and without codebook
+losses.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import statistics
 import time
@@ -21,6 +23,7 @@ from gpu_session import ReferenceStep
 from opensnac.model import kernels
 from opensnac.training.benchmark import stage
 from opensnac.training.config import TrainConfig
+from opensnac.training.discriminators import Discriminators
 from opensnac.training.loop import crop_samples, find_config
 from opensnac.training.processes import Processes
 
@@ -28,6 +31,7 @@ from opensnac.training.processes import Processes
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="speech_24khz_tiny", help="a shipped configuration's name or a TOML file")
+    parser.add_argument("--judged", action="store_true", help="with discriminators, published size unless --set")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
@@ -36,9 +40,12 @@ def main() -> None:
     config = TrainConfig.from_toml(find_config(options.config), options.changes)
     clips = 0.1 * torch.randn(config.data.batch_size, 1, crop_samples(config))
     seconds = clips.numel() / config.model.sampling_rate
-    print(f"{config.name}: {len(clips)} clips of {seconds / len(clips):.2f} s a step, {options.threads} threads")
+    print(
+        f"{config.name}: {len(clips)} clips of {seconds / len(clips):.2f} s a step, {options.threads} threads, "
+        f"{'full GAN' if options.judged else 'generator alone'}"
+    )
     taken: dict[str, list[float]] = {}
-    steps = steps_of(config, clips)
+    steps = steps_of(config, clips, options.judged)
     for round_ in range(options.rounds + 1):  # the first one is warming up
         for name, step in steps.items():
             began = time.process_time()
@@ -50,14 +57,18 @@ def main() -> None:
         print(f"{name}: {median:.2f} s a step, {seconds / median:.2f} s of audio a second")
 
 
-def steps_of(config: TrainConfig, clips: torch.Tensor) -> dict[str, Callable[[], object]]:
+def steps_of(config: TrainConfig, clips: torch.Tensor, judged: bool) -> dict[str, Callable[[], object]]:
     """The contenders, each a step to take."""
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     import snac
 
-    reference = ReferenceStep(snac.SNAC(**config.model.to_dict()).train(), None, config)
+    judges = Discriminators(config.discriminator) if judged else None
+    reference = ReferenceStep(snac.SNAC(**config.model.to_dict()).train(), judges, config)
     numbers = torch.arange(len(clips))
-    with_kernels, without = (stage(config, Processes("cpu"), discriminators=False) for _ in range(2))
+    with_kernels, without, halves = (
+        stage(dataclasses.replace(config, precision=precision), Processes("cpu"), discriminators=judged)
+        for precision in ("fp32", "fp32", "bf16")
+    )
 
     def step_without() -> None:
         switch_kernels(False)
@@ -66,6 +77,7 @@ def steps_of(config: TrainConfig, clips: torch.Tensor) -> dict[str, Callable[[],
 
     return {
         "with the C kernels": lambda: with_kernels.training_step(clips, numbers, 0.5),
+        "the same in bf16": lambda: halves.training_step(clips, numbers, 0.5),
         "without them": step_without,
         "the reference's modules": lambda: reference(clips),
     }

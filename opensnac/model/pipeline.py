@@ -26,7 +26,18 @@ from torch import Tensor, nn
 from opensnac.errors import OpensnacError
 from opensnac.files import whole_file
 from opensnac.model import kernels
-from opensnac.model.layers import Convolution, Downsample, Grouped, Kernel, Noise, ResidualUnit, Signal, Snake, Upsample, Windowed
+from opensnac.model.layers import (
+    Convolution,
+    Downsample,
+    Grouped,
+    Kernel,
+    Noise,
+    ResidualUnit,
+    Signal,
+    Snake,
+    Upsample,
+    Windowed,
+)
 from opensnac.model.noise import noise_from
 
 CACHE_BYTES = 8 << 20  # of activations that the C kernels pass over layer by layer
