@@ -9,6 +9,7 @@ import typer
 
 from opensnac.cli.app import Model, app
 from opensnac.cli.reporting import reporting
+from opensnac.errors import OpensnacError
 
 
 @app.command(epilog="Example: [bold]opensnac evaluate recordings/ --codec opensnac --codec opus:6 --out report/[/bold]")
@@ -43,7 +44,10 @@ def evaluate(
     with reporting():
         from opensnac.evaluation.evaluate import evaluate_folder
 
-        evaluate_folder(folder, codec or [], out, jobs, baseline, players, asr, speaker)
+        results = evaluate_folder(folder, codec or [], out, jobs, baseline, players, asr, speaker)
+        coded = [entry for entry in results["codecs"] if entry["name"] != "original"]
+        if coded and all(len(entry["failed"]) == results["clips"] for entry in coded):
+            raise OpensnacError(f"no clip came through any codec; {out / 'report.md'} says why for each")
 
 
 listen = typer.Typer(no_args_is_help=True, help="Listening tests after ITU-R BS.1534-3 (MUSHRA).")

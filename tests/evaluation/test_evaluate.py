@@ -5,8 +5,9 @@ import sys
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from opensnac import audio
+from opensnac import audio, cli
 from opensnac.errors import OpensnacError
 from opensnac.evaluation import evaluate
 from opensnac.evaluation.codecs import DEFAULT_CODECS, Coded, Original
@@ -285,3 +286,13 @@ def test_a_folder_without_recordings_is_refused(tmp_path):
         find_clips(tmp_path)
     with pytest.raises(OpensnacError, match="nowhere: no such folder; give a folder of recordings"):
         find_clips(tmp_path / "nowhere")
+
+
+def test_a_run_without_a_single_success_ends_as_a_failure(folder, few_metrics, measured, tmp_path):
+    broken = tmp_path / "none"
+    broken.mkdir()
+    (broken / "broken.wav").write_bytes(b"no audio at all")
+    arguments = ["evaluate", str(broken), "--codec", "opensnac", "--out", str(tmp_path / "out")]
+    ended = CliRunner().invoke(cli.app, arguments)
+    assert (ended.exit_code, "no clip came through any codec" in ended.stderr) == (1, True)
+    assert "Failed, broken.wav" in (tmp_path / "out" / "report.md").read_text()
