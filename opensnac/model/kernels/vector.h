@@ -1,4 +1,4 @@
-/* What both files of kernels stand on: sixteen neighbouring channels at once, a sine, Snake.
+/* What the kernels stand on: sixteen neighbouring channels at once, a sine, Snake.
  *
  * Vector types are GCC's and Clang's, so any processor runs this.
  */
