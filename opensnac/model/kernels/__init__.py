@@ -41,6 +41,7 @@ FLAGS = [
 TAPS = 7
 LANES = 16  # channels the kernels work on at once
 COLUMNS = 32  # of a product that are worked on at once
+MOST_UNITS = 8  # in a row
 LEAST_STRETCH = 512  # steps that one thread takes of a row of units
 _ENDLESS = 2**62
 
@@ -234,6 +235,7 @@ def units(
     its length on, None for one that goes on. `noise` is the matrix it goes through and what is drawn at each step.
     In front of the output is `room` for steps that the caller fills in; after a Snake it may be `reduced` to bfloat16.
     """
+    assert 0 < len(row) <= MOST_UNITS
     x, (batch, time, channels) = x.contiguous(), x.shape
     y = x.new_empty(batch, room + time, channels, dtype=torch.bfloat16 if reduced else x.dtype)
     tails = [x.new_empty(batch, unit.keep, channels) for unit in row]
