@@ -47,7 +47,7 @@ def encode(
         bool,
         typer.Option(
             "--reduced",
-            help="Multiply in bfloat16 where the processor can: faster; a third of the codes differ, no worse to hear.",
+            help="Multiply in bfloat16 where the processor can: faster; a third of the codes differ and score as well.",
         ),
     ] = False,
     device: Device = "cpu",
