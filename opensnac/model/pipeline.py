@@ -40,7 +40,7 @@ from opensnac.model.layers import (
 )
 from opensnac.model.noise import noise_from
 
-CACHE_BYTES = 8 << 20  # of activations that the C kernels pass over layer by layer
+CACHE_BYTES = 16 << 20  # of activations that the C kernels pass over layer by layer
 LEAST_STEPS = 256  # of these, so that what is kept from part to part stays a small share
 
 
