@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -145,17 +146,18 @@ class Stage:
 
 @dataclass(frozen=True)
 class _Walk:
-    """The stages that x, or one of `parts` like it, goes through: from `first` to `stop`, if that is known yet."""
+    """The stages that x, or one of `parts` like it, goes through: from `first` to `stop`, or where parts gather."""
 
     first: int
+    stop: int
     pushed: list[Fraction]  # steps of the pipeline's input before x
-    stop: int | None = None
     parts: int = 1
+    gathers: bool = False  # whether to stop as soon as the parts fit the cache together
 
-    def gathers_before(self, stage: Stage, x: Signal) -> bool:
-        """Whether the parts are to be joined: they fit the cache together, or whole groups of steps are needed."""
+    def ends_before(self, stage: int, x: Signal) -> bool:
+        """Whether a later part, or what becomes of all parts, goes on from here."""
         small = 4 * x.numel() * self.parts <= CACHE_BYTES
-        return self.stop is None and self.parts > 1 and (small or isinstance(stage.layer, Grouped))
+        return stage == self.stop or (self.gathers and stage > self.first and small)
 
 
 class Pipeline:
@@ -176,6 +178,9 @@ class Pipeline:
         self.out_offset, self.out_rate = offset, rate
         self.stages = [dataclasses.replace(stage, unit=self._unit(stages[i:])) for i, stage in enumerate(stages)]
         self.rows = _rows_of_units([stage.layer for stage in stages])
+        grouped = [i for i, stage in enumerate(stages) if isinstance(stage.layer, Grouped)]
+        borders = sorted({0, *grouped, *(i + 1 for i in grouped), len(stages)})
+        self.sections = [*itertools.pairwise(borders)]  # all steps of a piece go through one before the next
 
     def _unit(self, stages: list[Stage]) -> int:
         """Steps of the first stage's input that are whole steps everywhere, up to a stage that needs groups."""
@@ -189,19 +194,38 @@ class Pipeline:
 
     def push(self, x: Signal, state: State) -> Signal:
         """Take the next piece (batch, steps, channels); what comes out begins at `first_step` from before."""
-        steps, tails = x.shape[1], dict(enumerate(state.tails))
-        x, _ = self._through(x, _Walk(0, [Fraction(pushed) for pushed in state.pushed]), state, tails)
+        steps, tails, pushed = x.shape[1], dict(enumerate(state.tails)), [Fraction(n) for n in state.pushed]
+        for first, stop in self.sections:
+            x, skipped = self._needed(x, first, pushed, state)
+            pushed = [before + skipped for before in pushed]
+            x, _ = self._through(x, _Walk(first, stop, pushed), state, tails)
         state.tails = [tails[i] for i in range(len(tails))]
-        state.pushed = [pushed + steps for pushed in state.pushed]
-        return x
+        early = int((pushed[0] - state.pushed[0]) * self.out_rate)
+        state.pushed = [before + steps for before in state.pushed]
+        return F.pad(x, (0, 0, early, int(steps * self.out_rate) - early - x.shape[1]))
+
+    def _needed(self, x: Signal, first: int, pushed: list[Fraction], state: State) -> tuple[Signal, Fraction]:
+        """x, the input of stage `first`, without what lies before all signals or too far beyond all ends to matter.
+
+        And how many steps of the pipeline's input the former stands for.
+        """
+        stage, layers = self.stages[first], [stage.layer for stage in self.stages[first:]]
+        early = max(0, -max(stage.position(before) for before in pushed)) // stage.unit * stage.unit
+        if early >= x.shape[1] or any(isinstance(layer, Grouped) for layer in layers):
+            early = 0  # groups would begin elsewhere
+        late = x.shape[1]
+        if None not in state.lengths:
+            lengths = [length for length in state.lengths if length is not None]
+            newest = [newest_input(layers, int(length * self.out_rate) - 1) for length in lengths]
+            counts = [last + 1 - stage.position(before) for last, before in zip(newest, pushed, strict=True)]
+            late = min(late, max(early, *counts, 0) // -stage.unit * -stage.unit)
+        return x[:, early:late], early / stage.rate
 
     def _through(self, x: Signal, walk: _Walk, state: State, tails: dict[int, Tensor]) -> tuple[Signal, int]:
         """Run x through the stages from `walk.first` on: what comes out, and the stage that it comes out before."""
         i = walk.first
-        while i < len(self.stages) and i != walk.stop:
+        while not walk.ends_before(i, x):
             stage, steps = self.stages[i], x.shape[1]
-            if i > walk.first and walk.gathers_before(stage, x):
-                break
             if (size := stage.steps_at_once(x)) < steps:
                 x, i = self._in_parts(x, size, dataclasses.replace(walk, first=i), state, tails)
             elif (stop := self.rows.get(i)) is not None and kernels.infers(x):
@@ -218,9 +242,8 @@ class Pipeline:
         parts = x.split(size, dim=1)
         for n, part in enumerate(parts):
             pushed = [before + n * size / rate for before in walk.pushed]
-            y, stop = self._through(part, _Walk(walk.first, pushed, stop, len(parts)), state, tails)
+            y, stop = self._through(part, _Walk(walk.first, stop, pushed, len(parts), gathers=n == 0), state, tails)
             outputs.append(y)
-        assert stop is not None
         return torch.cat(outputs, dim=1), stop
 
     def _pass(self, x: Signal, stage: Stage, pushed: list[Fraction], state: State, tails: dict[int, Tensor]) -> Signal:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from opensnac import SNAC
 from opensnac.errors import AudioError, CodesError, OpensnacError
 from opensnac.model import kernels, pipeline
+from opensnac.model.layers import Signal, Upsample
 from opensnac.model.pipeline import newest_input
 from opensnac.streaming import State, StreamDecoder, StreamEncoder
 
@@ -108,6 +109,26 @@ def test_parts_that_fit_the_cache_change_nothing(
     monkeypatch.setattr(pipeline, "LEAST_STEPS", steps)
     assert all(torch.equal(a, b) for a, b in zip(codes, model.encode(audio), strict=True))
     torch.testing.assert_close(model.decode(codes, seed=3), decoded, atol=TOLERANCE, rtol=0)
+
+
+def test_no_step_is_worked_on_that_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention gives whole windows, the first one before a signal begins, the last beyond what its end needs."""
+    torch.manual_seed(0)
+    model = SNAC(**configs.TINY | {"encoder_dim": 8, "attn_window_size": 32, "decoder_dim": 64}).eval()
+    layers = [*model.decoder.layers()]
+    layers = layers[layers.index(next(layer for layer in layers if isinstance(layer, Upsample))) :]
+    frames, worked_on = 1600, []  # more than a piece
+    codes = model.encode(audio_of(frames * model.hop_length))
+
+    def valid(layer: Upsample, x: Signal) -> Signal:
+        worked_on.extend([x.shape[1] - 1] * (layer is layers[0]))
+        return take(layer, x)
+
+    take = Upsample.valid
+    monkeypatch.setattr(Upsample, "valid", valid)
+    model.decode(codes)
+    assert len(worked_on) == 3
+    assert sum(worked_on) == newest_input(layers, frames * model.hop_length - 1) + 1 < frames + 32
 
 
 @pytest.mark.parametrize("name", configs.SMALL)

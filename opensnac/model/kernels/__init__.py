@@ -42,7 +42,7 @@ TAPS = 7
 LANES = 16  # channels the kernels work on at once
 COLUMNS = 32  # of a product that are worked on at once
 MOST_UNITS = 8  # in a row
-LEAST_STRETCH = 512  # steps that one thread takes of a row of units
+LEAST_STRETCH = 512  # steps of a row of units that are worth a job of their own
 _ENDLESS = 2**62
 
 
@@ -252,12 +252,17 @@ def units(
     matrix, e = noise or (None, None)
     e = None if e is None else e.contiguous()
     every_clip = time if e is not None and e.shape[0] > 1 else 0
-    shortest = max(LEAST_STRETCH, sum(unit.keep for unit in row))
-    parts = max(1, min(-(-2 * torch.get_num_threads() // batch), time // shortest))
+    parts = _stretches(time, sum(unit.keep for unit in row), -(-torch.get_num_threads() // batch))
     noisy = (matrix, e, every_clip)
     out = (y[:, room:], int(reduced), (room + time) * channels)
     _call("units", table, len(row), *noisy, alpha, _is_half(row[0].weight), ends, x, *out, *x.shape, parts)
     return y, tails
+
+
+def _stretches(time: int, early: int, threads: int) -> int:
+    """Into how many stretches a clip of `time` steps goes for `threads` threads; they begin `early` steps early."""
+    ample = time // threads >= 2 * LEAST_STRETCH  # then two a thread, so that others take over from one held up
+    return max(1, min((1 + ample) * threads, time // max(early, 1)))
 
 
 def nearest(

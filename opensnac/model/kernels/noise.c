@@ -33,6 +33,8 @@ static inline vec log_of_share(vec x) {
 /* N(0, 1) values at `count` positions from `start` on, those before 0 as at 0. */
 void noise(idx key, idx start, float *y, idx count) {
     const float share = 1.0f / (1 << 24);
+    vec term[TERMS];
+    squared_sine_terms((vec){0} + 1.0f, term, 0);
     for (idx i = 0; i < count; i += LANES) {
         bits low, high;
         for (int lane = 0; lane < LANES; lane++) {
@@ -43,7 +45,7 @@ void noise(idx key, idx start, float *y, idx count) {
         vec radius = log_of_share(__builtin_convertvector(first >> 8, vec) + 1.0f) * -2.0f;
         for (int lane = 0; lane < LANES; lane++) radius[lane] = __builtin_sqrtf(radius[lane]);
         vec turn = __builtin_convertvector(second >> 8, vec) * share;
-        vec value = radius * (1.0f - 2.0f * squared_sine(turn - whole(turn), 0)); /* cos 2u = 1 - 2 sin^2 u */
+        vec value = radius * (1.0f - 2.0f * squared_sine(turn - whole(turn), term, 0)); /* cos 2u = 1 - 2 sin^2 u */
         memcpy(y + i, &value, min_(LANES, count - i) * sizeof *y);
     }
 }

@@ -17,8 +17,6 @@
 #define DEPTH 512        /* of a product that is summed up in registers before it goes to memory */
 #define TALL (24 * ROWS) /* rows of a job: with DEPTH they stay in the second cache */
 
-#define INLINE static inline __attribute__((always_inline))
-
 typedef uint16_t half; /* bfloat16 */
 
 /* Rows of a product's left side, floats or halves, as far apart as `stride` of them; they may overlap. */

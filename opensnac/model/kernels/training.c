@@ -14,9 +14,9 @@ void snake_forward(const float *x, const float *alpha, float *y, idx rows, idx c
 #pragma omp parallel for schedule(static)
     for (idx tile = 0; tile < tiles(rows); tile++)
         for (idx c = 0; c < channels; c += LANES) {
-            Snake of = snake_of(alpha + c);
+            Snake of = snake_of(alpha + c, 0);
             for (idx t = tile * TILE; t < min_(rows, (tile + 1) * TILE); t++)
-                store(y + t * channels + c, snake(load(x + t * channels + c), of, 0));
+                store(y + t * channels + c, snake(load(x + t * channels + c), &of, 0));
         }
 }
 

@@ -27,7 +27,7 @@ typedef struct {
     const void *noise; /* its matrix, or null */
     const float *e;    /* (1 or batch, rows), clips e_clip apart */
     idx e_clip;
-    const float *turn, *inverse; /* of the Snake after the units, or null */
+    const float *alpha; /* of the Snake after the units, or null */
     idx halves;                  /* whether products are in bfloat16 */
     const idx *length;           /* (batch) steps of each clip, counted from position 0 */
     const float *x;
@@ -46,11 +46,15 @@ static inline idx keep_of(const Unit *unit) { return (TAPS - 1) * unit->dilation
 
 static void copy(float *to, const float *from, idx count) { memmove(to, from, count * sizeof *to); }
 
-static void to_halves(half *to, const float *from, idx count) {
+/* To element `at` of `to`, floats or halves. */
+INLINE void store_as(const int halves, void *to, idx at, vec v) {
 #ifdef __AVX512BF16__
-    for (idx i = 0; i < count; i += LANES)
-        _mm256_storeu_si256((__m256i *)(to + i), (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(from + i)));
+    if (halves) {
+        _mm256_storeu_si256((__m256i *)((half *)to + at), (__m256i)_mm512_cvtneps_pbh((__m512)v));
+        return;
+    }
 #endif
+    store((float *)to + at, v);
 }
 
 /* Zeros for those of `rows` steps from `position` on that lie before a clip's beginning or beyond its end. */
@@ -63,22 +67,15 @@ static void silence(float *at, idx channels, idx rows, idx position, idx length)
  * floats or halves. */
 INLINE void column_of_unit(const int halves, const float *x, idx channels, const Unit *unit, idx c, float *wide, void *y,
                            idx rows) {
-    Snake a = snake_of(unit->alpha + c), b = snake_of(unit->beta + c);
+    Snake a = snake_of(unit->alpha + c, halves), b = snake_of(unit->beta + c, halves);
     idx dilation = unit->dilation;
     vec shift = load(unit->taps_bias + c), w[TAPS];
     for (int k = 0; k < TAPS; k++) w[k] = load(unit->taps + c + k * channels);
-    for (idx t = 0; t < rows + (TAPS - 1) * dilation; t++) store(wide + t * LANES, snake(load(x + t * channels + c), a, halves));
+    for (idx t = 0; t < rows + (TAPS - 1) * dilation; t++) store(wide + t * LANES, snake(load(x + t * channels + c), &a, halves));
     for (idx t = 0; t < rows; t++) {
         vec sum = shift;
         for (int k = 0; k < TAPS; k++) sum += w[k] * load(wide + (t + k * dilation) * LANES);
-        sum = snake(sum, b, halves);
-#ifdef __AVX512BF16__
-        if (halves) {
-            _mm256_storeu_si256((__m256i *)((half *)y + t * channels + c), (__m256i)_mm512_cvtneps_pbh((__m512)sum));
-            continue;
-        }
-#endif
-        store((float *)y + t * channels + c, sum);
+        store_as(halves, y, t * channels + c, snake(sum, &b, halves));
     }
 }
 
@@ -103,25 +100,19 @@ static void enter(const Run *run, idx clip, idx row, idx rows, float *to, float 
         copy(to, x, rows * channels);
         return;
     }
-    if (run->halves) to_halves((half *)mixed, x, rows * channels);
+    for (idx i = 0; run->halves && i < rows * channels; i += LANES) store_as(1, mixed, i, load(x + i));
     Target target = {to, channels, NULL, run->e + clip * run->e_clip + row, x, channels};
     product((Rows){run->halves ? mixed : x, channels, (int)run->halves}, run->noise, target, rows, channels, channels, 0,
             (channels + COLUMNS - 1) / COLUMNS);
 }
 
 /* Snake on the way out to `rows` rows of y from element `at` on. */
-static void leave(const Run *run, const float *from, idx at, idx rows) {
-    for (idx i = 0; i < rows * run->channels; i += run->channels)
-        for (idx c = 0; c < run->channels; c += LANES) {
-            vec value = snake(load(from + i + c), (Snake){load(run->turn + c), load(run->inverse + c)}, run->halves);
-#ifdef __AVX512BF16__
-            if (run->y_halves) {
-                _mm256_storeu_si256((__m256i *)((half *)run->y + at + i + c), (__m256i)_mm512_cvtneps_pbh((__m512)value));
-                continue;
-            }
-#endif
-            store((float *)run->y + at + i + c, value);
-        }
+INLINE void leave(const int halves, const Run *run, const float *from, idx at, idx rows) {
+    for (idx c = 0; c < run->channels; c += LANES) {
+        Snake s = snake_of(run->alpha + c, halves);
+        for (idx i = c; i < rows * run->channels; i += run->channels)
+            store_as(halves, run->y, at + i, snake(load(from + i), &s, halves));
+    }
 }
 
 /* Rows [first, last) of a clip's output. A stretch that does not begin the signal starts early by what its units keep. */
@@ -152,13 +143,17 @@ static void walk(const Run *run, idx clip, idx first, idx last, idx tile, float 
             silence(to, channels, rows, unit->start[clip] + end - rows, run->length[clip]);
             rows = had - keep;
             to = u + 1 < run->count ? next->at + next->have * channels
-                 : run->turn        ? out
+                 : run->alpha       ? out
                                     : (float *)run->y + clip * run->y_clip + (end - rows) * channels;
             if (rows > 0) pass_unit(run, unit, input->at, to, rows, wide, mixed);
             input->have = min_(had, keep);
             copy(input->at, input->at + (had - input->have) * channels, input->have * channels);
         }
-        if (rows > 0 && run->turn) leave(run, out, clip * run->y_clip + (end - rows) * channels, rows);
+        idx at = clip * run->y_clip + (end - rows) * channels;
+        if (rows > 0 && run->alpha && run->y_halves)
+            leave(1, run, out, at, rows);
+        else if (rows > 0 && run->alpha)
+            leave(0, run, out, at, rows);
     }
     for (idx u = 0; u < run->count && last == run->rows; u++) {
         idx size = keep_of(run->units + u) * channels;
@@ -178,13 +173,7 @@ void units(const Unit *row, idx count, const void *noise, const float *e, idx e_
         kept += keep;
         most = keep > most ? keep : most;
     }
-    float *snake = malloc(2 * channels * sizeof *snake), *turn = alpha ? snake : NULL;
-    for (idx c = 0; alpha && c < channels; c += LANES) {
-        Snake s = snake_of(alpha + c);
-        store(snake + c, s.turn);
-        store(snake + channels + c, s.inverse);
-    }
-    Run run = {row, count, noise, e, e_clip, turn, snake + channels, halves, length, x, y, y_halves, y_clip, rows, channels};
+    Run run = {row, count, noise, e, e_clip, alpha, halves, length, x, y, y_halves, y_clip, rows, channels};
     idx size = (kept + (count + 2) * tile) * channels + (most + tile) * LANES;
 #pragma omp parallel
     {
@@ -196,5 +185,4 @@ void units(const Unit *row, idx count, const void *noise, const float *e, idx e_
         }
         free(memory);
     }
-    free(snake);
 }

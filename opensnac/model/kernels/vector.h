@@ -13,6 +13,7 @@
 
 #define LANES 16
 #define TAPS 7
+#define INLINE static inline __attribute__((always_inline))
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int64_t idx;
@@ -58,41 +59,46 @@ static inline vec cosine(vec r) { /* |r| <= pi / 2 */
     return p * q + 1.0f;
 }
 
-/* What Snake needs of its alpha: 1 / pi and 1 over it. */
-typedef struct {
-    vec turn, inverse;
-} Snake;
+/* sin^2(pi f) for |f| <= 1/2 as a polynomial in f^2, lowest power first: exact to 2e-7, or 2e-5 where what comes of it
+ * is cut to bfloat16. */
+#define TERMS 6
+#define ROUGH_TERMS 4
+static const float SQUARED_SINE[TERMS] = {9.8696029203f,  -32.469581116f, 42.725384789f,
+                                          -30.085953176f, 12.990730325f,  -3.2729459350f};
+static const float ROUGH_SQUARED_SINE[ROUGH_TERMS] = {9.8666747378f, -32.353872283f, 41.294961592f, -22.990920630f};
 
-static inline Snake snake_of(const float *alpha) {
-    vec a = load(alpha);
-    return (Snake){a * 0.318309886183790672f, 1.0f / (a + 1e-9f)};
+/* Its terms times `scale`, and itself with these. */
+INLINE void squared_sine_terms(vec scale, vec *term, const int rough) {
+    for (int k = 0; k < (rough ? ROUGH_TERMS : TERMS); k++) term[k] = scale * (rough ? ROUGH_SQUARED_SINE : SQUARED_SINE)[k];
 }
 
-/* sin^2(pi f), |f| <= 1/2, a polynomial in f^2: exact to 2e-7, or 2e-5 if `rough` does. */
-static inline __attribute__((always_inline)) vec squared_sine(vec f, const int rough) {
-    vec g = f * f, p;
-    if (rough) {
-        p = g * -22.990920630f + 41.294961592f;
-        p = p * g - 32.353872283f;
-        p = p * g + 9.8666747378f;
-    } else {
-        p = g * -3.2729459350f + 12.990730325f;
-        p = p * g - 30.085953176f;
-        p = p * g + 42.725384789f;
-        p = p * g - 32.469581116f;
-        p = p * g + 9.8696029203f;
-    }
+INLINE vec squared_sine(vec f, const vec *term, const int rough) {
+    vec g = f * f, p = term[rough ? ROUGH_TERMS - 1 : TERMS - 1];
+    for (int k = rough ? ROUGH_TERMS - 2 : TERMS - 2; k >= 0; k--) p = p * g + term[k];
     return p * g;
 }
 
+/* What Snake needs of its alpha: 1 / pi of it, and the squared sine over it. */
+typedef struct {
+    vec turn, term[TERMS];
+} Snake;
+
+INLINE Snake snake_of(const float *alpha, const int rough) {
+    vec a = load(alpha);
+    Snake s;
+    s.turn = a * 0.318309886183790672f;
+    squared_sine_terms(1.0f / (a + 1e-9f), s.term, rough);
+    return s;
+}
+
 /* v + sin^2(a v) / a */
-static inline __attribute__((always_inline)) vec snake(vec v, Snake s, const int rough) {
+INLINE vec snake(vec v, const Snake *s, const int rough) {
 #ifdef __AVX512DQ__
-    vec f = (vec)_mm512_reduce_ps((__m512)(v * s.turn), 0);
+    vec f = (vec)_mm512_reduce_ps((__m512)(v * s->turn), 0);
 #else
-    vec f = v * s.turn - whole(v * s.turn);
+    vec f = v * s->turn - whole(v * s->turn);
 #endif
-    return v + squared_sine(f, rough) * s.inverse;
+    return squared_sine(f, s->term, rough) + v;
 }
 
 #endif
