@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -100,6 +101,7 @@ class CodebookHealth:
         self.since_use = [torch.zeros(len(w), dtype=torch.int64, device=w.device) for w in weights]
         self.counts = [torch.zeros(len(w), device=w.device) for w in weights]
         self.pools = [torch.empty(0, w.shape[1], device=w.device) for w in weights]
+        self.revived: list[int] = []  # at each scale, the last time
 
     @torch.no_grad()
     def observe(self, codes: Sequence[Tensor], projected: Sequence[Tensor]) -> None:
@@ -113,9 +115,9 @@ class CodebookHealth:
             self.pools[i] = torch.cat([self.pools[i], vectors.flatten(0, 1).float()])[-size * POOL_FACTOR :]
 
     @torch.no_grad()
-    def revive(self, quantizers: Sequence[ResidualVectorQuantizer], generator: torch.Generator) -> list[int]:
-        """Move dead codes onto recent vectors, alike in all of `quantizers`; returns how many at each scale."""
-        revived = []
+    def revive(self, quantizers: Sequence[ResidualVectorQuantizer], generator: torch.Generator) -> None:
+        """Move dead codes onto recent vectors, alike in all of `quantizers`."""
+        self.revived = []
         for i, since in enumerate(self.since_use):
             dead = torch.nonzero(since > self.patience * len(since)).flatten()
             if len(dead) and len(self.pools[i]):
@@ -124,8 +126,7 @@ class CodebookHealth:
                     weight = quantizer.scales[i].codebook.weight
                     weight[dead] = self.pools[i][draw]
                 since[dead] = 0
-            revived.append(len(dead))
-        return revived
+            self.revived.append(len(dead))
 
     def usage(self) -> list[tuple[float, float]]:
         """For each scale the share of codes used lately and the perplexity of their use."""
@@ -137,12 +138,13 @@ class CodebookHealth:
             report.append((float(used.float().mean()), perplexity))
         return report
 
-    def state_dict(self) -> dict[str, list[Tensor]]:
+    def state_dict(self) -> dict[str, list[Any]]:
         """Everything, for a checkpoint."""
-        return {"since_use": self.since_use, "counts": self.counts, "pools": self.pools}
+        return {"since_use": self.since_use, "counts": self.counts, "pools": self.pools, "revived": self.revived}
 
-    def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
+    def load_state_dict(self, state: dict[str, list[Any]]) -> None:
         """Go on from a checkpoint."""
+        self.revived = state.get("revived", [])
         for name in ("since_use", "counts", "pools"):
             mine: list[Tensor] = getattr(self, name)
             mine[:] = [value.to(old.device) for value, old in zip(state[name], mine, strict=True)]

@@ -115,6 +115,7 @@ class ScheduleConfig:
     steps: int = 400_000
     minutes: float | None = None  # stop, and let the rate fall, by the clock instead of by steps
     quantize_from: int = 500  # before this step the latent passes unquantised; then codebooks start from data
+    quantize_below: float = 4.5  # or later, as soon as the mel loss is below this, or after four times as many steps
     adversarial_from: int = 5_000
     discriminate_from: int = 4_500  # the discriminators learn alone for a while before they judge
     log_every: int = 50

@@ -38,7 +38,6 @@ class Log:
     def __init__(self, out: Path, step: int, processes: Processes, window: Mapping[str, Tensor]) -> None:
         self.path = out / "log.jsonl"
         self.processes = processes
-        self.revived: list[int] = []
         self.writer = _tensorboard(out, step) if processes.is_first else None
         self.line = _progress_line() if processes.is_first else None
         if processes.is_first:
@@ -76,13 +75,14 @@ class Log:
             self._values.setdefault(name, []).append(value)
         self._seconds, self._waited, self._steps = self._seconds + seconds, self._waited + waited, self._steps + 1
 
-    def write(self, trainer: Trainer, elapsed: float, progress: float) -> None:
-        """Write the means since the last call; every process must call."""
+    def write(self, trainer: Trainer, elapsed: float, progress: float) -> dict[str, float]:
+        """Write and return the means since the last call, of all processes; every process must call."""
         names = sorted(self._values)
         device = self.processes.device
         means = [torch.stack([value.float().to(device) for value in self._values[name]]).mean() for name in names]
-        shared = self.processes.mean(torch.stack(means)).tolist() if names else []
-        entry: dict[str, Any] = {"step": trainer.step, "minutes": elapsed / 60} | dict(zip(names, shared, strict=True))
+        values = self.processes.mean(torch.stack(means)).tolist() if names else []
+        shared = dict(zip(names, values, strict=True))
+        entry: dict[str, Any] = {"step": trainer.step, "minutes": elapsed / 60} | shared
         entry["audio_seconds_per_second"] = self._seconds * self.processes.count / (time.monotonic() - self._since)
         entry["data_wait_seconds"] = self._waited / max(1, self._steps)
         entry["learning_rate"] = trainer.generator_optimizers["learning_rate"].param_groups[0]["lr"]
@@ -91,10 +91,11 @@ class Log:
             usage = trainer.health.usage()
             entry["codes_used"] = [share for share, _ in usage]
             entry["perplexity"] = [perplexity for _, perplexity in usage]
-            entry["revived"] = self.revived
+            entry["revived"] = trainer.health.revived
         self._start_window()
         left = elapsed * max(0.0, 1 - progress) / progress if progress else math.inf
         self.record(entry, progress, left)
+        return shared
 
     def record(self, entry: dict[str, Any], progress: float | None = None, seconds_left: float = math.inf) -> None:
         """One line of the log, one of the screen, a point on every curve."""

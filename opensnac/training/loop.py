@@ -24,6 +24,7 @@ from opensnac.training.step import Trainer
 from opensnac.training.validation import HIGHER_IS_BETTER, find_clips, require_listener, validate
 
 MAX_SKIPPED = 20  # non-finite steps a run may hold before it stops
+MOST_PATIENT = 4  # times schedule.quantize_from that codebooks wait at the most
 BROKEN = "broken.txt"  # recordings that were left out
 
 
@@ -157,7 +158,8 @@ class Run:
             self._revive()
         if trainer.step % schedule.log_every == 0:
             self._say_broken()
-            self.log.write(trainer, self.elapsed, self.progress)
+            means = self.log.write(trainer, self.elapsed, self.progress)
+            self._hold_codebooks(means.get("mel", 0.0))
         if trainer.step % schedule.validate_every == 0:
             self._validate()
         if trainer.step % schedule.checkpoint_every == 0:
@@ -175,6 +177,8 @@ class Run:
             self._validate()
         self._save()
         self.processes.first_then_all(lambda: pretrained.save(self.trainer.ema, self.out / "last"))
+        if self.trainer.step <= self.trainer.quantize_from:
+            self.log.say("the run ended before its codebooks started, so its codes mean nothing; train longer")
         models = [str(self.out / name) for name in ("best", "last") if (self.out / name).exists()]
         self.log.say(f"done: {self.trainer.step} steps in {self.elapsed / 60:.1f} min; {' and '.join(models)}")
 
@@ -190,6 +194,16 @@ class Run:
         lines, self._broken = self.processes.gather_objects(self._broken), []
         if self.processes.is_first:
             report_broken(lines, self.out / BROKEN)
+
+    def _hold_codebooks(self, mel: float) -> None:
+        """Put the codebooks' start off to the next look at the mel loss while the encoder has little to say."""
+        trainer, schedule = self.trainer, self.config.schedule
+        later = trainer.step + schedule.log_every
+        due = trainer.step <= trainer.quantize_from < later <= MOST_PATIENT * schedule.quantize_from
+        if due and mel >= schedule.quantize_below:
+            trainer.quantize_from = later
+            wanted = f"not below {schedule.quantize_below}"
+            self.log.say(f"step {trainer.step}: codebooks wait, for the mel loss is {mel:.2f}, {wanted}")
 
     @torch.no_grad()
     def _start_codebooks(self) -> None:
@@ -212,7 +226,7 @@ class Run:
     def _revive(self) -> None:
         if "codebooks" not in self.config.freeze:
             quantizers = (self.trainer.generator.quantizer, self.trainer.ema.quantizer)
-            self.log.revived = self.trainer.health.revive(quantizers, self._random())
+            self.trainer.health.revive(quantizers, self._random())
 
     def _random(self) -> torch.Generator:
         """Random numbers of this step."""

@@ -40,8 +40,9 @@ def values_of(corpus: Path, steps: int, **schedule: int) -> dict[str, Any]:
             "learning_rate": 2e-3, "matrix_learning_rate": 2e-3, "discriminator_learning_rate": 2e-3,
             "warmup_steps": 5,
         },
-        "schedule": {"steps": steps, "quantize_from": 30, "discriminate_from": 60, "adversarial_from": 70,
-                     "log_every": 10, "validate_every": 1000, "checkpoint_every": 1000} | schedule,
+        "schedule": {"steps": steps, "quantize_from": 30, "quantize_below": 99.0, "discriminate_from": 60,
+                     "adversarial_from": 70, "log_every": 10, "validate_every": 1000,
+                     "checkpoint_every": 1000} | schedule,
     }  # fmt: skip
 
 

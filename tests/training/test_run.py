@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from miniature import config_of, entries, write_corpus
+from miniature import config_of, entries, values_of, write_corpus
 
 from opensnac import SNAC
 from opensnac.errors import ConfigError, ModelError, OpensnacError
@@ -39,9 +39,10 @@ def test_a_run_learns_and_leaves_a_model(corpus: Path, tmp_path: Path) -> None:
         assert model.decode(model.encode(audio), 1000).shape == audio.shape
 
 
-def test_a_run_is_not_overwritten(corpus: Path, tmp_path: Path) -> None:
+def test_a_run_is_not_overwritten(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = config_of(corpus, 2)
     loop.train(config, tmp_path)
+    assert "ended before its codebooks started" in capsys.readouterr().out
     with pytest.raises(OpensnacError, match="checkpoint.pt exists: go on with --resume"):
         loop.train(config, tmp_path)
 
@@ -87,6 +88,18 @@ def test_a_run_that_does_not_stay_finite_stops(corpus: Path, tmp_path: Path, mon
     monkeypatch.setattr(loop.Crops, "draw", lambda *_: torch.full((4, 1, 2048), float("nan")))
     with pytest.raises(OpensnacError, match="3 steps had gradients that are not finite; stopped at step 3"):
         loop.train(config_of(corpus, 10), tmp_path)
+
+
+@pytest.mark.parametrize(("below", "first_entry"), [(0.0, 18), (99.0, 6)])
+def test_codebooks_wait_for_the_mel_loss(corpus: Path, tmp_path: Path, below: float, first_entry: int) -> None:
+    """From step 4 on, or until 15, looked at every third: no longer than four times as many. Also when resumed."""
+    values = values_of(corpus, 7, quantize_from=4, log_every=3, validate_every=3)
+    values["schedule"] |= {"quantize_below": below}
+    loop.train(TrainConfig.from_dict(values), tmp_path / "run")
+    values["schedule"] |= {"steps": 18}
+    out = loop.train(TrainConfig.from_dict(values), tmp_path / "run", resume=True)
+    for name in ("codebook", "perplexity", "valid_mel"):
+        assert min(entry["step"] for entry in entries(out) if name in entry) == first_entry
 
 
 def test_short_validation_files_and_runs_without_any(corpus: Path, tmp_path: Path) -> None:
