@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from opensnac.model import kernels
 from opensnac.training.step import Trainer
 
 ROUNDS = 3
@@ -18,8 +19,11 @@ PARTS = ("encode", "decode", "judge")  # what a Trainer calls
 def compile_if_faster(trainer: Trainer, clips: Tensor) -> str:
     """Compile the generator and the discriminators if that speeds them up on clips (clips, 1, samples).
 
-    Returns a line that tells what was found. All processes decide alike.
+    Returns a line that tells what was found. All processes decide alike. Nothing is tried on a CPU that runs the C
+    kernels: they are the faster form there, and compiling had not ended after nine minutes.
     """
+    if clips.device.type == "cpu" and kernels.library() is not None:
+        return "not compiled: on a CPU the C kernels are the faster form"
     schedule = trainer.config.schedule
     parts = PARTS if schedule.discriminate_from < schedule.steps else PARTS[:2]  # what has a part in this run
     plain = {part: getattr(trainer, part) for part in parts}

@@ -86,6 +86,7 @@ def fake_compiler(seconds: dict[bool, float], monkeypatch: pytest.MonkeyPatch) -
 
         return compiled
 
+    monkeypatch.setattr(compiling.kernels, "library", lambda: None)  # with which nothing is compiled on a CPU
     rounds = iter([False] * 4 + [True] * 4)
 
     def clock(work: Callable[[], object], device: torch.device) -> float:
@@ -116,9 +117,17 @@ def test_what_does_not_compile_is_not_either(trainer: Trainer, monkeypatch: pyte
         raise RuntimeError("no such compiler\nand more")
 
     monkeypatch.setattr(compiling.torch, "compile", fail)
+    monkeypatch.setattr(compiling.kernels, "library", lambda: None)
     said = compile_if_faster(trainer, torch.zeros(2, 1, CROP))
     assert said == "not compiled: no such compiler; going on eagerly"
     assert trainer.decode is trainer.generator.decoder
+
+
+@pytest.mark.skipif(kernels.library() is None, reason="no C compiler, or the kernels are switched off")
+def test_nothing_is_compiled_where_the_c_kernels_run(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling.torch, "compile", lambda *_, **__: pytest.fail("asked for"))
+    said = compile_if_faster(trainer, torch.zeros(2, 1, CROP))
+    assert said == "not compiled: on a CPU the C kernels are the faster form"
 
 
 TRACED = """
