@@ -27,7 +27,7 @@ typedef struct {
     const void *noise; /* its matrix, or null */
     const float *e;    /* (1 or batch, rows), clips e_clip apart */
     idx e_clip;
-    const float *alpha; /* of the Snake after the units, or null */
+    const float *alpha;          /* of the Snake after the units, or null */
     idx halves;                  /* whether products are in bfloat16 */
     const idx *length;           /* (batch) steps of each clip, counted from position 0 */
     const float *x;
