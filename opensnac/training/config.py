@@ -75,6 +75,7 @@ class LossConfig:
     mel: float = 15.0
     offset: float = 0.0  # means of clips, which mel distances hardly see; the recipe has none
     complex: float = 0.0  # spectra with their phase; the recipe has none
+    loudness: float = 0.0  # what PESQ's model of hearing makes of a difference; the recipe has none
     feature: float = 2.0
     adversarial: float = 1.0
     codebook: float = 1.0

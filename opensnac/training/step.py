@@ -16,6 +16,7 @@ from opensnac.training import losses
 from opensnac.training.codebooks import CodebookHealth, follow
 from opensnac.training.config import TrainConfig
 from opensnac.training.discriminators import Discriminators
+from opensnac.training.loudness import loudness_loss
 from opensnac.training.optimizers import generator_optimizers
 from opensnac.training.processes import Processes
 
@@ -98,6 +99,8 @@ class Trainer:
                 values["offset"] = losses.offset_loss(audio_hat, clips)
             if self.config.losses.complex:
                 values["complex"] = losses.complex_loss(audio_hat, clips, levels)
+            if self.config.losses.loudness:
+                values["loudness"] = loudness_loss(audio_hat, clips, self.config.model.sampling_rate)
             if quantized is not None:
                 seen.append(quantized)
                 values["codebook"] = losses.codebook_loss(quantized.projected, quantized.chosen)
