@@ -1,0 +1,165 @@
+"""What a user types, and what comes: files in their places, bytes in pipes, words about files."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from commands import record, refuse, succeed, tree, wav_bytes
+
+
+def test_a_recording_goes_there_and_back_beside_itself(here: Path, model: list[str]) -> None:
+    record(here / "talk.wav", channels=2)
+    succeed("encode", "talk.wav", *model)
+    (here / "talk.wav").unlink()
+    succeed("decode", "talk.snac", *model)
+    assert tree(here) == ["talk.snac", "talk.wav"]
+    samples, rate = soundfile.read(here / "talk.wav")
+    assert (samples.shape, rate) == ((3000, 2), 16000)
+
+
+@pytest.mark.parametrize("ending", ["wav", "flac", "ogg"])
+def test_the_format_is_the_names_or_the_options(here: Path, model: list[str], ending: str) -> None:
+    record(here / "a.wav")
+    succeed("encode", "a.wav", *model)
+    succeed("decode", "a.snac", "-o", f"named.{ending}", "--sample-rate", "8000", *model)
+    succeed("decode", "a.snac", "-o", "folder/", "--format", ending, *model)
+    named, asked = soundfile.info(f"named.{ending}"), soundfile.info(f"folder/a.{ending}")
+    assert named.format == asked.format == ending.upper()
+    assert (named.samplerate, named.frames) == (8000, 1500)
+    assert (asked.samplerate, asked.frames) == (16000, 3000)
+
+
+def test_folders_keep_their_tree(here: Path, model: list[str]) -> None:
+    for name in ("in/a.wav", "in/deep/er/b.flac", "in/deep/c.mp3", "in/.hidden/d.wav", "in/._e.wav"):
+        record(here / name)
+    (here / "in/notes.txt").write_text("no recording")
+    record(here / "single.ogg")
+    succeed("encode", "in", "single.ogg", "-o", "coded", *model)
+    assert tree(here / "coded") == ["a.snac", "deep/c.snac", "deep/er/b.snac", "single.snac"]
+    succeed("decode", "coded", "-o", "out", "--format", "flac", *model)
+    assert tree(here / "out") == ["a.flac", "deep/c.flac", "deep/er/b.flac", "single.flac"]
+    succeed("encode", "in", *model)
+    assert "in/deep/er/b.snac" in tree(here)
+
+
+def test_bytes_do_not_depend_on_jobs(here: Path, model: list[str]) -> None:
+    for number in range(5):
+        record(here / f"in/{number}.wav", 2000 + 700 * number)
+    succeed("encode", "in", "-o", "one", *model)
+    succeed("encode", "in", "-o", "three", "--jobs", "3", *model)
+    assert tree(here / "one") == tree(here / "three") == [f"{number}.snac" for number in range(5)]
+    for name in tree(here / "one"):
+        assert (here / "one" / name).read_bytes() == (here / "three" / name).read_bytes()
+
+
+def test_pipes_carry_the_same_bytes_as_files(here: Path, model: list[str]) -> None:
+    (here / "a.wav").write_bytes(wav_bytes())
+    succeed("encode", "a.wav", *model)
+    stream = succeed("encode", "-", "-o", "-", *model, stdin=wav_bytes()).stdout_bytes
+    assert stream == (here / "a.snac").read_bytes()
+    succeed("decode", "a.snac", "-o", "b.wav", *model)
+    piped = succeed("decode", "-", *model, stdin=stream).stdout_bytes
+    assert piped == (here / "b.wav").read_bytes()
+    succeed("decode", "-", "-o", "c.flac", *model, stdin=stream)
+    flac = succeed("decode", "a.snac", "-o", "-", "--format", "flac", *model).stdout_bytes
+    assert flac == (here / "c.flac").read_bytes()
+
+
+def test_raw_samples_go_through_pipes_as_they_come(here: Path, model: list[str]) -> None:
+    """A microphone, both ends and a loudspeaker: sound comes out before the sound that goes in has ended."""
+    samples = (3000 * np.sin(np.arange(48000) / 20)).astype("<i2").tobytes()
+    command = [sys.executable, "-m", "opensnac"]
+    encoder = subprocess.Popen(
+        [*command, "encode", "-", "--raw", "24000", "--live", *model], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    decoder = subprocess.Popen(
+        [*command, "decode", "-", "--format", "raw", *model], stdin=encoder.stdout, stdout=subprocess.PIPE
+    )
+    assert encoder.stdin is not None
+    assert encoder.stdout is not None
+    assert decoder.stdout is not None
+    encoder.stdout.close()
+    encoder.stdin.write(samples[:72000])
+    encoder.stdin.flush()
+    heard = decoder.stdout.read(2 * 24000)  # 1.5 s went in, the first second comes out, and nothing has ended
+    encoder.stdin.write(samples[72000:])
+    encoder.stdin.close()
+    heard += decoder.stdout.read()
+    decoder.stdout.close()
+    assert (encoder.wait(), decoder.wait()) == (0, 0)
+    (here / "a.raw").write_bytes(samples)
+    succeed("encode", "a.raw", "--raw", "24000", *model)
+    whole = succeed("decode", "a.snac", "-o", "-", "--format", "raw", *model).stdout_bytes
+    assert len(heard) == len(whole) == len(samples)
+    difference = np.frombuffer(heard, "<i2").astype(int) - np.frombuffer(whole, "<i2")
+    assert np.abs(difference).max() <= 1
+
+
+@pytest.mark.parametrize("raw", ["fast", "24000:0", "24000:x", ":2"])
+def test_raw_layouts_that_are_none_are_wrong_use(here: Path, model: list[str], raw: str) -> None:
+    assert "a rate in Hz was needed" in refuse(2, "encode", "-", "--raw", raw, *model)
+
+
+def test_raw_input_that_ends_inside_of_a_sample(here: Path, model: list[str]) -> None:
+    said = refuse(1, "encode", "-", "-o", "a.snac", "--raw", "24000:2", *model, stdin=bytes(4001))
+    assert "ends inside of a sample" in said
+    assert not (here / "a.snac").exists()
+
+
+def test_mono_seed_and_noise_are_passed_on(here: Path, model: list[str]) -> None:
+    record(here / "a.wav", channels=2)
+    succeed("encode", "a.wav", "--mono", *model)
+    outputs = {
+        options: succeed("decode", "a.snac", "-o", "-", *options, *model).stdout_bytes
+        for options in [(), ("--seed", "0"), ("--seed", "5"), ("--no-noise",)]
+    }
+    assert soundfile.info(io.BytesIO(outputs[()])).channels == 1
+    assert outputs[()] == outputs["--seed", "0"]
+    assert len(set(outputs.values())) == 3
+
+
+def test_info_tells_what_a_file_holds(here: Path, model: list[str]) -> None:
+    record(here / "a.wav", 48000, 48000)
+    succeed("encode", "a.wav", *model)
+    shown = succeed("info", "a.snac").stdout
+    for part in (
+        "a.snac",
+        "tiny",
+        "1.000 s, 1 channel, 48000 samples at 48000 Hz",
+        "12 (stride 4)",
+        "below 4096",
+    ):
+        assert part in shown
+    facts = json.loads(succeed("info", "a.snac", "--json").stdout)
+    size = (here / "a.snac").stat().st_size
+    assert facts["file"] == "a.snac"
+    assert facts["model_name"] == "tiny"
+    assert (facts["duration_seconds"], facts["codes_per_scale"]) == (1.0, [12, 24, 48])
+    assert facts["file_bits_per_second"] == 8 * size
+    piped = succeed("info", "-", "--json", stdin=(here / "a.snac").read_bytes()).stdout
+    assert json.loads(piped) == facts | {"file": "standard input"}
+
+
+def test_info_of_many_files_is_one_line_of_json_each(here: Path, model: list[str]) -> None:
+    for name in ("in/a.wav", "in/b.wav"):
+        record(here / name)
+    succeed("encode", "in", *model)
+    lines = succeed("info", "in", "in/a.snac", "--json").stdout.splitlines()
+    assert [json.loads(line)["file"] for line in lines] == ["in/a.snac", "in/b.snac", "in/a.snac"]
+
+
+def test_models_are_listed_with_the_default_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    from opensnac.model import pretrained
+
+    monkeypatch.setattr(pretrained, "DEFAULT_MODEL", "second")
+    monkeypatch.setattr(pretrained, "bundled_models", lambda: {"first": Path(), "second": Path()})
+    monkeypatch.setattr(pretrained, "cached_models", lambda: ["someone/their_model"])
+    lines = succeed("models").stdout.splitlines()
+    assert lines == ["first  bundled", "second  bundled, default", "someone/their_model  cached"]

@@ -1,0 +1,98 @@
+"""The command as a process of its own: how soon it helps, pipes, signals; and what its help says."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import soundfile
+from commands import record, succeed, tree, wav_bytes
+
+from opensnac import __version__
+
+
+def start(*arguments: str | Path, **options: object) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", "from opensnac.cli import main; main()", *map(str, arguments)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def test_help_is_quick_because_it_imports_nothing_heavy() -> None:
+    script = (
+        "import sys\nfrom opensnac.cli import app\n"
+        "try:\n    app(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "print([name for name in ('torch', 'numpy', 'soundfile', 'huggingface_hub') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "encode" in result.stdout
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_info_does_without_torch(here: Path, model: list[str]) -> None:
+    (here / "a.snac").write_bytes(succeed("encode", "-", *model, stdin=wav_bytes()).stdout_bytes)
+    script = (
+        "import sys\nsys.modules['torch'] = None  # importing it now fails\n"
+        "from opensnac.cli import app\napp(['info', 'a.snac', '--json'])"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert json.loads(result.stdout)["num_samples"] == 3000
+
+
+def test_encode_and_decode_in_one_pipe(here: Path, model: list[str]) -> None:
+    (here / "x.wav").write_bytes(wav_bytes())
+    with open("x.wav", "rb") as source, open("y.wav", "wb") as target:
+        encoder = start("encode", "-", "-o", "-", *model, stdin=source, stdout=subprocess.PIPE)
+        decoder = start("decode", "-", "-o", "-", *model, stdin=encoder.stdout, stdout=target)
+        assert encoder.stdout is not None
+        encoder.stdout.close()
+        said = decoder.communicate()[1] + encoder.communicate()[1]
+    assert (encoder.returncode, decoder.returncode, said) == (0, 0, b"")
+    assert soundfile.info("y.wav").frames == 3000
+
+
+def test_a_reader_that_goes_away_is_no_trouble(here: Path, model: list[str]) -> None:
+    record(here / "a.wav", 100_000)
+    succeed("encode", "a.wav", *model)
+    process = start("decode", "a.snac", "-o", "-", *model, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.communicate()[1] == b""
+    assert process.returncode == 1
+
+
+@pytest.mark.parametrize(("sent", "code", "jobs"), [(signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 1)])
+def test_signals_leave_nothing_half_written(
+    here: Path, model: list[str], sent: signal.Signals, code: int, jobs: int
+) -> None:
+    record(here / "in/0.wav")
+    for name in ("in/1.wav", "in/2.wav"):
+        record(here / name, 24000 * 600, 24000)
+    process = start("encode", "in", "-o", "out", "--jobs", str(jobs), *model)
+    while not (here / "out/0.snac").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(sent)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == code, said
+    assert b"Traceback" not in said
+    assert tree(here / "out") == ["0.snac"]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["encode", "--help"], ["decode", "-h"], ["info", "--help"]])
+def test_help_reads_well(arguments: list[str]) -> None:
+    shown = succeed(*arguments).stdout
+    assert "Usage" in shown
+    assert len(arguments) == 1 or "Example: opensnac" in shown
+
+
+@pytest.mark.parametrize("command", ["encode", "decode", "info", "models", "train", "ablate", "evaluate", "demo"])
+def test_every_command_shows_an_example(command: str) -> None:
+    assert f"Example: opensnac {command}" in succeed(command, "--help").stdout
+
+
+def test_the_version() -> None:
+    assert succeed("--version").stdout == f"opensnac {__version__}\n"
