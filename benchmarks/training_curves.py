@@ -20,7 +20,7 @@ from opensnac.files import whole_file
 
 COLUMNS = 3
 PANELS = {  # title: keys of log.jsonl, a list of values being one a scale
-    "losses, training": ("mel", "complex", "codebook"),
+    "losses, training": ("mel", "complex", "loudness", "codebook"),
     "adversaries": ("discriminator", "adversarial", "feature"),
     "distances, validation": ("valid_mel", "valid_stft"),
     "PESQ-WB and STOI, validation": ("valid_pesq_wb", "valid_stoi"),
