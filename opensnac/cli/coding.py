@@ -47,7 +47,7 @@ def encode(
         bool,
         typer.Option(
             "--reduced",
-            help="Multiply in bfloat16 where the processor can: faster; a third of the codes differ and score nearly as well.",
+            help="Multiply in bfloat16 where the processor can: faster; a third of the codes differ, scores hardly.",
         ),
     ] = False,
     device: Device = "cpu",

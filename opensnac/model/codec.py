@@ -128,7 +128,7 @@ class SNAC(nn.Module):
         """Let the decoder, and the `encoder` if asked, multiply in bfloat16 where the processor can, in place.
 
         Sums stay in float32. Faster by a third to a half. The error of decoding lies more than 35 dB below the sound.
-        Of what a reduced encoder gives, a quarter to a third of the codes differ; they score nearly as well (docs/log.md).
+        Of what a reduced encoder gives, about a third of the codes differ; they score little lower (docs/log.md).
         """
         for part, chosen in ((self.decoder, reduced), (self.encoder, reduced and encoder)):
             for module in part.modules():

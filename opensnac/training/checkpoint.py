@@ -19,6 +19,7 @@ from opensnac.errors import ModelError
 from opensnac.files import whole_file
 from opensnac.model.codec import SNAC
 from opensnac.training.step import Trainer
+from opensnac.training.widen import can_widen, widen
 
 CHECKPOINT, SLIM = "checkpoint.pt", "slim.safetensors"
 SLIM_FORMAT = "opensnac slim checkpoint 1"
@@ -162,11 +163,13 @@ def start_from(trainer: Trainer, name: str) -> tuple[float, float]:
     """Begin with a trained model: `name` is bundled, a folder, a hub id or a slim checkpoint; (elapsed, best).
 
     A slim checkpoint is gone on with: its step counts. From a model a new run begins, whose codebooks are kept as they
-    are: it quantises from its first step.
+    are: it quantises from its first step. A narrower model than the configuration's is widened.
     """
     if is_slim(Path(name)):
         return load_slim(Path(name), trainer)
     model = SNAC.from_pretrained(name)
+    if model.config != trainer.config.model and can_widen(model.config, trainer.config.model):
+        model = widen(model, trainer.config.model, torch.Generator().manual_seed(trainer.config.seed))
     if model.config != trainer.config.model:
         came, wanted = model.config.to_dict(), trainer.config.model.to_dict()
         differ = [f"{key} {came[key]} instead of {wanted[key]}" for key in came if came[key] != wanted[key]]

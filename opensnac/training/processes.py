@@ -57,6 +57,10 @@ class Processes:
         """The mean over all processes."""
         return values if self.count == 1 else reduce(values, "mean")
 
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes."""
+        return values if self.count == 1 else reduce(values, "sum")
+
     def gather(self, values: Tensor) -> Tensor:
         """All processes' values behind each other along dim 0, in order of rank: a batch whole again."""
         return values if self.count == 1 else gather(values.contiguous())

@@ -52,7 +52,7 @@ class Trainer:
         self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
         self.discriminators = Discriminators(self.config.discriminator).to(device)
         self.health = CodebookHealth(self.generator.quantizer, self.config.codebooks.patience)
-        self.generator_optimizers = generator_optimizers(self.generator, optimizer)
+        self.generator_optimizers = generator_optimizers(self.generator, optimizer, self.processes)
         self.discriminator_optimizer = torch.optim.AdamW(
             self.discriminators.parameters(),
             optimizer.discriminator_learning_rate,
