@@ -18,7 +18,7 @@ from opensnac.files import whole_file
 if TYPE_CHECKING:
     from opensnac.model.codec import SNAC
 
-DEFAULT_MODEL = "speech_24khz_tiny"
+DEFAULT_MODEL = "speech_24khz_small"
 BUNDLE = Path(__file__).parent.parent / "weights"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
