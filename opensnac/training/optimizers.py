@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -41,9 +41,10 @@ class KernelMuon(torch.optim.Optimizer):
         """Where each kernel goes: its gradient with momentum, made orthogonal by one of the processes for all."""
         ahead = []
         for kernel in kernels:
+            gradient = cast(Tensor, kernel.grad)
             momentum = self.state[kernel].setdefault("momentum", torch.zeros_like(kernel))
-            momentum.lerp_(kernel.grad, 1 - MOMENTUM)
-            ahead.append(kernel.grad.lerp(momentum, MOMENTUM).flatten(1))
+            momentum.lerp_(gradient, 1 - MOMENTUM)
+            ahead.append(gradient.lerp(momentum, MOMENTUM).flatten(1))
         largest_first = sorted(range(len(ahead)), key=lambda i: -ahead[i].numel() * min(ahead[i].shape))
         mine = set(largest_first[self.processes.rank :: self.processes.count])
         turned = [orthogonal(a) if i in mine else torch.zeros_like(a) for i, a in enumerate(ahead)]

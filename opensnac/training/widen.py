@@ -8,6 +8,7 @@ over a channel's copies are added to them, which changes nothing that is heard a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,7 @@ def widen(model: SNAC, config: CodecConfig, random: torch.Generator) -> SNAC:
         )
     wide = SNAC.from_config(config)
     for name, layer in wide.named_modules():
-        before = model.get_submodule(name)
+        before = cast(Any, model.get_submodule(name))  # of the same kind
         if isinstance(layer, Kernel):
             _widen_kernel(before, layer, random)
         elif isinstance(layer, Mixing):
@@ -62,12 +63,12 @@ def _widths(config: CodecConfig) -> str:
     return " and ".join(f"{key} {getattr(config, key)}" for key in WIDTHS)
 
 
-def _widen_kernel(before: nn.Module, layer: Kernel, random: torch.Generator) -> None:
+def _widen_kernel(before: Kernel, layer: Kernel, random: torch.Generator) -> None:
     """The kernel before, over copies of its channels; its direction keeps its size, so that it turns as readily."""
     incoming = 0 if isinstance(layer, Upsample) else 1
     weight = _listening(before.weight, layer.weight.shape, incoming, random)
     layer.weight = weight  # the gain is taken from it here, the direction set to it
-    direction, old = layer.parametrizations.weight.original1, before.parametrizations.weight.original1
+    direction, old = (kernel.get_parameter("parametrizations.weight.original1") for kernel in (layer, before))
     direction.mul_(old.square().mean().sqrt() / weight.square().mean().sqrt().clamp(min=1e-12))
     if layer.bias is not None:
         layer.bias.copy_(_copies(before.bias, layer.bias.shape))
