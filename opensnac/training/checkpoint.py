@@ -168,16 +168,15 @@ def start_from(trainer: Trainer, name: str) -> tuple[float, float]:
     if is_slim(Path(name)):
         return load_slim(Path(name), trainer)
     model = SNAC.from_pretrained(name)
+    if not any(".parametrizations." in key for key in model.state_dict()):
+        raise ModelError(f"the model {name} has its weight norm folded away and cannot be trained on")
     if model.config != trainer.config.model and can_widen(model.config, trainer.config.model):
         model = widen(model, trainer.config.model, torch.Generator().manual_seed(trainer.config.seed))
     if model.config != trainer.config.model:
         came, wanted = model.config.to_dict(), trainer.config.model.to_dict()
         differ = [f"{key} {came[key]} instead of {wanted[key]}" for key in came if came[key] != wanted[key]]
         raise ModelError(f"the model {name} does not fit [model]: it has {', '.join(differ)}")
-    try:
-        trainer.generator.load_state_dict(model.state_dict())
-    except RuntimeError as error:
-        raise ModelError(f"the model {name} has its weight norm folded away and cannot be trained on") from error
+    trainer.generator.load_state_dict(model.state_dict())
     trainer.sync_ema()
     trainer.quantize_from = -1  # long ago: nothing is to be started
     return 0.0, float("inf")

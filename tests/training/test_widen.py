@@ -60,6 +60,7 @@ def test_copies_of_a_channel_learn_apart() -> None:
     audio = 0.3 * torch.randn(1, 512, 1, generator=torch.Generator().manual_seed(3))
     target = torch.randn(1, 512, 1, generator=torch.Generator().manual_seed(4))
     (wide.decoder(wide.encoder(audio), 7) - target).square().mean().backward()
+    compared = 0
     for name, parameter in wide.named_parameters():
         doubled = parameter.shape[1] if name.endswith("alpha") else parameter.shape[0]
         if name.startswith("quantizer") or doubled % 2 or name.startswith("encoder.block.0."):
@@ -67,6 +68,8 @@ def test_copies_of_a_channel_learn_apart() -> None:
         first, second = parameter.grad.chunk(2, 1 if name.endswith("alpha") else 0)
         if float(first.norm()) > 1e-9:
             assert float((first - second).norm() / first.norm()) > 0.01, name
+            compared += 1
+    assert compared > 50
 
 
 def test_a_run_starts_from_a_narrower_model(tmp_path: Path) -> None:
@@ -80,6 +83,10 @@ def test_a_run_starts_from_a_narrower_model(tmp_path: Path) -> None:
     before, after = ([e["valid_mel"] for e in entries(run) if "valid_mel" in e] for run in (narrow, wide))
     assert after[0] == pytest.approx(before[-1], rel=1e-2)
     assert SNAC.from_pretrained(wide / "last").config.decoder_dim == 128
+
+    SNAC.from_pretrained(narrow / "last").fold_weight_norm().save_pretrained(tmp_path / "folded")
+    with pytest.raises(ModelError, match="weight norm folded away and cannot be trained on"):
+        loop.train(TrainConfig.from_dict(values | {"init": str(tmp_path / "folded")}), tmp_path / "refused")
 
     values["model"] = values["model"] | {"decoder_dim": 96}
     with pytest.raises(ModelError, match="does not fit .model.: it has encoder_dim 16 instead of 32"):
