@@ -14,8 +14,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from opensnac import audio
-from opensnac.transcode import ModelShelf
+from opensnac.recordings import audio
+from opensnac.recordings.transcode import ModelShelf
 
 
 def main() -> None:

@@ -21,8 +21,8 @@ import numpy as np
 import soundfile
 import torch
 
-from opensnac import transcode
-from opensnac.bench import subject
+from opensnac.recordings import transcode
+from opensnac.showcase.bench import subject
 
 REFERENCE = """
 import sys

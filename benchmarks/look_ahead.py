@@ -16,9 +16,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from opensnac import SNAC, audio
+from opensnac import SNAC
 from opensnac.evaluation.metrics import METRICS
-from opensnac.streaming import StreamDecoder, StreamEncoder
+from opensnac.recordings import audio
+from opensnac.streaming.streams import StreamDecoder, StreamEncoder
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.flac"))
 SHARES = (1.0, 0.5, 0.25, 0.125, 0.0)

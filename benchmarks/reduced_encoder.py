@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from opensnac import SNAC, audio
+from opensnac import SNAC
 from opensnac.evaluation.evaluate import find_clips
 from opensnac.evaluation.metrics import METRICS
+from opensnac.recordings import audio
 
 CHOSEN = ("pesq_wb", "stoi")
 

@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from opensnac import SNAC, audio
+from opensnac import SNAC
 from opensnac.evaluation import picture
-from opensnac.tokens import TokenStream
+from opensnac.recordings import audio
+from opensnac.streaming.tokens import TokenStream
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "lj_speech.flac"
 

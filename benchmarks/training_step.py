@@ -20,7 +20,7 @@ from collections.abc import Callable
 import torch
 from gpu_session import ReferenceStep
 
-from opensnac.model import kernels
+from opensnac import kernels
 from opensnac.training.benchmark import stage
 from opensnac.training.config import TrainConfig
 from opensnac.training.discriminators import Discriminators

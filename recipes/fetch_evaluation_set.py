@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from debian_packages import unpack
 
-from opensnac import audio
 from opensnac.errors import OpensnacError
 from opensnac.files import whole_file
+from opensnac.recordings import audio
 
 RECIPE = Path(__file__).with_name("evaluation_set.toml")
 EXAMPLES = Path(__file__).parent.parent / "examples"

@@ -21,9 +21,9 @@ from typing import Any
 
 from debian_packages import unpack
 
-from opensnac import audio
 from opensnac.errors import OpensnacError
 from opensnac.files import whole_file
+from opensnac.recordings import audio
 
 RECIPE = Path(__file__).with_name("speech_corpus.toml")
 VALID_ONE_IN = 80  # recordings that are kept for validation, chosen by their names

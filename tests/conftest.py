@@ -6,6 +6,7 @@ And a browser for the tests of pages, if the system has one.
 import shutil
 import signal
 
+import configs
 import pytest
 import torch
 from jaxtyping import install_import_hook
@@ -66,3 +67,20 @@ def context(browser):
 
 def is_remote(url: str) -> bool:
     return not url.startswith(("file:", "data:", "blob:", "http://127.0.0.1:"))
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    return _model(configs.TINY)
+
+
+@pytest.fixture(scope="session", params=configs.SMALL)
+def small(request):
+    return _model(configs.SMALL[request.param])
+
+
+def _model(config: configs.Config):
+    from opensnac import SNAC  # not before the hooks above
+
+    torch.manual_seed(0)
+    return SNAC(**config).eval()

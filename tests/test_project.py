@@ -68,7 +68,8 @@ def test_there_are_shipped_configurations() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["opensnac", "opensnac.cli", "opensnac.audio", "opensnac.bitstream", "opensnac.batch"]
+    "module",
+    ["opensnac", "opensnac.cli", "opensnac.recordings.audio", "opensnac.bitstream", "opensnac.recordings.jobs"],
 )
 def test_what_needs_no_torch_imports_none(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

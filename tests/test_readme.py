@@ -9,8 +9,7 @@ Its format, as far as these tests read it:
 - Every relative link and picture, [text](path) or <img src="path">, leads to a file or folder of the repository.
 - Under a heading `Files` (of any level) the first block fenced as ```text is the file tree. A line is an entry: two
   spaces for each folder it lies in, the name, a folder's with a final slash, after two or more spaces what it is.
-  Every entry exists. Every .py and .c file below opensnac/ has one, but an `__init__.py` is meant by its folder, which
-  has one.
+  Every entry exists, and every folder of the package that holds sources has one.
 """
 
 from __future__ import annotations
@@ -101,11 +100,10 @@ def tree(text: str) -> list[str]:
     return paths
 
 
-def sources() -> set[str]:
-    """What the tree must list of the package: source files, and the folders of its subpackages."""
-    found = [path for path in (REPOSITORY / "opensnac").rglob("*") if path.suffix in (".py", ".c", ".h")]
-    entries = [f"{path.parent}/" if path.name == "__init__.py" else str(path) for path in found]
-    return {entry.removeprefix(f"{REPOSITORY}/") for entry in entries}
+def packages() -> set[str]:
+    """What the tree must list: the folders of the package that hold sources."""
+    found = {path.parent for path in (REPOSITORY / "opensnac").rglob("*") if path.suffix in (".py", ".c")}
+    return {f"{folder.relative_to(REPOSITORY)}/" for folder in found}
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +132,7 @@ def test_the_file_tree_lists_what_there_is(readme: str) -> None:
     listed = tree(readme)
     assert sorted(set(listed)) == sorted(listed), "an entry twice"
     assert [path for path in listed if not (REPOSITORY / path).exists()] == []
-    assert sources() - set(listed) == set()
+    assert packages() - set(listed) == set()
 
 
 def test_commands_of_every_page_exist() -> None:

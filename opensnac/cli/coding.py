@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from opensnac.batch import Job, PlanError, Report, plan
 from opensnac.cli.app import Model, app
 from opensnac.cli.reporting import reporting, run_jobs
+from opensnac.recordings.jobs import Job, PlanError, Report, plan
 
 if TYPE_CHECKING:
-    from opensnac.transcode import Result
+    from opensnac.recordings.transcode import Result
 
 SNAC = ".snac"
 
@@ -70,11 +70,11 @@ def encode(
     """
     with reporting():
         layout = _raw_layout(raw)
-        from opensnac import audio
+        from opensnac.recordings import audio
 
         batch = _plan(inputs, out, audio.READABLE, [SNAC])
-        from opensnac import transcode
-        from opensnac.grouping import BATCH_SECONDS, Together
+        from opensnac.recordings import transcode
+        from opensnac.recordings.grouping import BATCH_SECONDS, Together
 
         codec = transcode.ModelShelf(model, reduced=reduced, device=device).get()
         seconds = (0.0 if device == "cpu" else BATCH_SECONDS) if together is None else together
@@ -134,10 +134,10 @@ def decode(
     """
     with reporting():
         ending = _ending(audio_format)
-        from opensnac import audio
+        from opensnac.recordings import audio
 
         batch = _plan(inputs, out, [SNAC], list(audio.WRITABLE), ending)
-        from opensnac import transcode
+        from opensnac.recordings import transcode
 
         shelf = transcode.ModelShelf(model, reduced=reduced, device=device)
 

@@ -137,7 +137,7 @@ def bench(
     On a GPU: [bold]opensnac bench --device cuda --batch 1 --batch 32 --streams 1 --streams 16 --streams 64[/bold]
     """
     with reporting():
-        from opensnac.bench import run_bench, subject
+        from opensnac.showcase.bench import run_bench, subject
 
         run_bench(
             subject(model, config),
@@ -164,6 +164,6 @@ def demo(
 ) -> None:
     """Code and decode a recording: sizes, speed, quality, and a picture of both spectrograms."""
     with reporting():
-        from opensnac.demo import run_demo
+        from opensnac.showcase.demo import run_demo
 
         run_demo(out, recording, model)

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from opensnac.batch import Job, PlanError, Report, run
 from opensnac.errors import OpensnacError
+from opensnac.recordings.jobs import Job, PlanError, Report, run
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from opensnac.transcode import Result
+    from opensnac.recordings.transcode import Result
 
 FAILED, MISUSED, INTERRUPTED, TERMINATED = 1, 2, 130, 143  # exit codes
 

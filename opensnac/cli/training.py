@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from opensnac.batch import PlanError
 from opensnac.cli.app import app
 from opensnac.cli.reporting import needs_extra, reporting
+from opensnac.recordings.jobs import PlanError
 
 
 @app.command(epilog="Example: [bold]opensnac train speech.toml --set data.batch_size=8 --out runs/speech[/bold]")

@@ -22,12 +22,13 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from opensnac import __version__, audio
+from opensnac import __version__
 from opensnac.errors import OpensnacError
 from opensnac.evaluation import matching, metrics, page, recognition, report, spectral, summary
 from opensnac.evaluation.codecs import DEFAULT_CODECS, Codec, by_name
 from opensnac.evaluation.codecs.base import peak_memory
 from opensnac.evaluation.metrics import METRICS, Metric, package_version, require
+from opensnac.recordings import audio
 
 DEFAULT_PLAYERS = 6  # clips that can be heard and seen on the page
 WARM_UP_RATE = 24_000  # Hz; a second of it

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from opensnac import audio
 from opensnac.errors import OpensnacError
 from opensnac.evaluation.spectral import bandwidth, log_spectral_distance, mel_distance, silent, stft_distance
+from opensnac.recordings import audio
 
 LONGEST_PESQ = 60.0  # seconds; the library holds 50 utterances and overruns beyond
 SHORTEST_STOI = 0.45  # seconds; one segment of 30 frames, with margin for what the library drops as silence

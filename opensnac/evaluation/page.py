@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from opensnac import audio
 from opensnac.evaluation import report
 from opensnac.evaluation.metrics import package_version
 from opensnac.evaluation.picture import RANGE_DB, mel_spectrogram
 from opensnac.evaluation.plots import rate_quality
 from opensnac.files import whole_file
+from opensnac.recordings import audio
 
 WEB = Path(__file__).parent / "web"
 WIDEST = 600  # pixels of a spectrogram

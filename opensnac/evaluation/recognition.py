@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from opensnac import audio
 from opensnac.errors import OpensnacError
 from opensnac.evaluation.metrics import Metric, package_version
 from opensnac.evaluation.spectral import silent
+from opensnac.recordings import audio
 
 WORD_ERRORS, SIMILARITY = "word_error_rate", "speaker_similarity"  # names of the metrics
 SHORTEST = 0.5  # seconds; less is no word and no voice

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import soundfile
 
-from opensnac import audio
 from opensnac.errors import OpensnacError
 from opensnac.evaluation.matching import loudness
 from opensnac.evaluation.metrics import require
+from opensnac.recordings import audio
 
 WEB = Path(__file__).parent / "web"
 REFERENCE, LOW_ANCHOR, MID_ANCHOR = "reference", "anchor 3.5 kHz", "anchor 7 kHz"

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from opensnac import kernels
 from opensnac.config import HEAD_CHANNELS
-from opensnac.model import kernels
 from opensnac.model.layers import Grouped, Kept, Signal, kept
 
 ROTARY_BASE = 10000.0

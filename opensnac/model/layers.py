@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from opensnac.model import kernels
+from opensnac import kernels
 
 KERNEL_SIZE = kernels.TAPS
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from opensnac.model import kernels
+from opensnac import kernels
 
 IntOrTensor = TypeVar("IntOrTensor", int, Tensor)
 

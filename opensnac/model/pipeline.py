@@ -24,9 +24,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from opensnac import kernels
 from opensnac.errors import OpensnacError
 from opensnac.files import whole_file
-from opensnac.model import kernels
 from opensnac.model.layers import (
     Convolution,
     Downsample,

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from opensnac import kernels
 from opensnac.config import CodecConfig
-from opensnac.model import kernels
 from opensnac.model.layers import Kept, Pointwise, Signal, kept
 
 Codes = Int[Tensor, "batch _codes"]

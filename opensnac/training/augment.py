@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from opensnac import audio
+from opensnac.recordings import audio
 from opensnac.training.config import AugmentConfig
 
 Clip = NDArray[np.float32]

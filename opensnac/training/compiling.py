@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from opensnac.model import kernels
+from opensnac import kernels
 from opensnac.training.step import Trainer
 
 ROUNDS = 3

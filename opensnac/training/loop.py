@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 
+from opensnac import kernels
 from opensnac.errors import ConfigError, OpensnacError
-from opensnac.model import kernels, pretrained
+from opensnac.model import pretrained
 from opensnac.training import checkpoint, codebooks
 from opensnac.training.checkpoint import CHECKPOINT, SLIM
 from opensnac.training.compiling import compile_if_faster

@@ -19,8 +19,8 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from opensnac.audio import READABLE
 from opensnac.errors import AudioError
+from opensnac.recordings.audio import READABLE
 from opensnac.training.config import Source
 
 UNKNOWN_LENGTH = 1 << 62  # samples; libsndfile says about this for a stream without an end

@@ -14,7 +14,9 @@ import soundfile
 import torch
 from commands import TINY, record, refuse, run, succeed, tree, wav_bytes
 
-from opensnac import SNAC, batch
+from opensnac import SNAC
+from opensnac.recordings.jobs import Job, Report
+from opensnac.recordings.jobs import run as run_jobs
 
 
 def test_existing_outputs_are_kept_unless_forced_and_others_go_on(here: Path, model: list[str]) -> None:
@@ -200,7 +202,7 @@ def test_what_nobody_foresaw_is_one_line_too(here: Path, model: list[str], monke
         raise ZeroDivisionError("surprise")
 
     record(here / "a.wav")
-    monkeypatch.setattr("opensnac.streaming.StreamEncoder.push", fail)
+    monkeypatch.setattr("opensnac.streaming.streams.StreamEncoder.push", fail)
     said = refuse(1, "encode", "a.wav", *model)
     assert said == "opensnac: a.wav: unexpected ZeroDivisionError: surprise (OPENSNAC_DEBUG=1 shows where)\n"
     monkeypatch.setenv("OPENSNAC_DEBUG", "1")
@@ -222,10 +224,10 @@ def test_an_interrupt_stops_all_and_leaves_nothing(
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_batch_that_is_stopped_begins_no_more(workers: int) -> None:
-    jobs = [batch.Job(Path(str(number)), None) for number in range(50)]
+    jobs = [Job(Path(str(number)), None) for number in range(50)]
     begun = []
 
-    def work(job: batch.Job, report: batch.Report) -> None:
+    def work(job: Job, report: Report) -> None:
         begun.append(job)
         if job is jobs[4]:
             signal.raise_signal(signal.SIGINT)
@@ -234,6 +236,6 @@ def test_a_batch_that_is_stopped_begins_no_more(workers: int) -> None:
             report(0.5)
 
     with pytest.raises(KeyboardInterrupt):
-        batch.run(jobs, work, workers)
+        run_jobs(jobs, work, workers)
     assert jobs[4] in begun
     assert len(begun) <= 5 + workers

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from opensnac import audio, cli
+from opensnac import cli
 from opensnac.errors import OpensnacError
 from opensnac.evaluation import evaluate
 from opensnac.evaluation.codecs import DEFAULT_CODECS, Coded, Original
@@ -15,6 +15,7 @@ from opensnac.evaluation.codecs.programs import Opus
 from opensnac.evaluation.evaluate import choose, evaluate_folder, find_clips
 from opensnac.evaluation.metrics import METRICS
 from opensnac.evaluation.summary import SCHEMA, label_of, short_names
+from opensnac.recordings import audio
 
 RATE = 24_000
 

@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from opensnac import audio
 from opensnac.evaluation import page, plots
+from opensnac.recordings import audio
 
 RATE = 24_000
 METRICS = {

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from opensnac import audio
 from opensnac.errors import OpensnacError
 from opensnac.evaluation import evaluate, recognition
 from opensnac.evaluation.evaluate import evaluate_folder, transcript_of
 from opensnac.evaluation.metrics import METRICS
 from opensnac.evaluation.recognition import Model, Names, normalised, word_error_rate
+from opensnac.recordings import audio
 
 RATE = 24_000
 LETTERS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"abcdefghijklmnopqrstuvwxyz'"]

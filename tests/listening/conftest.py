@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from opensnac import audio
 from opensnac.listening.build import build
+from opensnac.recordings import audio
 
 RATE = 24_000
 CODECS = {"opensnac": "opensnac", "lyra:3.2@/models/lyra": "lyra:3.2@lyra"}

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from opensnac import SNAC, audio
+from opensnac import SNAC, kernels
 from opensnac.evaluation.metrics import METRICS
-from opensnac.model import kernels
 from opensnac.model.pretrained import DEFAULT_MODEL, bundled_models
+from opensnac.recordings import audio
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LARGEST_BYTES = 15_000_000

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from opensnac import audio
+from opensnac.recordings import audio
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
 RATE = 24_000

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from opensnac import audio
 from opensnac.evaluation.metrics import pesq_wideband
+from opensnac.recordings import audio
 from opensnac.training.loudness import ear, loudness, loudness_loss
 
 RATE = 24000

@@ -12,7 +12,7 @@ import pytest
 import torch
 from miniature import config_of, values_of, write_corpus
 
-from opensnac.model import kernels
+from opensnac import kernels
 from opensnac.model.codec import SNAC
 from opensnac.training import compiling, plan
 from opensnac.training.benchmark import PARTS, run_benchmark

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from opensnac import audio
 from opensnac.errors import OpensnacError
 from opensnac.evaluation.codecs.base import Codec, Coded, debian_version, fit
+from opensnac.recordings import audio
 
 ENCODER, DECODER = "libvo-amrwbenc.so.0", "libopencore-amrwb.so.0"
 PACKAGES = ("libvo-amrwbenc0", "libopencore-amrwb0")

@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from opensnac import audio
 from opensnac.errors import OpensnacError
 from opensnac.evaluation.codecs.base import Codec, Coded, fit, split_choice
 from opensnac.evaluation.metrics import package_version
+from opensnac.recordings import audio
 
 MODELS = ("soundstream_encoder.tflite", "quantizer.tflite", "lyragan.tflite")
 FRAME = 320  # samples: 20 ms

@@ -14,7 +14,6 @@ from typing import ClassVar
 import numpy as np
 import soundfile
 
-from opensnac import audio
 from opensnac.errors import OpensnacError
 from opensnac.evaluation.codecs.base import (
     Codec,
@@ -27,6 +26,7 @@ from opensnac.evaluation.codecs.base import (
     run_program,
     split_choice,
 )
+from opensnac.recordings import audio
 
 
 class Opus(Codec):

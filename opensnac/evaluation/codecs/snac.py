@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from opensnac import __version__, audio, bitstream
+from opensnac import __version__, bitstream
 from opensnac.errors import OpensnacError
 from opensnac.evaluation.codecs.base import Codec, Coded, fit
+from opensnac.recordings import audio
 
 if TYPE_CHECKING:
     from opensnac import SNAC

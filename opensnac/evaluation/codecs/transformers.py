@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from opensnac import audio
 from opensnac.errors import OpensnacError
 from opensnac.evaluation.codecs.base import Codec, Coded, fit, split_choice
 from opensnac.evaluation.metrics import package_version
+from opensnac.recordings import audio
 
 RATE_TOLERANCE = 0.02  # of the rate that was asked for: 2.6 stands for 2.584
 

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from opensnac import SNAC
 from opensnac.cli import app
 from opensnac.errors import AudioError, ConfigError
-from opensnac.grouping import Together
 from opensnac.model.batches import encode_clips, group_by_length
-from opensnac.transcode import ModelShelf
+from opensnac.recordings.grouping import Together
+from opensnac.recordings.transcode import ModelShelf
 
 CONFIG = {
     "sampling_rate": 8000,

@@ -10,11 +10,12 @@ import soundfile
 import torch
 from typer.testing import CliRunner
 
-from opensnac import SNAC, cli, demo
+from opensnac import SNAC, cli
 from opensnac.errors import OpensnacError
 from opensnac.evaluation import metrics
+from opensnac.showcase import demo
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 INSTALL = "pip install 'opensnac[evaluate]'"
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from opensnac import SNAC
 from opensnac.errors import CodesError, ConfigError
-from opensnac.tokens import TokenLayout, TokenStream
+from opensnac.streaming.tokens import TokenLayout, TokenStream
 
 ORPHEUS_OFFSET = 128266
 

@@ -13,13 +13,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from opensnac import SNAC, audio
+from opensnac import SNAC
 from opensnac.errors import OpensnacError
 from opensnac.evaluation import picture
 from opensnac.evaluation.metrics import METRICS, package_version
-from opensnac.transcode import ModelShelf, decode_file, encode_file
+from opensnac.recordings import audio
+from opensnac.recordings.transcode import ModelShelf, decode_file, encode_file
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 SHOWN_METRICS = ("pesq_wb", "stoi")
 PCM_BYTES = 2  # a sample of 16 bits
 

@@ -11,12 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opensnac import SNAC
+from opensnac import SNAC, kernels
 from opensnac.errors import AudioError, CodesError, OpensnacError
-from opensnac.model import kernels, pipeline
+from opensnac.model import pipeline
 from opensnac.model.layers import Signal, Upsample
 from opensnac.model.pipeline import newest_input
-from opensnac.streaming import State, StreamDecoder, StreamEncoder
+from opensnac.streaming.streams import State, StreamDecoder, StreamEncoder
 
 TOLERANCE = 1e-5
 MODELS = {}

@@ -14,8 +14,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opensnac import SNAC, audio, bitstream, transcode
+from opensnac import SNAC, bitstream
 from opensnac.errors import AudioError, BitstreamError, ModelError, ModelMismatchError
+from opensnac.recordings import audio, transcode
 
 TINY = {
     "sampling_rate": 24000,

@@ -14,9 +14,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opensnac import audio
 from opensnac.errors import AudioError
 from opensnac.files import whole_file
+from opensnac.recordings import audio
 
 # Container, subtype and the largest error that its coding may cause.
 FORMATS = {

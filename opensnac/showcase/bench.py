@@ -28,13 +28,13 @@ from rich.table import Table
 from opensnac import SNAC, __version__
 from opensnac.errors import ConfigError, OpensnacError
 from opensnac.files import whole_file
-from opensnac.streaming import StreamDecoder, StreamEncoder
+from opensnac.recordings.transcode import check_device
+from opensnac.streaming.streams import StreamDecoder, StreamEncoder
 from opensnac.training.config import TrainConfig
-from opensnac.transcode import check_device
 
 TASKS = ("encode", "decode", "encode stream", "decode stream")
 TIMES = " \u00d7 "  # between a task and the number of clips or streams that it does at once
-RUNS = Path(__file__).parent / "training" / "configs"
+RUNS = Path(__file__).parent.parent / "training" / "configs"
 LOUDNESS = 0.1  # of the noise that is coded: speed does not depend on what is heard
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from opensnac import SNAC, audio
+from opensnac import SNAC
 from opensnac.errors import OpensnacError
 from opensnac.model.batches import BATCH_SECONDS, encode_clips, group_by_length
+from opensnac.recordings import audio
 
 __all__ = ["BATCH_SECONDS", "Coded", "Together"]
 

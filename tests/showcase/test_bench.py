@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from opensnac import SNAC
-from opensnac.bench import TASKS, run_bench, subject
 from opensnac.errors import ConfigError
+from opensnac.showcase.bench import TASKS, run_bench, subject
 
 CONFIG = {
     "sampling_rate": 24000,

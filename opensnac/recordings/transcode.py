@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-from opensnac import SNAC, audio, bitstream
+from opensnac import SNAC, bitstream
 from opensnac.bitstream import WEIGHTS_HASH_DIGITS, Header
 from opensnac.errors import (
     AudioError,
@@ -29,9 +29,10 @@ from opensnac.errors import (
     OpensnacError,
 )
 from opensnac.files import refuse_existing, whole_file
-from opensnac.grouping import Coded
 from opensnac.model.codec import Progress, no_progress
-from opensnac.streaming import StreamDecoder, StreamEncoder
+from opensnac.recordings import audio
+from opensnac.recordings.grouping import Coded
+from opensnac.streaming.streams import StreamDecoder, StreamEncoder
 
 MAX_CHANNELS = 255  # what a header can say
 PIECE_SAMPLES = 1 << 15  # of all channels together that the model works on at once

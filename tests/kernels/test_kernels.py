@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.utils import parametrize
 
-from opensnac.model import kernels
+from opensnac import kernels
 from opensnac.model.layers import Pointwise, ResidualUnit, Snake
 from opensnac.model.noise import noise_from, position_noise
 

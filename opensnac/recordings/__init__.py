@@ -1,0 +1,1 @@
+"""Files of sound in, `.snac` files out."""

@@ -1,0 +1,5 @@
+"""Codes and samples as they come; tokens of language models and their layouts."""
+
+from opensnac.streaming.streams import State, StreamDecoder, StreamEncoder
+
+__all__ = ["State", "StreamDecoder", "StreamEncoder"]
