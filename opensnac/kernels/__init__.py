@@ -350,3 +350,55 @@ class _Depthwise(torch.autograd.Function):
         _call("depthwise_weight_gradient", x, dy, partial, batch, time, channels, ctx.dilation)
         gradient = partial.sum(0)
         return dx, gradient[:TAPS], gradient[TAPS], None
+
+
+# -- shim until the new kernels arrive
+packed = arranged
+_Old = Unit
+
+
+def level():
+    return None if library() is None else "native"
+
+
+def switched_off():
+    return os.environ.get("OPENSNAC_KERNELS") == "0"
+
+
+packed_entries = grouped_entries
+_nearest = nearest
+
+
+def nearest(vectors, packed, size):
+    return _nearest(vectors, torch.empty(size, vectors.shape[-1]), packed)
+
+
+_noise = noise
+
+
+def noise(keys, starts, steps):
+    return torch.stack([_noise(k, s, steps) for k, s in zip(keys, starts)])
+
+
+@dataclass(frozen=True)
+class Unit:
+    alpha: Tensor
+    taps: Tensor
+    taps_bias: Tensor
+    beta: Tensor
+    weight: Tensor
+    bias: Tensor
+    dilation: int
+
+
+class UnitRow:
+    def __init__(self, units, noise=None, alpha=None, bfloat16=False):
+        self.units, self.noise, self.alpha, self.b = units, noise, alpha, bfloat16
+
+    def __call__(self, x, tails, starts, lengths, noise=None, room=0):
+        row = [
+            _Old(u.alpha, u.taps, u.taps_bias, u.beta, u.weight, u.bias, u.dilation, t, s)
+            for u, t, s in zip(self.units, tails, starts)
+        ]
+        n = None if noise is None or self.noise is None else (self.noise, noise)
+        return units(x, row, lengths, noise=n, alpha=self.alpha, room=room, reduced=self.b)
