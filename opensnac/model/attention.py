@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from opensnac import kernels
 from opensnac.config import HEAD_CHANNELS
-from opensnac.model.layers import Grouped, Kept, Signal, kept
+from opensnac.model.layers import Grouped, Kept, Signal, infers, kept
 
 ROTARY_BASE = 10000.0
 
@@ -40,10 +40,10 @@ class Mixing(nn.Linear):
         self._kept: dict[str, Kept] = {}
 
     def forward(self, x: Signal) -> Signal:
-        if not kernels.infers(x):
+        if not infers(x):
             return super().forward(x)
         name = "reduced" if self.reduced else "matrix"
-        matrix = kept(self, self._kept, name, lambda: kernels.arranged(self.weight, self.reduced))
+        matrix = kept(self, self._kept, name, lambda: kernels.packed(self.weight, self.reduced))
         return kernels.linear(x, matrix, self.out_features)
 
 

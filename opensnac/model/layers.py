@@ -20,8 +20,15 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from opensnac import kernels
+from opensnac.model import operators
 
 KERNEL_SIZE = kernels.TAPS
+
+
+def infers(x: Tensor) -> bool:
+    """Whether the kernels without gradients can work on x."""
+    plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
+    return plain and not torch.compiler.is_compiling() and kernels.level() is not None
 
 Signal = Float[Tensor, "batch _time _channels"]  # _: of any size, so that one name serves both ends of a layer
 
@@ -95,7 +102,7 @@ class Snake(nn.Module):
         self.alpha = nn.Parameter(torch.ones(1, channels, 1))
 
     def forward(self, x: Signal) -> Signal:
-        return kernels.snake(x, self.vector())
+        return operators.snake(x, self.vector())
 
     def vector(self) -> Tensor:
         """Alpha, one a channel."""
@@ -134,7 +141,7 @@ class Kernel(nn.Module):
 
     def infers(self, x: Signal) -> bool:
         """Whether the C kernels can work on x without gradients, or on x already cut to bfloat16 for them."""
-        return kernels.infers(x) or (self.narrow and x.dtype == torch.bfloat16)
+        return infers(x) or (self.narrow and x.dtype == torch.bfloat16)
 
     @property
     def narrow(self) -> bool:
@@ -179,13 +186,13 @@ class Pointwise(Kernel):
         super().__init__((out_channels, in_channels, 1), out_channels, in_channels, bias)
 
     def forward(self, x: Signal) -> Signal:
-        if kernels.infers(x):
+        if infers(x):
             return kernels.linear(x, self.matrix(), self.weight_shape[0], self.bias)
         return F.linear(x, self.weight[:, :, 0], self.bias)
 
     def matrix(self) -> Tensor:
         """The weight as the C kernels read it."""
-        return self.arranged("matrix", lambda: kernels.arranged(self.weight[:, :, 0], self.reduced))
+        return self.arranged("matrix", lambda: kernels.packed(self.weight[:, :, 0], self.reduced))
 
 
 class Depthwise(Kernel, Centred):
@@ -197,7 +204,7 @@ class Depthwise(Kernel, Centred):
         self.reach = dilation * (KERNEL_SIZE // 2)
 
     def forward(self, x: Signal) -> Signal:
-        return kernels.depthwise(x, self.weight[:, 0, :].T, self.bias, self.dilation)
+        return operators.depthwise(x, self.weight[:, 0, :].T, self.bias, self.dilation)
 
     def valid(self, x: Signal) -> Signal:
         return self.forward(x)[:, self.reach : -self.reach]
@@ -221,10 +228,10 @@ class Convolution(Kernel, Centred):
         return self.valid(F.pad(x, (0, 0, self.reach, self.reach)))
 
     def valid(self, x: Signal) -> Signal:
-        if kernels.infers(x) and self.dilation == 1:
+        if infers(x) and self.dilation == 1:
             if self.out_channels == 1:
                 return kernels.single(x, self.arranged("taps", lambda: self._matrix()[0].contiguous()), self.bias)
-            matrix = self.arranged("matrix", lambda: kernels.arranged(self._matrix(), self.reduced))
+            matrix = self.arranged("matrix", lambda: kernels.packed(self._matrix(), self.reduced))
             return kernels.linear(x, matrix, self.out_channels, self.bias, rows=x.shape[1] - 2 * self.reach)
         if self.out_channels == 1:  # products first: seven numbers a step to shift instead of all channels
             shifted = self._windows(F.linear(x, self.weight[0].T))
@@ -266,7 +273,7 @@ class Downsample(Kernel, Windowed):
     def valid(self, x: Signal) -> Signal:
         if self.infers(x):
             matrix = self.arranged(
-                "matrix", lambda: kernels.arranged(self.weight.transpose(1, 2).flatten(1), self.reduced)
+                "matrix", lambda: kernels.packed(self.weight.transpose(1, 2).flatten(1), self.reduced)
             )
             rows = x.shape[1] // self.stride - 1
             return kernels.linear(x, matrix, self.weight_shape[0], self.bias, rows=rows, step=self.stride)
@@ -298,7 +305,7 @@ class Upsample(Kernel, Windowed):
 
     def valid(self, x: Signal) -> Signal:
         if self.infers(x):
-            matrix = self.arranged("matrix", lambda: kernels.arranged(self._matrix_of_neighbours(), self.reduced))
+            matrix = self.arranged("matrix", lambda: kernels.packed(self._matrix_of_neighbours(), self.reduced))
             bias = self.arranged("bias", lambda: self.bias.repeat(self.stride))
             steps = kernels.linear(x, matrix, len(bias), bias, rows=x.shape[1] - 1)
             return steps.unflatten(2, (self.stride, -1)).flatten(1, 2)
@@ -323,7 +330,7 @@ class Noise(nn.Module):
     def forward(self, x: Signal, e: Tensor | None) -> Signal:
         if e is None:
             return x
-        if kernels.infers(x):
+        if infers(x):
             return kernels.linear(x, self.linear.matrix(), x.shape[2], scale=e, add=x)
         return x + e.to(x.dtype)[:, :, None] * self.linear(x)
 
@@ -345,8 +352,8 @@ class ResidualUnit(Centred):
         y = mix.valid(first(x))
         return x[:, self.reach : -self.reach] + pointwise(second(y))
 
-    def unit(self, tail: Tensor | None, start: list[int]) -> kernels.Unit:
-        """The unit as the C kernels take it: `tail` of its input comes before the step at `start` of each clip."""
+    def unit(self) -> kernels.Unit:
+        """The unit as the C kernels take it."""
         first, mix, second, pointwise = (cast(Any, layer) for layer in self.block)
         return kernels.Unit(
             first.vector(),
@@ -356,12 +363,10 @@ class ResidualUnit(Centred):
             pointwise.matrix(),
             pointwise.bias,
             mix.dilation,
-            tail,
-            start,
         )
 
     @property
     def in_c(self) -> bool:
         """Whether the C kernels know such units."""
         first, mix, *_ = self.block
-        return isinstance(mix, Depthwise) and cast(Snake, first).alpha.numel() % kernels.LANES == 0
+        return isinstance(mix, Depthwise) and cast(Snake, first).alpha.numel() % kernels.WIDTH == 0

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from opensnac import kernels
+from opensnac.model.layers import infers
 
 IntOrTensor = TypeVar("IntOrTensor", int, Tensor)
 
@@ -39,8 +40,8 @@ def position_noise(
 def noise_from(seed: int, layer: int, start: int, like: Tensor) -> Float[Tensor, " steps"]:
     """The noise beside `like` (batch, steps, channels), whose first step is at `start`; before 0 it is as at 0."""
     steps = like.shape[1]
-    if kernels.infers(like):
-        return kernels.noise(_key(seed, layer), start, steps)
+    if infers(like):
+        return kernels.noise([_key(seed, layer)], [start], steps)[0]
     return position_noise(seed, layer, torch.arange(start, start + steps, device=like.device).clamp(min=0))
 
 

@@ -38,6 +38,7 @@ from opensnac.model.layers import (
     Snake,
     Upsample,
     Windowed,
+    infers,
 )
 from opensnac.model.noise import noise_from
 
@@ -138,7 +139,7 @@ class Stage:
 
     def steps_at_once(self, x: Signal) -> int:
         """Steps of its input x to be worked on together, from here to where they are gathered."""
-        if 4 * x.numel() <= CACHE_BYTES or isinstance(self.layer, Grouped) or not kernels.infers(x):
+        if 4 * x.numel() <= CACHE_BYTES or isinstance(self.layer, Grouped) or not infers(x):
             return x.shape[1]
         steps = max(CACHE_BYTES // (4 * x.shape[0] * x.shape[2]), LEAST_STEPS)
         return -(-steps // self.unit) * self.unit
@@ -228,7 +229,7 @@ class Pipeline:
             stage, steps = self.stages[i], x.shape[1]
             if (size := stage.steps_at_once(x)) < steps:
                 x, i = self._in_parts(x, size, dataclasses.replace(walk, first=i), state, tails)
-            elif (stop := self.rows.get(i)) is not None and kernels.infers(x):
+            elif (stop := self.rows.get(i)) is not None and infers(x):
                 x, i = self._pass_row(x, self.stages[i:stop], walk.pushed, state, tails), stop
             else:
                 x, i = self._pass(x, stage, walk.pushed, state, tails), i + 1
@@ -269,13 +270,14 @@ class Pipeline:
         self, x: Signal, row: Sequence[Stage], pushed: list[Fraction], state: State, tails: dict[int, Tensor]
     ) -> Signal:
         """What a row of residual units makes of x, with noise before it, Snake and a convolution after it."""
-        noise, alpha, units, last = None, None, [], None
+        noise, e, alpha, units, starts, last = None, None, None, [], [], None
         for stage in row:
             if isinstance(layer := stage.layer, Noise):
                 e = self._noise(x, layer, stage, pushed, state)
-                noise = None if e is None else (layer.linear.matrix(), e)
+                noise = layer.linear.matrix()
             elif isinstance(layer, ResidualUnit):
-                units.append(layer.unit(tails.get(stage.tail), [stage.position(n) for n in pushed]))
+                units.append(layer.unit())
+                starts.append([stage.position(n) for n in pushed])
             elif isinstance(layer, Snake):
                 alpha = layer.vector()
             else:
@@ -283,8 +285,10 @@ class Pipeline:
         lengths = [None if n is None else int(n * row[0].rate) for n in state.lengths]
         room = 0 if last is None else last.keep
         reduced = alpha is not None and last is not None and cast(Kernel, last.layer).narrow
-        y, new_tails = kernels.units(x, units, lengths, noise=noise, alpha=alpha, room=room, reduced=reduced)
         first = next(stage.tail for stage in row if isinstance(stage.layer, ResidualUnit))
+        silence = [x.new_zeros(x.shape[0], unit.keep, x.shape[2]) for unit in units]
+        before = [tails.get(first + i, zeros) for i, zeros in enumerate(silence)]
+        y, new_tails = kernels.UnitRow(units, noise, alpha, reduced)(x, before, starts, lengths, e, room)
         tails.update(enumerate(new_tails, first))
         return y if last is None else self._pass_joined(y, last, pushed, state, tails)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from opensnac import kernels
 from opensnac.config import CodecConfig
-from opensnac.model.layers import Kept, Pointwise, Signal, kept
+from opensnac.model.layers import Kept, Pointwise, Signal, infers, kept
 
 Codes = Int[Tensor, "batch _codes"]
 Vectors = Float[Tensor, "batch _codes dim"]
@@ -46,10 +46,9 @@ class VectorQuantizer(nn.Module):
 
     def nearest(self, projected: Vectors) -> Codes:
         """Codes of the entries at the smallest angle: the largest product of unit vectors."""
-        if kernels.infers(projected):
-            entries = kept(self.codebook, self._kept, "entries", self._directions)
-            grouped = kept(self.codebook, self._kept, "grouped", lambda: kernels.grouped_entries(entries))
-            return kernels.nearest(F.normalize(projected, dim=-1), entries, grouped)
+        if infers(projected):
+            packed = kept(self.codebook, self._kept, "entries", lambda: kernels.packed_entries(self._directions()))
+            return kernels.nearest(F.normalize(projected, dim=-1), packed, self.codebook.num_embeddings)
         directions = self._directions()
         return (F.normalize(projected.float(), dim=-1) @ directions.T).argmax(-1)
 

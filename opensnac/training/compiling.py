@@ -22,7 +22,7 @@ def compile_if_faster(trainer: Trainer, clips: Tensor) -> str:
     Returns a line that tells what was found. All processes decide alike. Nothing is tried on a CPU that runs the C
     kernels: they are the faster form there, and compiling had not ended after nine minutes.
     """
-    if clips.device.type == "cpu" and kernels.library() is not None:
+    if clips.device.type == "cpu" and kernels.level() is not None:
         return "not compiled: on a CPU the C kernels are the faster form"
     schedule = trainer.config.schedule
     parts = PARTS if schedule.discriminate_from < schedule.steps else PARTS[:2]  # what has a part in this run

@@ -101,7 +101,7 @@ class Run:
         config, model = self.config, self.config.model
         parameters = sum(p.numel() for p in self.trainer.generator.parameters())
         device = self.processes.device
-        slow = " without the C kernels, slowly" if device.type == "cpu" and kernels.library() is None else ""
+        slow = " without the C kernels, slowly" if device.type == "cpu" and kernels.level() is None else ""
         many = f" in {self.processes.count} processes" if self.processes.count > 1 else ""
         return (
             f"{config.name}: {parameters:,} parameters, {model.bits_per_second:.0f} b/s, "

@@ -80,7 +80,7 @@ def test_a_stream_equals_the_whole(name: str, data: st.DataObject, samples: int)
     torch.testing.assert_close(decoded[None], model.decode(whole, seed=3), atol=TOLERANCE, rtol=0)
 
 
-@pytest.mark.skipif(kernels.library() is None, reason="no C compiler, or the kernels are switched off")
+@pytest.mark.skipif(kernels.level() is None, reason="no C compiler, or the kernels are switched off")
 @settings(max_examples=10, deadline=None)
 @given(data=st.data(), samples=st.integers(1, 6000))
 def test_with_the_kernels_not_a_bit_differs(data: st.DataObject, samples: int) -> None:
@@ -96,7 +96,7 @@ def test_with_the_kernels_not_a_bit_differs(data: st.DataObject, samples: int) -
     assert torch.equal(model.decode(batch, seed=3), whole.expand(3, -1, -1))
 
 
-@pytest.mark.skipif(kernels.library() is None, reason="no C compiler, or the kernels are switched off")
+@pytest.mark.skipif(kernels.level() is None, reason="no C compiler, or the kernels are switched off")
 @pytest.mark.parametrize("name", configs.SMALL)
 @pytest.mark.parametrize(("cache", "steps"), [(1000, 1), (20_000, 7)])
 def test_parts_that_fit_the_cache_change_nothing(
