@@ -20,7 +20,7 @@ from collections.abc import Callable
 import torch
 from gpu_session import ReferenceStep
 
-from opensnac import kernels
+from opensnac.kernels.library import loaded
 from opensnac.training.benchmark import stage
 from opensnac.training.config import TrainConfig
 from opensnac.training.discriminators import Discriminators
@@ -85,7 +85,7 @@ def steps_of(config: TrainConfig, clips: torch.Tensor, judged: bool) -> dict[str
 
 def switch_kernels(on: bool) -> None:
     os.environ["OPENSNAC_KERNELS"] = "1" if on else "0"
-    kernels.library.cache_clear()
+    loaded.cache_clear()
 
 
 if __name__ == "__main__":

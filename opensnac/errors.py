@@ -17,6 +17,10 @@ class CodesError(OpensnacError, ValueError):
     """Codes that do not fit the model: wrong number of scales, lengths, type or range."""
 
 
+class TensorError(OpensnacError, ValueError):
+    """A tensor of the wrong type, device or shape for the kernel that it is given to."""
+
+
 class ModelError(OpensnacError):
     """A model cannot be found, or its weights do not fit its configuration."""
 

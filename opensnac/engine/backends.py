@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -86,19 +87,18 @@ def choose(name: str | None, device: torch.device, dtype: torch.dtype) -> TorchB
     if not kernels_fit:
         raise BackendError(f"the c backend computes float32 or bfloat16 on cpu, not {dtype} on {device}; use 'torch'")
     if kernels.level() is None:
-        raise BackendError("the C kernels are not there: switched off, not built, or not for this processor")
+        raise BackendError(f"the C kernels are not there: {kernels.why_none() or 'OPENSNAC_KERNELS is 0'}")
     return KernelBackend(dtype if kernels.has_bfloat16() else torch.float32)
 
 
 def _kernels_there() -> bool:
     """Whether the kernels can be used; a word, once, where they are missing without having been switched off."""
-    if kernels.level() is not None:
-        return True
-    if not kernels.switched_off():
-        warnings.warn(
-            "opensnac's C kernels are not there for this processor or were not built; PyTorch does the work, several "
-            "times slower on a CPU (docs/kernels.md)",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    return False
+    if (reason := kernels.why_none()) is not None:
+        _warn(reason)
+    return kernels.level() is not None
+
+
+@functools.cache
+def _warn(reason: str) -> None:
+    text = f"{reason}: PyTorch does the work, several times slower on a CPU (docs/kernels.md)"
+    warnings.warn(text, RuntimeWarning, stacklevel=2)

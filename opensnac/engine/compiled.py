@@ -36,7 +36,7 @@ def in_c(plain: Sequence[Layer], bfloat16: bool) -> list[Layer]:
 def _in_c(layer: Layer, bfloat16: bool) -> Layer:
     match layer:
         case layers.Units() if all(isinstance(unit.mix, layers.Depthwise) for unit in layer.units) and (
-            all(channels % kernels.LANES == 0 for channels in layer.channels)
+            all(channels % kernels.WIDTH == 0 for channels in layer.channels)
         ):
             return Units.of(layer, bfloat16)
         case layers.Snake():

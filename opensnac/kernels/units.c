@@ -4,36 +4,33 @@
  * stays in a buffer from tile to tile, so that nothing but the ends of the row passes through memory.
  */
 #include "product.h"
-#include <stdlib.h>
 
 #define TILE 32768 /* floats of a tile: a handful of them stays in the second cache */
-#define MOST 8     /* units in a row */
 
-/* A residual unit, x + pointwise(snake(depthwise(snake(x)))), and where it stands in each clip of a batch. */
+/* A residual unit, x + pointwise(snake(depthwise(snake(x)))). */
 typedef struct {
     const float *alpha, *taps, *taps_bias, *beta;
     const void *w;
     const float *bias;
-    const float *tail; /* (batch, keep, channels): its input before x, or null for zeros */
-    float *new_tail;   /* what it keeps of its input now */
-    const idx *start;  /* (batch) position of the first new step of its input */
     idx dilation;
 } Unit;
 
-/* The row, and what goes through it: x (batch, rows, channels), which becomes y of as many, clips y_clip apart. */
+/* A row of units, and what goes through it: x (batch, rows, channels), which becomes y of as many. */
 typedef struct {
     const Unit *units;
     idx count;
-    const void *noise; /* its matrix, or null */
-    const float *e;    /* (1 or batch, rows), clips e_clip apart */
+    const void *noise;  /* the matrix of the noise before the units, or null */
+    const float *alpha; /* of the Snake after the units, or null */
+    idx halves;         /* whether products are in bfloat16 */
+    const float *e;     /* (1 or batch, rows): noise drawn, clips e_clip apart, or null */
     idx e_clip;
-    const float *alpha;          /* of the Snake after the units, or null */
-    idx halves;                  /* whether products are in bfloat16 */
-    const idx *length;           /* (batch) steps of each clip, counted from position 0 */
+    const float *const *tails; /* of each unit (batch, keep, channels): its input before x */
+    float *const *new_tails;   /* what it keeps of its input now */
+    const idx *starts;         /* (units, batch) position of the first new step of a unit's input */
+    const idx *ends;           /* (batch) steps of each clip, counted from position 0 */
     const float *x;
-    void *y; /* floats, or, after a Snake and if y_halves, bfloat16 */
-    idx y_halves, y_clip;
-    idx rows, channels;
+    void *y; /* floats, or, after a Snake and if y_halves, bfloat16; clips y_clip apart */
+    idx y_halves, y_clip, batch, rows, channels, parts;
 } Run;
 
 /* What a unit has of its input: `have` steps, the last of them new. */
@@ -48,6 +45,7 @@ static void copy(float *to, const float *from, idx count) { memmove(to, from, co
 
 /* To element `at` of `to`, floats or halves. */
 INLINE void store_as(const int halves, void *to, idx at, vec v) {
+    (void)halves;
 #ifdef __AVX512BF16__
     if (halves) {
         _mm256_storeu_si256((__m256i *)((half *)to + at), (__m256i)_mm512_cvtneps_pbh((__m512)v));
@@ -58,9 +56,9 @@ INLINE void store_as(const int halves, void *to, idx at, vec v) {
 }
 
 /* Zeros for those of `rows` steps from `position` on that lie before a clip's beginning or beyond its end. */
-static void silence(float *at, idx channels, idx rows, idx position, idx length) {
+static void silence(float *at, idx channels, idx rows, idx position, idx end) {
     for (idx i = 0; i < rows; i++)
-        if (position + i < 0 || position + i >= length) memset(at + i * channels, 0, channels * sizeof *at);
+        if (position + i < 0 || position + i >= end) memset(at + i * channels, 0, channels * sizeof *at);
 }
 
 /* Snake, depthwise convolution and Snake again of LANES channels: `rows` rows from as many and `keep` of x. They become
@@ -71,10 +69,10 @@ INLINE void column_of_unit(const int halves, const float *x, idx channels, const
     idx dilation = unit->dilation;
     vec shift = load(unit->taps_bias + c), w[TAPS];
     for (int k = 0; k < TAPS; k++) w[k] = load(unit->taps + c + k * channels);
-    for (idx t = 0; t < rows + (TAPS - 1) * dilation; t++) store(wide + t * LANES, snake(load(x + t * channels + c), &a, halves));
+    for (idx t = 0; t < rows + keep_of(unit); t++) store(wide + t * LANES, snake(load(x + t * channels + c), &a, halves));
     for (idx t = 0; t < rows; t++) {
         vec sum = shift;
-        for (int k = 0; k < TAPS; k++) sum += w[k] * load(wide + (t + k * dilation) * LANES);
+        for (int k = 0; k < TAPS; k++) sum = muladd(w[k], load(wide + (t + k * dilation) * LANES), sum);
         store_as(halves, y, t * channels + c, snake(sum, &b, halves));
     }
 }
@@ -96,7 +94,7 @@ static void pass_unit(const Run *run, const Unit *unit, const float *x, float *y
 static void enter(const Run *run, idx clip, idx row, idx rows, float *to, float *mixed) {
     idx channels = run->channels;
     const float *x = run->x + (clip * run->rows + row) * channels;
-    if (!run->noise) {
+    if (!run->e) {
         copy(to, x, rows * channels);
         return;
     }
@@ -115,23 +113,37 @@ INLINE void leave(const int halves, const Run *run, const float *from, idx at, i
     }
 }
 
-/* Rows [first, last) of a clip's output. A stretch that does not begin the signal starts early by what its units keep. */
-static void walk(const Run *run, idx clip, idx first, idx last, idx tile, float *memory) {
-    idx channels = run->channels, early = 0;
-    Input inputs[MOST];
+static idx tile_of(idx channels) { return max_(4 * ROWS, min_(TALL, TILE / channels / ROWS * ROWS)); }
+
+static idx floats_of_inputs(idx count) { return (count * (idx)(sizeof(Input) / sizeof(float)) + WIDTH - 1) / WIDTH * WIDTH; }
+
+/* Floats that a thread needs for a row of units. */
+EXPORT idx units_scratch(const Unit *units, idx count, idx channels) {
+    idx tile = tile_of(channels), kept = 0, most = 0;
+    for (idx u = 0; u < count; u++) kept += keep_of(units + u), most = max_(most, keep_of(units + u));
+    return floats_of_inputs(count) + (kept + (count + 2) * tile) * channels + (most + tile) * WIDTH;
+}
+
+/* Every unit's input with what came before row `first`: its tail at the beginning, else zeros for now. */
+static Input *open_inputs(const Run *run, idx clip, idx first, float **scratch) {
+    Input *inputs = (Input *)*scratch;
+    *scratch += floats_of_inputs(run->count);
     for (idx u = 0; u < run->count; u++) {
-        const Unit *unit = run->units + u;
-        idx keep = keep_of(unit);
-        inputs[u] = (Input){memory, first ? 0 : keep};
-        if (!first && unit->tail)
-            copy(memory, unit->tail + clip * keep * channels, keep * channels);
-        else
-            memset(memory, 0, keep * channels * sizeof *memory);
-        memory += (keep + tile) * channels;
-        early += keep;
+        idx size = keep_of(run->units + u) * run->channels;
+        inputs[u] = (Input){*scratch, first ? 0 : keep_of(run->units + u)};
+        if (!first) copy(*scratch, run->tails[u] + clip * size, size);
+        *scratch += size + tile_of(run->channels) * run->channels;
     }
-    float *mixed = memory, *out = mixed + tile * channels, *wide = out + tile * channels;
-    for (idx row = first ? first - early : 0, end; row < last; row = end) {
+    return inputs;
+}
+
+/* Rows [first, last) of a clip's output. A stretch that does not begin the signal starts early by what its units keep. */
+static void walk(const Run *run, idx clip, idx first, idx last, float *scratch) {
+    idx channels = run->channels, tile = tile_of(channels), early = 0;
+    for (idx u = 0; first && u < run->count; u++) early += keep_of(run->units + u);
+    Input *inputs = open_inputs(run, clip, first, &scratch);
+    float *mixed = scratch, *out = mixed + tile * channels, *wide = out + tile * channels;
+    for (idx row = first - early, end; row < last; row = end) {
         end = min_(row + tile, last);
         idx rows = end - row;
         float *to = inputs[0].at + inputs[0].have * channels;
@@ -140,7 +152,7 @@ static void walk(const Run *run, idx clip, idx first, idx last, idx tile, float 
             const Unit *unit = run->units + u;
             Input *input = inputs + u, *next = input + 1;
             idx keep = keep_of(unit), had = input->have + rows;
-            silence(to, channels, rows, unit->start[clip] + end - rows, run->length[clip]);
+            silence(to, channels, rows, run->starts[u * run->batch + clip] + end - rows, run->ends[clip]);
             rows = had - keep;
             to = u + 1 < run->count ? next->at + next->have * channels
                  : run->alpha       ? out
@@ -157,32 +169,18 @@ static void walk(const Run *run, idx clip, idx first, idx last, idx tile, float 
     }
     for (idx u = 0; u < run->count && last == run->rows; u++) {
         idx size = keep_of(run->units + u) * channels;
-        copy(run->units[u].new_tail + clip * size, inputs[u].at, size);
+        copy(run->new_tails[u] + clip * size, inputs[u].at, size);
     }
 }
 
+static void units_job(const void *arguments, idx job, float *scratch) {
+    const Run *run = arguments;
+    idx part = job % run->parts;
+    walk(run, job / run->parts, run->rows * part / run->parts, run->rows * (part + 1) / run->parts, scratch);
+}
+
 /* y = the row of x. Each clip is worked on in `parts` stretches, all but the first at least as far from the beginning
- * as its units keep steps together. Channels are a multiple of LANES. */
-void units(const Unit *row, idx count, const void *noise, const float *e, idx e_clip, const float *alpha, idx halves,
-           const idx *length, const float *x, void *y, idx y_halves, idx y_clip, idx batch, idx rows, idx channels,
-           idx parts) {
-    idx tile = TILE / channels / ROWS * ROWS, kept = 0, most = 0;
-    tile = tile > TALL ? TALL : tile < 4 * ROWS ? 4 * ROWS : tile;
-    for (idx u = 0; u < count; u++) {
-        idx keep = keep_of(row + u);
-        kept += keep;
-        most = keep > most ? keep : most;
-    }
-    Run run = {row, count, noise, e, e_clip, alpha, halves, length, x, y, y_halves, y_clip, rows, channels};
-    idx size = (kept + (count + 2) * tile) * channels + (most + tile) * LANES;
-#pragma omp parallel
-    {
-        float *memory = malloc(size * sizeof *memory);
-#pragma omp for schedule(dynamic)
-        for (idx job = 0; job < batch * parts; job++) {
-            idx part = job % parts;
-            walk(&run, job / parts, rows * part / parts, rows * (part + 1) / parts, tile, memory);
-        }
-        free(memory);
-    }
+ * as its units keep steps together. Channels are a multiple of WIDTH. */
+EXPORT void units(idx threads, const Run *run, float *scratch, idx size) {
+    share(threads, run->batch * run->parts, units_job, run, scratch, size);
 }

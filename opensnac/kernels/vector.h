@@ -1,63 +1,84 @@
-/* What the kernels stand on: sixteen neighbouring channels at once, a sine, Snake.
+/* What the kernels stand on: a register of neighbouring channels, a sine, Snake.
  *
- * Vector types are GCC's and Clang's, so any processor runs this.
+ * Every multiply-add is written out and rounded once, and nothing else is contracted (-ffp-contract=off): registers of
+ * any width and any compiler give the same bits.
  */
 #ifndef OPENSNAC_VECTOR_H
 #define OPENSNAC_VECTOR_H
 
-#include <stdint.h>
+#include "parallel.h"
+#include <stddef.h>
 #include <string.h>
-#if defined(__AVX512F__) || defined(__AVX2__)
-#include <immintrin.h>
-#endif
 
-#define LANES 16
+#define WIDTH 16 /* channels come in multiples of it */
 #define TAPS 7
 #define INLINE static inline __attribute__((always_inline))
 
-typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
-typedef int64_t idx;
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+#include <immintrin.h>
+#define LANES 16
+typedef float vec __attribute__((vector_size(64)));
+INLINE vec muladd(vec a, vec b, vec c) { return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+INLINE vec splat(float x) { return (vec)_mm512_set1_ps(x); }
+INLINE vec root(vec v) { return (vec)_mm512_sqrt_ps((__m512)v); }
+INLINE vec whole(vec v) { return (vec)_mm512_roundscale_ps((__m512)v, 0); }
+INLINE vec beyond_whole(vec v) { return (vec)_mm512_reduce_ps((__m512)v, 0); }
+#elif defined(__AVX2__) && defined(__FMA__)
+#include <immintrin.h>
+#define LANES 8
+typedef float vec __attribute__((vector_size(32)));
+INLINE vec muladd(vec a, vec b, vec c) { return (vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+INLINE vec splat(float x) { return (vec)_mm256_set1_ps(x); }
+INLINE vec root(vec v) { return (vec)_mm256_sqrt_ps((__m256)v); }
+INLINE vec whole(vec v) { return (vec)_mm256_round_ps((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+INLINE vec beyond_whole(vec v) { return v - whole(v); }
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#define LANES 4
+typedef float32x4_t vec;
+INLINE vec muladd(vec a, vec b, vec c) { return vfmaq_f32(c, a, b); }
+INLINE vec splat(float x) { return vdupq_n_f32(x); }
+INLINE vec root(vec v) { return vsqrtq_f32(v); }
+INLINE vec whole(vec v) { return vrndnq_f32(v); }
+INLINE vec beyond_whole(vec v) { return v - whole(v); }
+#else
+#error "no kernels for this processor"
+#endif
 
-static inline vec load(const float *p) {
+#define VECTORS (WIDTH / LANES)
+
+INLINE vec load(const float *p) {
     vec v;
     memcpy(&v, p, sizeof v);
     return v;
 }
 
-static inline void store(float *p, vec v) { memcpy(p, &v, sizeof v); }
+INLINE void store(float *p, vec v) { memcpy(p, &v, sizeof v); }
 
 static inline idx min_(idx a, idx b) { return a < b ? a : b; }
+static inline idx max_(idx a, idx b) { return a > b ? a : b; }
 
-/* The nearest whole numbers. */
-static inline vec whole(vec v) {
-    const float magic = 12582912.0f; /* adding it rounds */
-    return (v + magic) - magic;
+/* c[0] + x (c[1] + x (c[2] + ...)) */
+INLINE vec polynomial(vec x, const float *c, const int count) {
+    vec p = splat(c[count - 1]);
+    for (int k = count - 2; k >= 0; k--) p = muladd(p, x, splat(c[k]));
+    return p;
 }
 
 /* u minus the nearest multiple of pi, in three steps so that it stays exact for large u. */
-static inline vec reduce_pi(vec u) {
-    vec n = whole(u * 0.318309886183790672f);
-    return ((u - n * 3.140625f) - n * 9.67502593994140625e-4f) - n * 1.509957990978376432e-7f;
+INLINE vec reduce_pi(vec u) {
+    vec n = -whole(u * splat(0.318309886183790672f));
+    u = muladd(n, splat(3.140625f), u);
+    u = muladd(n, splat(9.67502593994140625e-4f), u);
+    return muladd(n, splat(1.509957990978376432e-7f), u);
 }
 
-static inline vec sine(vec r) { /* |r| <= pi / 2 */
-    vec q = r * r;
-    vec p = q * -2.5052108385e-8f + 2.7557319224e-6f;
-    p = p * q - 1.9841269841e-4f;
-    p = p * q + 8.3333333333e-3f;
-    p = p * q - 1.6666666667e-1f;
-    return r + r * q * p;
-}
+static const float SINE[] = {-1.6666666667e-1f, 8.3333333333e-3f, -1.9841269841e-4f, 2.7557319224e-6f, -2.5052108385e-8f};
+static const float COSINE[] = {1.0f, -0.5f, 4.1666666667e-2f, -1.3888888889e-3f, 2.4801587302e-5f, -2.7557319224e-7f,
+                               2.0876756988e-9f};
 
-static inline vec cosine(vec r) { /* |r| <= pi / 2 */
-    vec q = r * r;
-    vec p = q * 2.0876756988e-9f - 2.7557319224e-7f;
-    p = p * q + 2.4801587302e-5f;
-    p = p * q - 1.3888888889e-3f;
-    p = p * q + 4.1666666667e-2f;
-    p = p * q - 0.5f;
-    return p * q + 1.0f;
-}
+INLINE vec sine(vec r) { return muladd(r * (r * r), polynomial(r * r, SINE, 5), r); } /* |r| <= pi / 2 */
+INLINE vec cosine(vec r) { return polynomial(r * r, COSINE, 7); }
 
 /* sin^2(pi f) for |f| <= 1/2 as a polynomial in f^2, lowest power first: exact to 2e-7, or 2e-5 where what comes of it
  * is cut to bfloat16. */
@@ -67,38 +88,25 @@ static const float SQUARED_SINE[TERMS] = {9.8696029203f,  -32.469581116f, 42.725
                                           -30.085953176f, 12.990730325f,  -3.2729459350f};
 static const float ROUGH_SQUARED_SINE[ROUGH_TERMS] = {9.8666747378f, -32.353872283f, 41.294961592f, -22.990920630f};
 
-/* Its terms times `scale`, and itself with these. */
-INLINE void squared_sine_terms(vec scale, vec *term, const int rough) {
-    for (int k = 0; k < (rough ? ROUGH_TERMS : TERMS); k++) term[k] = scale * (rough ? ROUGH_SQUARED_SINE : SQUARED_SINE)[k];
-}
-
-INLINE vec squared_sine(vec f, const vec *term, const int rough) {
-    vec g = f * f, p = term[rough ? ROUGH_TERMS - 1 : TERMS - 1];
-    for (int k = rough ? ROUGH_TERMS - 2 : TERMS - 2; k >= 0; k--) p = p * g + term[k];
-    return p * g;
-}
-
-/* What Snake needs of its alpha: 1 / pi of it, and the squared sine over it. */
+/* What Snake needs of its alpha: 1 / pi of it, and the polynomial over it. */
 typedef struct {
     vec turn, term[TERMS];
 } Snake;
 
 INLINE Snake snake_of(const float *alpha, const int rough) {
-    vec a = load(alpha);
+    vec a = load(alpha), inverse = splat(1.0f) / (a + splat(1e-9f));
     Snake s;
-    s.turn = a * 0.318309886183790672f;
-    squared_sine_terms(1.0f / (a + 1e-9f), s.term, rough);
+    s.turn = a * splat(0.318309886183790672f);
+    for (int k = 0; k < (rough ? ROUGH_TERMS : TERMS); k++)
+        s.term[k] = inverse * splat((rough ? ROUGH_SQUARED_SINE : SQUARED_SINE)[k]);
     return s;
 }
 
 /* v + sin^2(a v) / a */
 INLINE vec snake(vec v, const Snake *s, const int rough) {
-#ifdef __AVX512DQ__
-    vec f = (vec)_mm512_reduce_ps((__m512)(v * s->turn), 0);
-#else
-    vec f = v * s->turn - whole(v * s->turn);
-#endif
-    return squared_sine(f, s->term, rough) + v;
+    vec f = beyond_whole(v * s->turn), g = f * f, p = s->term[rough ? ROUGH_TERMS - 1 : TERMS - 1];
+    for (int k = rough ? ROUGH_TERMS - 2 : TERMS - 2; k >= 0; k--) p = muladd(p, g, s->term[k]);
+    return muladd(p, g, v);
 }
 
 #endif

@@ -1,5 +1,166 @@
-"""Snake and depthwise convolution."""
+"""Snake and depthwise convolution, what is left of the codec beside matrix products.
 
-from opensnac.kernels import depthwise, snake
+Where the C kernels run (float32 on a CPU, a multiple of 16 channels) they are custom operators with gradients;
+elsewhere, and inside torch.compile and torch.export, plain PyTorch, which can be differentiated more than once.
+"""
 
-__all__ = ["depthwise", "snake"]
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from opensnac import kernels
+from opensnac.errors import TensorError
+from opensnac.kernels.library import ask, call, check
+
+Signal = Float[Tensor, "batch time channels"]
+
+
+def snake(x: Signal, alpha: Float[Tensor, " channels"]) -> Signal:
+    """x + sin^2(alpha x) / alpha."""
+    if _in_c(x, alpha):
+        return torch.ops.opensnac.snake(x, alpha)
+    return x + torch.sin(alpha * x).square() * (1 / (alpha + 1e-9))
+
+
+def depthwise(
+    x: Signal, taps: Float[Tensor, "taps channels"], bias: Float[Tensor, " channels"], dilation: int
+) -> Signal:
+    """Each channel convolved with its own seven taps, `dilation` steps apart, centred, zeros outside."""
+    if _in_c(x, taps, bias):
+        return torch.ops.opensnac.depthwise(x, taps, bias, dilation)
+    if x.device.type == "cpu" and not torch.compiler.is_exporting() and not torch.jit.is_tracing():
+        return _shifted_sum(x, taps, bias, dilation)
+    # One step high, so that channels that lie side by side are a layout that libraries know, and nothing is copied.
+    image, weight = x.mT[:, :, None], taps.T[:, None, None]
+    padding = (0, dilation * (kernels.TAPS // 2))
+    return F.conv2d(image, weight, bias, padding=padding, dilation=(1, dilation), groups=x.shape[2])[:, :, 0].mT
+
+
+def _shifted_sum(x: Tensor, taps: Tensor, bias: Tensor, dilation: int) -> Tensor:
+    """Depthwise convolution as a processor does it faster than by one call, with its gradients."""
+    time, reach = x.shape[1], dilation * (kernels.TAPS // 2)
+    padded = F.pad(x, (0, 0, reach, reach))
+    y = bias + padded[:, :time] * taps[0]
+    for k in range(1, kernels.TAPS):
+        y = y + padded[:, k * dilation : k * dilation + time] * taps[k]
+    return y
+
+
+def _in_c(x: Tensor, *parameters: Tensor) -> bool:
+    """Whether the kernels can work on these; what does not fit goes to PyTorch, which says so."""
+    plain = all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in (x, *parameters))
+    fits = x.dim() == 3 and x.shape[2] % kernels.WIDTH == 0 and all(p.shape[-1] == x.shape[2] for p in parameters)
+    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return plain and fits and not recorded and kernels.level() is not None
+
+
+torch.library.define("opensnac::snake", "(Tensor x, Tensor alpha) -> Tensor")
+torch.library.define("opensnac::snake_backward", "(Tensor dy, Tensor x, Tensor alpha) -> (Tensor, Tensor)")
+torch.library.define("opensnac::depthwise", "(Tensor x, Tensor taps, Tensor? bias, int dilation) -> Tensor")
+torch.library.define(
+    "opensnac::depthwise_backward", "(Tensor dy, Tensor x, Tensor taps, int dilation) -> (Tensor, Tensor, Tensor)"
+)
+
+
+@torch.library.impl("opensnac::snake", "CPU")
+def _snake(x: Tensor, alpha: Tensor) -> Tensor:
+    x = _signal("x", x)
+    alpha = check("alpha", alpha, x.shape[2:])
+    y = torch.empty_like(x)
+    call("snake_forward", x, alpha, y, x.shape[0] * x.shape[1], x.shape[2])
+    return y
+
+
+@torch.library.impl("opensnac::snake_backward", "CPU")
+def _snake_backward(dy: Tensor, x: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    x = _signal("x", x)
+    dy, alpha = check("dy", dy, x.shape), check("alpha", alpha, x.shape[2:])
+    rows, channels = x.shape[0] * x.shape[1], x.shape[2]
+    dx, partial = torch.empty_like(x), x.new_empty(ask("tiles", rows), channels)
+    call("snake_backward", x, alpha, dy, dx, partial, rows, channels)
+    return dx, partial.sum(0)
+
+
+@torch.library.impl("opensnac::depthwise", "CPU")
+def _depthwise(x: Tensor, taps: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+    x = _signal("x", x)
+    taps = check("taps", taps, (kernels.TAPS, x.shape[2]))
+    bias = None if bias is None else check("bias", bias, x.shape[2:])
+    y = torch.empty_like(x)
+    call("depthwise_forward", x, taps, bias, y, *x.shape, _positive(dilation))
+    return y
+
+
+@torch.library.impl("opensnac::depthwise_backward", "CPU")
+def _depthwise_backward(dy: Tensor, x: Tensor, taps: Tensor, dilation: int) -> tuple[Tensor, Tensor, Tensor]:
+    x = _signal("x", x)
+    dy, taps = check("dy", dy, x.shape), check("taps", taps, (kernels.TAPS, x.shape[2]))
+    dx, partial = torch.empty_like(x), x.new_empty(x.shape[0] * ask("tiles", x.shape[1]), kernels.TAPS + 1, x.shape[2])
+    call("depthwise_forward", dy, taps.flip(0), None, dx, *x.shape, _positive(dilation))
+    call("depthwise_weight_gradient", x, dy, partial, *x.shape, dilation)
+    gradient = partial.sum(0)
+    return dx, gradient[: kernels.TAPS].clone(), gradient[kernels.TAPS].clone()
+
+
+def _signal(name: str, x: Tensor) -> Tensor:
+    x = check(name, x, (None, None, None))
+    if x.shape[2] % kernels.WIDTH:
+        raise TensorError(f"{name}: expected a multiple of {kernels.WIDTH} channels, got {x.shape[2]}")
+    return x
+
+
+def _positive(dilation: int) -> int:
+    if dilation < 1:
+        raise TensorError(f"dilation: expected at least 1, got {dilation}")
+    return dilation
+
+
+@torch.library.register_fake("opensnac::snake")
+@torch.library.register_fake("opensnac::depthwise")
+def _fake_signal(x: Tensor, *parameters: Any) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@torch.library.register_fake("opensnac::snake_backward")
+def _fake_snake_gradients(dy: Tensor, x: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    return _fake_signal(x), torch.empty_like(alpha)
+
+
+@torch.library.register_fake("opensnac::depthwise_backward")
+def _fake_depthwise_gradients(dy: Tensor, x: Tensor, taps: Tensor, dilation: int) -> tuple[Tensor, Tensor, Tensor]:
+    return _fake_signal(x), taps.new_empty(taps.shape), taps.new_empty(taps.shape[1])
+
+
+def _keep_snake(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _keep_depthwise(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None, int], output: Tensor) -> None:
+    x, taps, bias, ctx.dilation = inputs
+    ctx.has_bias = bias is not None
+    ctx.save_for_backward(x, taps)
+
+
+def _once() -> None:
+    if torch.is_grad_enabled():
+        raise TensorError("the kernels' gradients have no gradients: expected create_graph=False, got True")
+
+
+def _gradients_of_snake(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+    _once()
+    return torch.ops.opensnac.snake_backward(dy, *ctx.saved_tensors)
+
+
+def _gradients_of_depthwise(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
+    _once()
+    dx, dtaps, dbias = torch.ops.opensnac.depthwise_backward(dy, *ctx.saved_tensors, ctx.dilation)
+    return dx, dtaps, dbias if ctx.has_bias else None, None
+
+
+torch.library.register_autograd("opensnac::snake", _gradients_of_snake, setup_context=_keep_snake)
+torch.library.register_autograd("opensnac::depthwise", _gradients_of_depthwise, setup_context=_keep_depthwise)

@@ -50,7 +50,7 @@ def test_the_plan_is_the_configuration_and_what_follows_from_it(corpus: Path) ->
 
 def test_the_memory_that_is_foreseen_is_what_graphs_keep(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted on models without memory, and on real ones in plain PyTorch."""
-    monkeypatch.setattr(kernels, "library", lambda: None)
+    monkeypatch.setattr(kernels, "level", lambda: None)
     config = config_of(corpus, 150)
     with torch.device("meta"):
         models = SNAC.from_config(config.model), Discriminators(config.discriminator)
@@ -86,7 +86,7 @@ def fake_compiler(seconds: dict[bool, float], monkeypatch: pytest.MonkeyPatch) -
 
         return compiled
 
-    monkeypatch.setattr(compiling.kernels, "library", lambda: None)  # with which nothing is compiled on a CPU
+    monkeypatch.setattr(compiling.kernels, "level", lambda: None)  # with which nothing is compiled on a CPU
     rounds = iter([False] * 4 + [True] * 4)
 
     def clock(work: Callable[[], object], device: torch.device) -> float:
@@ -117,13 +117,13 @@ def test_what_does_not_compile_is_not_either(trainer: Trainer, monkeypatch: pyte
         raise RuntimeError("no such compiler\nand more")
 
     monkeypatch.setattr(compiling.torch, "compile", fail)
-    monkeypatch.setattr(compiling.kernels, "library", lambda: None)
+    monkeypatch.setattr(compiling.kernels, "level", lambda: None)
     said = compile_if_faster(trainer, torch.zeros(2, 1, CROP))
     assert said == "not compiled: no such compiler; going on eagerly"
     assert trainer.decode is trainer.generator.decoder
 
 
-@pytest.mark.skipif(kernels.library() is None, reason="no C compiler, or the kernels are switched off")
+@pytest.mark.skipif(kernels.level() is None, reason="no C compiler, or the kernels are switched off")
 def test_nothing_is_compiled_where_the_c_kernels_run(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling.torch, "compile", lambda *_, **__: pytest.fail("asked for"))
     said = compile_if_faster(trainer, torch.zeros(2, 1, CROP))

@@ -1,0 +1,177 @@
+"""Finds the compiled kernels that suit the processor, loads them and calls them with checked tensors."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import platform
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from opensnac.errors import ConfigError, TensorError
+
+FOLDER = Path(__file__).parent
+LEVELS = {"x86_64": ("avx512bf16", "avx512", "avx2"), "aarch64": ("neon",)}.get(platform.machine(), ())  # best first
+VARIABLE = "OPENSNAC_KERNELS"
+
+Argument = Tensor | int | ctypes.Array[ctypes.c_int64] | None
+
+
+@dataclass(frozen=True)
+class Library:
+    """The kernels of one level."""
+
+    level: str
+    functions: ctypes.CDLL
+    bfloat16: bool  # whether they multiply such
+
+
+@functools.cache
+def loaded() -> Library | None:
+    """The kernels of the level that `OPENSNAC_KERNELS` names, else of the best that runs here, or None."""
+    wanted = os.environ.get(VARIABLE, "")
+    if wanted == "0":
+        return None
+    if wanted and wanted not in LEVELS:
+        raise ConfigError(f"{VARIABLE}: expected {_one_of(LEVELS)} or 0, got {wanted!r}")
+    found = [level for level in LEVELS if _is_built(level) and _runs_here(level)]
+    if wanted and wanted not in found:
+        reason = "this processor does not run" if _is_built(wanted) else "this installation does not have"
+        raise ConfigError(f"{VARIABLE}: expected {_one_of(found)} or 0, got {wanted!r}, which {reason}")
+    level = wanted or next(iter(found), None)
+    return None if level is None else _load(level)
+
+
+def why_none() -> str | None:
+    """Why there are no kernels, or None where there are, or where they are switched off."""
+    if loaded() is not None or os.environ.get(VARIABLE) == "0":
+        return None
+    if not LEVELS:
+        return f"opensnac has no kernels for {platform.system()} on {platform.machine()}"
+    if not any(map(_is_built, LEVELS)):
+        return "opensnac was installed without its compiled kernels (from source, without a C compiler?)"
+    return f"this processor runs none of {', '.join(LEVELS)}"
+
+
+def _one_of(levels: Sequence[str]) -> str:
+    return ", ".join(levels) or "nothing"
+
+
+def _file(name: str) -> Path:
+    return FOLDER / f"_{name}.so"
+
+
+def _is_built(level: str) -> bool:
+    return _file(level).exists()
+
+
+def _runs_here(level: str) -> bool:
+    return bool(getattr(ctypes.CDLL(str(_file("probe"))), level)())
+
+
+def _load(level: str) -> Library:
+    functions = ctypes.CDLL(str(_file(level)))
+    functions.tiles.restype = functions.units_scratch.restype = ctypes.c_int64
+    functions.use_openmp(_gomp_parallel())
+    return Library(level, functions, bool(functions.has_bfloat16()))
+
+
+def _gomp_parallel() -> ctypes.c_void_p | None:
+    """What starts threads in the OpenMP runtime that PyTorch runs on, or None: one set of threads serves both."""
+    try:
+        return ctypes.cast(ctypes.CDLL(torch._C.__file__).GOMP_parallel, ctypes.c_void_p)
+    except (AttributeError, OSError):
+        return None
+
+
+@dataclass
+class _Process:
+    """Whether this process was forked from one that may have started threads, and whether that was dealt with."""
+
+    forked: bool = False
+    warned: bool = False
+
+    def enter_child(self) -> None:
+        """What a fork calls in the child."""
+        self.forked, self.warned = True, False
+
+
+_process = _Process()
+os.register_at_fork(after_in_child=_process.enter_child)
+
+
+def threads() -> int:
+    """How many threads to compute on: as many as PyTorch does in the calling thread.
+
+    OpenMP's threads do not survive a fork, and waiting for them never ends: a forked process computes on one.
+    """
+    if not _process.forked:
+        return torch.get_num_threads()
+    if not _process.warned and torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+        message = "this process was forked, and OpenMP's threads do not survive that: PyTorch and the kernels compute"
+        warnings.warn(f"{message} on one thread here; start processes by 'spawn' to have more", stacklevel=2)
+    _process.warned = True
+    return 1
+
+
+def check(
+    name: str, tensor: Tensor, shape: Sequence[int | None], dtype: torch.dtype | Sequence[torch.dtype] = torch.float32
+) -> Tensor:
+    """The tensor, contiguous; TensorError unless it is one of this type and shape (None: any size) on the CPU."""
+    dtypes = (dtype,) if isinstance(dtype, torch.dtype) else dtype
+    if not isinstance(tensor, Tensor):
+        raise TensorError(f"{name}: expected a tensor, got {type(tensor).__name__}")
+    fits = len(shape) == tensor.dim() and all(
+        want is None or want == have for want, have in zip(shape, tensor.shape, strict=True)
+    )
+    if not fits or tensor.dtype not in dtypes or tensor.device.type != "cpu" or tensor.layout != torch.strided:
+        sizes = ", ".join("any" if size is None else str(size) for size in shape)
+        types = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        got = f"{str(tensor.dtype).removeprefix('torch.')} ({', '.join(map(str, tensor.shape))}) on {tensor.device}"
+        raise TensorError(f"{name}: expected {types} ({sizes}) on cpu, got {got}")
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise TensorError(f"{name}: expected a tensor without gradients, got one that requires them; use no_grad")
+    return tensor.contiguous()
+
+
+def call(name: str, *arguments: Argument) -> None:
+    """Run a kernel on `threads()` threads: tensors and tables go as pointers, whole numbers as 64 bits."""
+    getattr(needed().functions, name)(ctypes.c_int64(threads()), *map(_c_value, arguments))
+
+
+def ask(name: str, *arguments: Argument) -> int:
+    """A whole number that a function of the kernels returns."""
+    return int(getattr(needed().functions, name)(*map(_c_value, arguments)))
+
+
+def needed() -> Library:
+    """The kernels; ConfigError where there are none."""
+    found = loaded()
+    if found is None:
+        raise ConfigError(f"expected compiled kernels, got none: {why_none() or f'{VARIABLE} is 0'}")
+    return found
+
+
+def _c_value(argument: Argument) -> ctypes.Array[ctypes.c_int64] | ctypes.c_int64:
+    return argument if isinstance(argument, ctypes.Array) else ctypes.c_int64(word(argument))
+
+
+def word(argument: Argument) -> int:
+    """64 bits: a whole number, or where a tensor or a table lies."""
+    if isinstance(argument, int):
+        return argument
+    if isinstance(argument, ctypes.Array):
+        return ctypes.addressof(argument)
+    return 0 if argument is None else argument.data_ptr()
+
+
+def table(words: Sequence[Argument]) -> ctypes.Array[ctypes.c_int64]:
+    """What C reads as a struct or an array of 64-bit words; it does not keep tensors alive."""
+    return (ctypes.c_int64 * len(words))(*map(word, words))
