@@ -13,7 +13,7 @@ import pytest
 
 import opensnac
 from opensnac import errors
-from opensnac.model.codec import SNAC
+from opensnac.engine.codec import SNAC
 from opensnac.training.config import TrainConfig
 
 REPOSITORY = Path(__file__).parent.parent
@@ -23,7 +23,7 @@ CONFIGS = sorted((PACKAGE / "training/configs").glob("*.toml"))
 
 
 def test_exported_names_are_there() -> None:
-    assert set(opensnac.__all__) == {"SNAC", "CodecConfig", "__version__"}
+    assert set(opensnac.__all__) == {"SNAC", "CodecConfig", "Engine", "__version__"}
     for name in opensnac.__all__:
         assert getattr(opensnac, name) is not None
     with pytest.raises(AttributeError, match="module 'opensnac' has no attribute 'SNACK'"):
@@ -81,5 +81,5 @@ def test_everything_below_the_package_is_installed_with_it() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
     patterns = project["tool"]["setuptools"]["package-data"]["opensnac"]
     packed = {path for pattern in patterns for path in PACKAGE.glob(pattern)}
-    present = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    present = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc", ".so")}
     assert present == packed

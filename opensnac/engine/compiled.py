@@ -87,6 +87,8 @@ class Depthwise(layers.Depthwise):
 
 @dataclass(frozen=True)
 class Pointwise(layers.Pointwise, Packed):
+    """One product."""
+
     packed: Tensor
 
     def apply(self, x: Signal) -> Signal:
@@ -95,6 +97,8 @@ class Pointwise(layers.Pointwise, Packed):
 
 @dataclass(frozen=True, kw_only=True)
 class Convolution(layers.Convolution, Packed):
+    """One product on overlapping rows."""
+
     packed: Tensor
 
     def apply(self, x: Signal) -> Signal:
@@ -105,6 +109,8 @@ class Convolution(layers.Convolution, Packed):
 
 @dataclass(frozen=True)
 class Downsample(layers.Downsample, Packed):
+    """One product on overlapping rows, `stride` steps apart."""
+
     packed: Tensor
 
     def apply(self, x: Signal) -> Signal:
@@ -114,6 +120,8 @@ class Downsample(layers.Downsample, Packed):
 
 @dataclass(frozen=True)
 class Upsample(layers.Upsample, Packed):
+    """One product on neighbouring frames side by side."""
+
     packed: Tensor
 
     def apply(self, x: Signal) -> Signal:
@@ -124,6 +132,8 @@ class Upsample(layers.Upsample, Packed):
 
 @dataclass(frozen=True, kw_only=True)
 class Attention(layers.Attention, Packed):
+    """Its projections by the kernels."""
+
     packed: dict[int, Tensor]
 
     def product(self, x: Signal, matrix: Tensor) -> Signal:

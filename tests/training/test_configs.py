@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from opensnac.model.codec import SNAC
+from opensnac.engine.codec import SNAC
 from opensnac.training.ablate import RECIPES, Ablation
 from opensnac.training.config import CONFIGS, TrainConfig
 from opensnac.training.loop import crop_samples

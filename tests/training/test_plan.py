@@ -13,7 +13,7 @@ import torch
 from miniature import config_of, values_of, write_corpus
 
 from opensnac import kernels
-from opensnac.model.codec import SNAC
+from opensnac.engine.codec import SNAC
 from opensnac.training import compiling, plan
 from opensnac.training.benchmark import PARTS, run_benchmark
 from opensnac.training.compiling import compile_if_faster
