@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Self
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
@@ -23,22 +23,28 @@ from opensnac.model.quantizer import Codes, Vectors
 def in_c(plain: Sequence[Layer], bfloat16: bool) -> list[Layer]:
     """Layers by the kernels wherever these know them; `bfloat16` is what products are computed in."""
     known: list[Layer] = []
-    for layer in plain:
-        before = known[-1] if known else None
-        made = _in_c(layer, bfloat16)
-        if isinstance(before, Units) and before.last is None and isinstance(made, Windowed) and len(made.channels) == 1:
-            known[-1] = before.followed_by(made)
-        else:
+    waiting: layers.Units | None = None  # a row of units, until it is known what comes after it
+    for layer in [*plain, None]:
+        made = None if layer is None else _in_c(layer, bfloat16)
+        if waiting is not None:
+            joined = made if isinstance(made, Windowed) and not isinstance(made, layers.Grouped) else None
+            known.append(Units.of(waiting, bfloat16, joined))
+            waiting, made = None, None if joined else made
+        if isinstance(made, layers.Units) and _fits(made):
+            waiting = made
+        elif made is not None:
             known.append(made)
     return known
 
 
+def _fits(row: layers.Units) -> bool:
+    """Whether the kernels know such units."""
+    depthwise = all(isinstance(unit.mix, layers.Depthwise) for unit in row.units)
+    return depthwise and all(channels % kernels.WIDTH == 0 for channels in row.channels)
+
+
 def _in_c(layer: Layer, bfloat16: bool) -> Layer:
     match layer:
-        case layers.Units() if all(isinstance(unit.mix, layers.Depthwise) for unit in layer.units) and (
-            all(channels % kernels.WIDTH == 0 for channels in layer.channels)
-        ):
-            return Units.of(layer, bfloat16)
         case layers.Snake():
             return Snake(layer.alpha)
         case layers.Depthwise():
@@ -47,28 +53,32 @@ def _in_c(layer: Layer, bfloat16: bool) -> Layer:
             return Pointwise.of(layer, kernels.packed(layer.matrix, bfloat16))
         case layers.Convolution() if layer.dilation == 1:
             matrix = layer.weight.transpose(1, 2).flatten(1)
-            # one column is a sum of products along the signal
-            return Convolution.of(
-                layer, matrix[0].contiguous() if len(matrix) == 1 else kernels.packed(matrix, bfloat16)
-            )
+            one = len(matrix) == 1  # column: a sum of products along the signal
+            return Convolution.of(layer, matrix[0].contiguous() if one else kernels.packed(matrix, bfloat16))
         case layers.Downsample():
             return Downsample.of(layer, kernels.packed(torch.cat((layer.first, layer.second), dim=1), bfloat16))
         case layers.Upsample():
-            return Upsample.of(layer, kernels.packed(torch.cat((layer.second, layer.first), dim=1), bfloat16))
+            packed = kernels.packed(torch.cat((layer.second, layer.first), dim=1), bfloat16)
+            return Upsample.of(replace(layer, bias=layer.bias.repeat(layer.stride)), packed)
         case layers.Attention():
-            packed = {id(m): kernels.packed(m, bfloat16) for m in (layer.to_qkv, layer.to_out)}
-            return Attention.of(layer, packed)
+            packed_in, packed_out = (kernels.packed(matrix, bfloat16) for matrix in (layer.to_qkv, layer.to_out))
+            return Attention.of(layer, (packed_in, packed_out))
     return layer
 
 
 class Packed:
-    """A layer, with its weights in the order that the kernels read."""
+    """A layer, with its matrices in the order that the kernels read."""
 
     @classmethod
     def of(cls, layer: Any, packed: Any) -> Self:
-        """The layer as it was, and `packed`."""
-        values: dict[str, Any] = {f.name: getattr(layer, f.name) for f in fields(layer)} | {"packed": packed}
-        return cls(**values)
+        """The layer with `packed` weights; of those it had the shapes stay, not the numbers."""
+        values: dict[str, Any] = {f.name: _shape_of(getattr(layer, f.name)) for f in fields(layer)}
+        return cast(Any, cls)(**values, packed=packed)
+
+
+def _shape_of(value: Any) -> Any:
+    """A matrix without its numbers; anything else as it is."""
+    return value.to("meta") if isinstance(value, Tensor) and value.ndim > 1 else value
 
 
 class Snake(layers.Snake):
@@ -125,8 +135,7 @@ class Upsample(layers.Upsample, Packed):
     packed: Tensor
 
     def apply(self, x: Signal) -> Signal:
-        bias = self.bias.repeat(self.stride)
-        steps = kernels.linear(x, self.packed, len(bias), bias, rows=x.shape[1] - 1)
+        steps = kernels.linear(x, self.packed, len(self.bias), self.bias, rows=x.shape[1] - 1)
         return steps.unflatten(2, (self.stride, -1)).flatten(1, 2)
 
 
@@ -134,10 +143,13 @@ class Upsample(layers.Upsample, Packed):
 class Attention(layers.Attention, Packed):
     """Its projections by the kernels."""
 
-    packed: dict[int, Tensor]
+    packed: tuple[Tensor, Tensor]
 
-    def product(self, x: Signal, matrix: Tensor) -> Signal:
-        return kernels.linear(x, self.packed[id(matrix)], matrix.shape[0])
+    def project_in(self, x: Signal) -> Signal:
+        return kernels.linear(x, self.packed[0], self.to_qkv.shape[0])
+
+    def project_out(self, x: Signal) -> Signal:
+        return kernels.linear(x, self.packed[1], self.to_out.shape[0])
 
 
 @dataclass(frozen=True)
@@ -145,12 +157,11 @@ class Units(layers.Units):
     """Units in one walk along the signal, and the layer after them, for whose kept steps the walk leaves room."""
 
     row: kernels.UnitRow | None = None
-    bfloat16: bool = False
     last: Windowed | None = None
 
     @classmethod
-    def of(cls, plain: layers.Units, bfloat16: bool, last: Windowed | None = None) -> Units:
-        """The row of a plain one."""
+    def of(cls, plain: layers.Units, bfloat16: bool, last: Windowed | None) -> Units:
+        """The row of a plain one, and what comes after it if that keeps steps of one input."""
         units = [
             kernels.Unit(
                 unit.alpha,
@@ -167,11 +178,9 @@ class Units(layers.Units):
         noise = None if plain.noise is None else kernels.packed(plain.noise.matrix, bfloat16)
         narrow = bfloat16 and isinstance(last, layers.Downsample | layers.Upsample)
         row = kernels.UnitRow(units, noise, plain.alpha, bfloat16=narrow)
-        return cls(plain.units, plain.noise, plain.alpha, row, bfloat16, last)
-
-    def followed_by(self, last: Windowed) -> Units:
-        """The row with the layer that comes next."""
-        return Units.of(self, self.bfloat16, last)
+        shapes = [replace(unit, matrix=_shape_of(unit.matrix)) for unit in plain.units]
+        drawn = None if plain.noise is None else replace(plain.noise, matrix=_shape_of(plain.noise.matrix))
+        return cls(shapes, drawn, plain.alpha, row, last)
 
     @property
     def up(self) -> int:  # type: ignore[override]

@@ -327,9 +327,13 @@ class Attention(Grouped):
 
     def within(self, x: Signal) -> Signal:
         weight, bias, epsilon = self.norm
-        qkv = self.product(F.layer_norm(x, weight.shape, weight, bias, epsilon), self.to_qkv)
-        return x + self.product(attend(qkv, self.group, self.inv_freq), self.to_out)
+        qkv = self.project_in(F.layer_norm(x, weight.shape, weight, bias, epsilon))
+        return x + self.project_out(attend(qkv, self.group, self.inv_freq))
 
-    def product(self, x: Signal, matrix: Tensor) -> Signal:
-        """One of its two projections."""
-        return F.linear(x, matrix)
+    def project_in(self, x: Signal) -> Signal:
+        """To queries, keys and values."""
+        return F.linear(x, self.to_qkv)
+
+    def project_out(self, x: Signal) -> Signal:
+        """Back from what attention gives."""
+        return F.linear(x, self.to_out)
