@@ -94,7 +94,7 @@ class SNAC(Codec):
             return self.quantize(self.latent(audio)).codes
         weight = self.quantizer.scales[0].codebook.weight
         audio = checked_audio(audio, weight.dtype, weight.device, finite=False)
-        return self._engine().encode(audio.float(), lengths, progress=progress)
+        return self._engine().encode(audio.to(torch.float32), lengths, progress=progress)
 
     def decode(
         self,

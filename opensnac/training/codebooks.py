@@ -18,13 +18,13 @@ CONSTANT_CHANNEL = 2.0  # value of the channel that makes angles tell distances,
 
 @torch.no_grad()
 def start_from_data(quantizer: ResidualVectorQuantizer, latent: Tensor, generator: torch.Generator) -> None:
-    """Fit each scale to encoder output (clips, frames, latent_dim), coarse to fine.
+    """Fit each scale to encoder output (clips, latent_dim, frames), coarse to fine.
 
     The projection takes the principal axes of what the coarser scales left, plus one constant channel: with it the
     angle between two vectors tells their distance too, so nearest in angle is nearly nearest in space. Entries are
     k-means centres.
     """
-    residual = latent
+    residual = latent.transpose(1, 2)
     for scale in quantizer.scales:
         _fit_projections(scale, residual, generator)
         vectors = scale.project(residual).flatten(0, 1)

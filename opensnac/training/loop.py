@@ -215,9 +215,9 @@ class Run:
         latents, frames, first = [], 0, 0
         while frames < frames_needed:
             audio = self.crops.draw(range(first + share.start, first + share.stop), CODEBOOKS)
-            latent = trainer.generator.encoder(audio.to(self.processes.device).transpose(1, 2))
-            latents.append(self.processes.gather(latent))
-            frames += latents[-1].shape[0] * latents[-1].shape[1]
+            latent = trainer.generator.encoder(audio.to(self.processes.device))
+            latents.append(self.processes.gather(latent.contiguous()))
+            frames += latents[-1].shape[0] * latents[-1].shape[2]
             first += batch_size
         codebooks.start_from_data(trainer.generator.quantizer, torch.cat(latents), self._random())
         self.processes.make_alike([trainer.generator.quantizer])

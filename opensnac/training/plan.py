@@ -74,7 +74,7 @@ def activation_bytes(
 
     def reconstruct() -> tuple[Tensor, Tensor]:
         quantized = generator.quantizer(generator.encoder(audio))
-        audio_hat = generator.decoder(quantized.latent, seeds).transpose(1, 2)
+        audio_hat = generator.decoder(quantized.latent, seeds)
         return audio_hat, losses.codebook_loss(quantized.projected, quantized.chosen)
 
     audio_hat = reconstruct()[0].detach()

@@ -139,8 +139,8 @@ from opensnac.training.step import Trainer
 trainer = Trainer(config_of("nowhere", 9), Processes("cpu"))
 audio, seeds = 0.1 * torch.randn(1, 1, 2048), torch.tensor([2**40 + 7])
 with torch.no_grad():
-    latent = trainer.encode(audio.transpose(1, 2))
-    calls = {"encode": (audio.transpose(1, 2),), "decode": (latent, seeds), "judge": (audio,)}
+    latent = trainer.encode(audio)
+    calls = {"encode": (audio,), "decode": (latent, seeds), "judge": (audio,)}
     for part, arguments in calls.items():
         plain = getattr(trainer, part)
         traced = torch.compile(plain, fullgraph=True, backend="eager")

@@ -44,10 +44,10 @@ def pair(layout: str, encoder: int, decoder: int) -> tuple[SNAC, SNAC]:
 def test_a_wider_model_is_the_same_function(layout: str, encoder: int, decoder: int) -> None:
     narrow, wide = pair(layout, encoder, decoder)
     group = narrow.config.hop_length * narrow.config.frame_multiple
-    audio = 0.3 * torch.randn(2, 5 * group, 1, generator=torch.Generator().manual_seed(3))
+    audio = 0.3 * torch.randn(2, 1, 5 * group, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         latent, wider = narrow.encoder(audio), wide.encoder(audio)
-        torch.testing.assert_close(wider, latent.repeat(1, 1, encoder), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(wider, latent.repeat(1, encoder, 1), rtol=1e-4, atol=1e-5)
         codes, same = narrow.quantizer(latent).codes, wide.quantizer(wider).codes
         assert all((a == b).float().mean() > 0.99 for a, b in zip(codes, same, strict=True))
         heard, again = (model.decoder(model.quantizer.from_codes(codes), 7) for model in (narrow, wide))
@@ -57,8 +57,8 @@ def test_a_wider_model_is_the_same_function(layout: str, encoder: int, decoder: 
 
 def test_copies_of_a_channel_learn_apart() -> None:
     _, wide = pair("plain", 2, 2)
-    audio = 0.3 * torch.randn(1, 512, 1, generator=torch.Generator().manual_seed(3))
-    target = torch.randn(1, 512, 1, generator=torch.Generator().manual_seed(4))
+    audio = 0.3 * torch.randn(1, 1, 512, generator=torch.Generator().manual_seed(3))
+    target = torch.randn(1, 1, 512, generator=torch.Generator().manual_seed(4))
     (wide.decoder(wide.encoder(audio), 7) - target).square().mean().backward()
     compared = 0
     for name, parameter in wide.named_parameters():
