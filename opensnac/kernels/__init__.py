@@ -137,7 +137,7 @@ def single(
 
 @dataclass(frozen=True)
 class Unit:
-    """A residual unit's weights: x + pointwise(snake(depthwise(snake(x)))), alpha of the first Snake, beta of the second.
+    """Weights of x + pointwise(snake(depthwise(snake(x)))): alpha is the first Snake's, beta the second one's.
 
     `weight` is `packed`. Of a signal that comes in pieces it keeps the last `keep` steps of its input.
     """

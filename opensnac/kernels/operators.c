@@ -5,9 +5,12 @@
  */
 #include "vector.h"
 
-#define TILE 1024 /* steps of time of a job */
+#define TILE 1024 /* steps of time that are summed up before they are added to others */
+#define STRIP 64  /* steps of a job without sums: all their channels stay in the first cache or the second */
 
 EXPORT idx tiles(idx time) { return (time + TILE - 1) / TILE; }
+
+static idx strips(idx time) { return (time + STRIP - 1) / STRIP; }
 
 typedef struct {
     const float *x, *alpha, *dy;
@@ -15,13 +18,13 @@ typedef struct {
     idx rows, channels;
 } SnakeRun;
 
-static void snake_job(const void *arguments, idx tile, float *scratch) {
+static void snake_job(const void *arguments, idx strip, float *scratch) {
     const SnakeRun *run = arguments;
     (void)scratch;
     idx channels = run->channels;
     for (idx c = 0; c < channels; c += LANES) {
         Snake of = snake_of(run->alpha + c, 0);
-        for (idx t = tile * TILE; t < min_(run->rows, (tile + 1) * TILE); t++)
+        for (idx t = strip * STRIP; t < min_(run->rows, (strip + 1) * STRIP); t++)
             store(run->y + t * channels + c, snake(load(run->x + t * channels + c), &of, 0));
     }
 }
@@ -29,7 +32,7 @@ static void snake_job(const void *arguments, idx tile, float *scratch) {
 /* y = x + sin^2(alpha x) / alpha */
 EXPORT void snake_forward(idx threads, const float *x, const float *alpha, float *y, idx rows, idx channels) {
     SnakeRun run = {x, alpha, NULL, y, NULL, NULL, rows, channels};
-    share(threads, tiles(rows), snake_job, &run, NULL, 0);
+    share(threads, strips(rows), snake_job, &run, NULL, 0);
 }
 
 static void snake_backward_job(const void *arguments, idx tile, float *scratch) {
@@ -78,8 +81,8 @@ INLINE void depthwise_steps(const float *x, const vec *w, vec b, float *y, idx b
 static void depthwise_job(const void *arguments, idx job, float *scratch) {
     const DepthwiseRun *run = arguments;
     (void)scratch;
-    idx time = run->time, channels = run->channels, per_clip = tiles(time), reach = TAPS / 2 * run->dilation;
-    idx clip = job / per_clip * time * channels, begin = job % per_clip * TILE, end = min_(time, begin + TILE);
+    idx time = run->time, channels = run->channels, per_clip = strips(time), reach = TAPS / 2 * run->dilation;
+    idx clip = job / per_clip * time * channels, begin = job % per_clip * STRIP, end = min_(time, begin + STRIP);
     idx from = max_(begin, min_(end, reach)), to = max_(from, min_(end, time - reach));
     for (idx c = 0; c < channels; c += LANES) {
         vec w[TAPS], b = run->bias ? load(run->bias + c) : splat(0);
@@ -96,7 +99,7 @@ static void depthwise_job(const void *arguments, idx job, float *scratch) {
 EXPORT void depthwise_forward(idx threads, const float *x, const float *taps, const float *bias, float *y, idx batch,
                               idx time, idx channels, idx dilation) {
     DepthwiseRun run = {x, taps, bias, NULL, y, NULL, time, channels, dilation};
-    share(threads, batch * tiles(time), depthwise_job, &run, NULL, 0);
+    share(threads, batch * strips(time), depthwise_job, &run, NULL, 0);
 }
 
 static void weight_gradient_job(const void *arguments, idx job, float *scratch) {

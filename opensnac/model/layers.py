@@ -30,6 +30,7 @@ def infers(x: Tensor) -> bool:
     plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
     return plain and not torch.compiler.is_compiling() and kernels.level() is not None
 
+
 Signal = Float[Tensor, "batch _time _channels"]  # _: of any size, so that one name serves both ends of a layer
 
 

@@ -33,10 +33,22 @@ def depthwise(
     """Each channel convolved with its own seven taps, `dilation` steps apart, centred, zeros outside."""
     if _in_c(x, taps, bias):
         return torch.ops.opensnac.depthwise(x, taps, bias, dilation)
+    if x.device.type == "cpu" and not torch.compiler.is_exporting() and not torch.jit.is_tracing():
+        return _shifted_sum(x, taps, bias, dilation)
     # One step high, so that channels that lie side by side are a layout that libraries know, and nothing is copied.
     image, weight = x.mT[:, :, None], taps.T[:, None, None]
     padding = (0, dilation * (kernels.TAPS // 2))
     return F.conv2d(image, weight, bias, padding=padding, dilation=(1, dilation), groups=x.shape[2])[:, :, 0].mT
+
+
+def _shifted_sum(x: Tensor, taps: Tensor, bias: Tensor, dilation: int) -> Tensor:
+    """Depthwise convolution as a processor does it faster than by one call, with its gradients."""
+    time, reach = x.shape[1], dilation * (kernels.TAPS // 2)
+    padded = F.pad(x, (0, 0, reach, reach))
+    y = bias + padded[:, :time] * taps[0]
+    for k in range(1, kernels.TAPS):
+        y = y + padded[:, k * dilation : k * dilation + time] * taps[k]
+    return y
 
 
 def _in_c(x: Tensor, *parameters: Tensor) -> bool:
@@ -134,11 +146,18 @@ def _keep_depthwise(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None, int],
     ctx.save_for_backward(x, taps)
 
 
+def _once() -> None:
+    if torch.is_grad_enabled():
+        raise TensorError("the kernels' gradients have no gradients: expected create_graph=False, got True")
+
+
 def _gradients_of_snake(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+    _once()
     return torch.ops.opensnac.snake_backward(dy, *ctx.saved_tensors)
 
 
 def _gradients_of_depthwise(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
+    _once()
     dx, dtaps, dbias = torch.ops.opensnac.depthwise_backward(dy, *ctx.saved_tensors, ctx.dilation)
     return dx, dtaps, dbias if ctx.has_bias else None, None
 

@@ -10,6 +10,7 @@ import torch
 from torch.nn.utils import parametrize
 
 from opensnac import kernels
+from opensnac.model import operators
 from opensnac.model.layers import Pointwise, ResidualUnit, Snake
 from opensnac.model.noise import noise_from, position_noise
 
@@ -24,13 +25,13 @@ def run(function, inputs: tuple[torch.Tensor, ...], gradient: torch.Tensor) -> l
 @pytest.mark.parametrize("dilation", [1, 3, 9])
 @pytest.mark.parametrize(("batch", "time", "channels"), [(2, 1500, 16), (1, 1, 32), (3, 20, 48), (1, 1024, 16)])
 def test_kernels_equal_double_precision(batch: int, time: int, channels: int, dilation: int) -> None:
-    assert kernels.library() is not None, "the tests need a C compiler"
+    assert kernels.level() is not None, "the tests need compiled kernels"
     torch.manual_seed(0)
     x, gradient = 3 * torch.randn(batch, time, channels), torch.randn(batch, time, channels)
     cases = {
-        "snake": (kernels.snake, (x, 0.5 + torch.rand(channels))),
+        "snake": (operators.snake, (x, 0.5 + torch.rand(channels))),
         "depthwise": (
-            lambda x, taps, bias: kernels.depthwise(x, taps, bias, dilation),
+            lambda x, taps, bias: operators.depthwise(x, taps, bias, dilation),
             (x, torch.randn(7, channels), torch.randn(channels)),
         ),
     }
@@ -44,8 +45,8 @@ def test_kernels_equal_double_precision(batch: int, time: int, channels: int, di
 def test_snake_of_large_input_stays_exact() -> None:
     x = torch.linspace(-3000, 3000, 1600).reshape(1, -1, 16)
     alpha = torch.full((16,), 2.5)
-    truth = kernels.snake(x.double(), alpha.double())
-    torch.testing.assert_close(kernels.snake(x, alpha).double(), truth, atol=1e-3, rtol=0)
+    truth = operators.snake(x.double(), alpha.double())
+    torch.testing.assert_close(operators.snake(x, alpha).double(), truth, atol=1e-3, rtol=0)
 
 
 def test_the_form_in_pytorch_is_a_depthwise_convolution() -> None:
@@ -53,9 +54,9 @@ def test_the_form_in_pytorch_is_a_depthwise_convolution() -> None:
     taps = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
     bias = torch.randn(3, dtype=torch.float64, requires_grad=True)
     convolved = torch.nn.functional.conv1d(x.mT, taps.T[:, None], bias, padding=6, dilation=2, groups=3).mT
-    torch.testing.assert_close(kernels.depthwise(x, taps, bias, 2), convolved)
-    assert torch.autograd.gradcheck(lambda *inputs: kernels.depthwise(*inputs, 2), (x, taps, bias))
-    assert torch.autograd.gradcheck(kernels.snake, (x, bias.abs().detach() + 0.5))
+    torch.testing.assert_close(operators.depthwise(x, taps, bias, 2), convolved)
+    assert torch.autograd.gradcheck(lambda *inputs: operators.depthwise(*inputs, 2), (x, taps, bias))
+    assert torch.autograd.gradcheck(operators.snake, (x, bias.abs().detach() + 0.5))
 
 
 def test_results_do_not_depend_on_threads() -> None:
@@ -65,8 +66,8 @@ def test_results_do_not_depend_on_threads() -> None:
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
-            values = run(kernels.snake, (x, alpha), torch.ones_like(x))
-            values += run(lambda *inputs: kernels.depthwise(*inputs, 3), (x, taps, bias), torch.ones_like(x))
+            values = run(operators.snake, (x, alpha), torch.ones_like(x))
+            values += run(lambda *inputs: operators.depthwise(*inputs, 3), (x, taps, bias), torch.ones_like(x))
             results.append(values)
     finally:
         torch.set_num_threads(threads)
@@ -77,30 +78,8 @@ def test_what_does_not_fit_goes_to_pytorch_which_says_so() -> None:
     """Never to C, which would read beyond the end."""
     x = torch.randn(1, 50, 16)
     with pytest.raises(RuntimeError, match="must match"):
-        kernels.snake(x, torch.ones(8))
-    assert kernels.snake(x, torch.ones(16, dtype=torch.float64)).dtype == torch.float64
-
-
-@pytest.mark.parametrize("reason", ["switched off", "no compiler", "no source", "no home"])
-def test_without_a_kernel_the_same_by_pytorch(reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    x, alpha = torch.randn(1, 50, 16), torch.rand(16) + 0.5
-    expected = kernels.snake(x, alpha)
-    kernels.library.cache_clear()
-    if reason == "switched off":
-        monkeypatch.setenv("OPENSNAC_KERNELS", "0")
-    elif reason == "no compiler":
-        monkeypatch.setenv("CC", "no-such-compiler")
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    elif reason == "no source":
-        monkeypatch.setattr(kernels, "SOURCES", [tmp_path / "kernels.c"])
-    else:
-        (tmp_path / "file").touch()
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    try:
-        assert kernels.library() is None
-        torch.testing.assert_close(kernels.snake(x, alpha), expected, atol=1e-6, rtol=1e-6)
-    finally:
-        kernels.library.cache_clear()
+        operators.snake(x, torch.ones(8))
+    assert operators.snake(x, torch.ones(16, dtype=torch.float64)).dtype == torch.float64
 
 
 @pytest.mark.parametrize("columns", [1, 16, 32, 40, 96])
@@ -114,7 +93,7 @@ def test_products_on_overlapping_rows(columns: int, rows: int, step: int, depth:
     windows = x.flatten(1).double().unfold(1, depth, step * channels)
     product = windows @ weight.double().T
     with torch.no_grad():
-        arranged = kernels.arranged(weight)
+        arranged = kernels.packed(weight)
         plain = kernels.linear(x, arranged, columns, rows=rows, step=step)
         full = kernels.linear(x, arranged, columns, bias, rows=rows, step=step, scale=scale, add=add)
         shared = kernels.linear(x, arranged, columns, rows=rows, step=step, scale=scale[:1])
@@ -162,23 +141,24 @@ def test_rows_of_units(threads: int, batch: int, channels: int, noisy: bool, len
             late += unit.reach
             truth = copy.deepcopy(unit).double().forward(truth)
             truth[:, length if length is not None else steps :] = 0
-        truth = kernels.snake(truth, snake.vector().double())
+        truth = operators.snake(truth, snake.vector().double())
         torch.set_num_threads(threads)
-        whole = in_pieces(row, snake, x, (kernels.arranged(matrix), e) if noisy else None, length, [steps])
-        pieces = in_pieces(row, snake, x, (kernels.arranged(matrix), e) if noisy else None, length, [1, 5, 20, 1374])
+        whole = in_pieces(row, snake, x, (kernels.packed(matrix), e) if noisy else None, length, [steps])
+        pieces = in_pieces(row, snake, x, (kernels.packed(matrix), e) if noisy else None, length, [1, 5, 20, 1374])
     known = min(length or steps, steps - late)  # what lies beyond a clip's end is for the next layer to silence
     torch.testing.assert_close(whole[:, late : late + known].double(), truth[:, :known], atol=2e-5, rtol=1e-5)
     assert torch.equal(pieces[:, late : late + known], whole[:, late : late + known])
 
 
 def in_pieces(row, snake, x, noise, length, sizes) -> torch.Tensor:
-    tails, outputs, late, start = [None] * len(row), [], [0, *itertools.accumulate(unit.reach for unit in row)], 0
+    matrix, e = noise or (None, None)
+    units = kernels.UnitRow([unit.unit() for unit in row], matrix, snake.vector())
+    outputs, late, start = [], [0, *itertools.accumulate(unit.reach for unit in row)], 0
+    tails = [torch.zeros(len(x), keep, x.shape[2]) for keep in units.keeps]
     for size in sizes:
-        here = None if noise is None else (noise[0], noise[1][:, start : start + size])
-        positions = [[start - by] * len(x) for by in late]
-        units = [unit.unit(tail, position) for unit, tail, position in zip(row, tails, positions, strict=False)]
-        piece = x[:, start : start + size]
-        y, tails = kernels.units(piece, units, [length] * len(x), noise=here, alpha=snake.vector(), room=2)
+        here = None if e is None else e[:, start : start + size]
+        starts = [[start - by] * len(x) for by in late[:-1]]
+        y, tails = units(x[:, start : start + size], tails, starts, [length] * len(x), here, room=2)
         outputs.append(y[:, 2:])
         start += size
     return torch.cat(outputs, dim=1)
@@ -189,7 +169,7 @@ def test_nearest_is_the_first_of_the_largest_products(size: int) -> None:
     torch.manual_seed(0)
     vectors, entries = torch.randn(3, 50, 8), torch.randn(size, 8)
     entries[size // 2] = entries[-1]
-    index = kernels.nearest(vectors, entries, kernels.grouped_entries(entries))
+    index = kernels.nearest(vectors, kernels.packed_entries(entries), size)
     products = vectors.double() @ entries.double().T
     chosen = products.gather(-1, index[..., None])[..., 0]
     torch.testing.assert_close(chosen, products.amax(-1), atol=1e-5, rtol=1e-5)
@@ -199,7 +179,7 @@ def test_nearest_is_the_first_of_the_largest_products(size: int) -> None:
 def test_the_same_bits_beside_any_neighbours() -> None:
     """One row's result does not depend on the rows that are computed with it: chunks and batches stay exact."""
     torch.manual_seed(0)
-    x, weight = torch.randn(1, 700, 96), kernels.arranged(torch.randn(80, 96))
+    x, weight = torch.randn(1, 700, 96), kernels.packed(torch.randn(80, 96))
     whole = kernels.linear(x, weight, 80)
     scale, add = torch.randn(1, 700), torch.randn(1, 700, 80)
     noisy = kernels.linear(x, weight, 80, scale=scale, add=add)
