@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("recordings", nargs="*", type=Path, default=EXAMPLES)
     parser.add_argument("--model")
     options = parser.parse_args()
-    model = SNAC.from_pretrained(options.model).fold_weight_norm()
+    model = SNAC.from_pretrained(options.model).freeze()
     exact = StreamEncoder(model).exact_look_ahead
     table = Table(title=f"{model.name}: means over {len(options.recordings)} recordings")
     for heading in ("look-ahead", "encoder: exact codes", "STOI", "PESQ-WB", "decoder: SNR", "STOI", "PESQ-WB"):

@@ -25,8 +25,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model")
     options = parser.parse_args()
-    full, reduced = (SNAC.from_pretrained(options.model).fold_weight_norm() for _ in range(2))
-    reduced.reduce_precision(encoder=True)
+    model = SNAC.from_pretrained(options.model)
+    full, reduced = model.freeze(), model.freeze(dtype=torch.bfloat16)
     differ, scores = [], []
     for path in find_clips(options.folder):
         recorded, rate = audio.read(path)

@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    model = SNAC.from_pretrained(options.model).fold_weight_norm()
+    model = SNAC.from_pretrained(options.model).freeze()
     samples, rate = audio.read(options.recording)
     samples = audio.resample(samples[:1], rate, model.config.sampling_rate)
     codes = model.encode(torch.from_numpy(samples)[None])

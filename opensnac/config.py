@@ -12,6 +12,21 @@ from typing import Any
 from opensnac.errors import ConfigError
 
 HEAD_CHANNELS = 64  # channels of one attention head, fixed by the published models
+HUB_KEYS = {  # what hubs and libraries add to a config.json
+    "_commit_hash",
+    "_name_or_path",
+    "architectures",
+    "auto_map",
+    "dtype",
+    "library_name",
+    "license",
+    "model_type",
+    "pipeline_tag",
+    "tags",
+    "torch_dtype",
+    "transformers.js_config",
+    "transformers_version",
+}
 
 
 @dataclass(frozen=True)
@@ -82,8 +97,12 @@ class CodecConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CodecConfig:
-        """Build from a mapping of published keys; an unknown key is a ConfigError that names it."""
+        """Build from a mapping of published keys; an unknown key is a ConfigError that names it.
+
+        What model hubs and libraries add to a `config.json` (HUB_KEYS) is passed over.
+        """
         known = [field.name for field in fields(cls)]
+        values = {key: value for key, value in values.items() if key not in HUB_KEYS}
         unknown = sorted(set(values) - set(known))
         if unknown:
             raise ConfigError(

@@ -25,6 +25,10 @@ class ModelError(OpensnacError):
     """A model cannot be found, or its weights do not fit its configuration."""
 
 
+class BackendError(OpensnacError):
+    """An engine cannot be made here: no such backend, type or device."""
+
+
 class ModelMismatchError(ModelError):
     """A file was coded by another model than the one that shall decode it."""
 

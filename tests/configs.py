@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from opensnac import SNAC
 
 Config = dict[str, Any]
 
@@ -65,3 +70,24 @@ ALL = {
     "odd_strides": ODD_STRIDES,
 }
 SMALL = {"tiny": TINY, "odd_attention": ODD_ATTENTION, "odd_strides": ODD_STRIDES}
+
+
+def model_of(config: Config, seed: int = 0) -> SNAC:
+    """A model with random weights none of which are alike: alphas, gains and biases too."""
+    from opensnac import SNAC  # not before the hooks of conftest.py
+
+    torch.manual_seed(seed)
+    return scrambled(SNAC(**config)).eval()
+
+
+@torch.no_grad()
+def scrambled(model: torch.nn.Module) -> Any:
+    """The model, its alphas, gains and norms drawn anew: nothing that is 1 or 0 at first stays so."""
+    for name, value in model.named_parameters():
+        if name.endswith("alpha"):
+            value.uniform_(0.3, 3)
+        elif name.endswith("original0"):
+            value.mul_(torch.empty_like(value).uniform_(0.7, 1.4))
+        elif "norm" in name:
+            value.add_(torch.empty_like(value).uniform_(-0.3, 0.3))
+    return model

@@ -71,16 +71,9 @@ def is_remote(url: str) -> bool:
 
 @pytest.fixture(scope="session")
 def tiny():
-    return _model(configs.TINY)
+    return configs.model_of(configs.TINY)
 
 
 @pytest.fixture(scope="session", params=configs.SMALL)
 def small(request):
-    return _model(configs.SMALL[request.param])
-
-
-def _model(config: configs.Config):
-    from opensnac import SNAC  # not before the hooks above
-
-    torch.manual_seed(0)
-    return SNAC(**config).eval()
+    return configs.model_of(configs.SMALL[request.param])

@@ -128,8 +128,10 @@ def single(
     """As `linear` on overlapping rows one time step apart, with one column."""
     x, weight = check("x", x, (None, None, None)), check("weight", weight, (None,))
     (batch, time, channels), depth = x.shape, len(weight)
-    if depth == 0 or channels == 0 or depth % channels or depth > time * channels:
-        raise TensorError(f"weight: expected whole steps of {channels} channels, at most {time}; got {depth} values")
+    if depth == 0 or channels == 0 or depth % channels or depth > (time + 1) * channels:
+        raise TensorError(
+            f"weight: expected whole steps of {channels} channels, at most {time + 1}; got {depth} values"
+        )
     y = torch.empty(batch, time - depth // channels + 1, 1, dtype=torch.float32, device=_CPU)
     call("single", x, time * channels, channels, weight, check("bias", bias, (1,)), y, batch, y.shape[1], depth)
     return y

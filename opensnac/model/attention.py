@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from opensnac import kernels
 from opensnac.config import HEAD_CHANNELS
-from opensnac.model.layers import Grouped, Kept, Signal, infers, kept
+from opensnac.model.layers import Signal
 
 ROTARY_BASE = 10000.0
 
@@ -25,29 +24,30 @@ class RotaryPosition(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Rotate x (..., window, head channels) by its positions 0 .. window - 1."""
-        angles = torch.arange(x.shape[-2], device=x.device, dtype=self.inv_freq.dtype)[:, None] * self.inv_freq
-        cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-        first, second = x.chunk(2, dim=-1)
-        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+        return rotate(x, self.inv_freq)
 
 
-class Mixing(nn.Linear):
-    """A matrix product over the channels, by the C kernels where these infer."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, bias=False)
-        self.reduced = False
-        self._kept: dict[str, Kept] = {}
-
-    def forward(self, x: Signal) -> Signal:
-        if not infers(x):
-            return super().forward(x)
-        name = "reduced" if self.reduced else "matrix"
-        matrix = kept(self, self._kept, name, lambda: kernels.packed(self.weight, self.reduced))
-        return kernels.linear(x, matrix, self.out_features)
+def rotate(x: Tensor, inv_freq: Tensor) -> Tensor:
+    """Rotary embedding of x (..., window, head channels); angles are in float32 or better whatever x is."""
+    precise = torch.promote_types(inv_freq.dtype, torch.float32)
+    angles = torch.arange(x.shape[-2], device=x.device, dtype=precise)[:, None] * inv_freq.to(precise)
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
-class LocalAttention(Grouped):
+def attend(qkv: Tensor, window: int, inv_freq: Tensor) -> Signal:
+    """Self-attention inside windows, for queries, keys and values side by side: (batch, time, 3 x channels)."""
+    heads = qkv.shape[2] // (3 * HEAD_CHANNELS)
+    q, k, v = (
+        part.reshape(-1, window, heads, HEAD_CHANNELS).transpose(1, 2)  # (batch x windows, heads, window, head)
+        for part in qkv.chunk(3, dim=-1)
+    )
+    y = F.scaled_dot_product_attention(rotate(q, inv_freq), rotate(k, inv_freq), v)
+    return y.transpose(1, 2).reshape(*qkv.shape[:2], qkv.shape[2] // 3)
+
+
+class LocalAttention(nn.Module):
     """LayerNorm, multi-head self-attention inside non-overlapping windows, residual.
 
     The time axis must be a multiple of `window_size`; the codec pads so that it is.
@@ -55,18 +55,12 @@ class LocalAttention(Grouped):
 
     def __init__(self, channels: int, window_size: int) -> None:
         super().__init__()
-        self.group = window_size
-        self.heads = channels // HEAD_CHANNELS
+        self.window_size = window_size
         self.norm = nn.LayerNorm(channels)
-        self.to_qkv = Mixing(channels, 3 * channels)
+        self.to_qkv = nn.Linear(channels, 3 * channels, bias=False)
         self.rel_pos = RotaryPosition()
-        self.to_out = Mixing(channels, channels)
+        self.to_out = nn.Linear(channels, channels, bias=False)
 
     def forward(self, x: Signal) -> Signal:
-        q, k, v = (self._split(part) for part in self.to_qkv(self.norm(x)).chunk(3, dim=-1))
-        y = F.scaled_dot_product_attention(self.rel_pos(q), self.rel_pos(k), v)
-        return x + self.to_out(y.transpose(1, 2).flatten(2).view(x.shape))
-
-    def _split(self, x: Signal) -> Tensor:
-        """(batch, time, channels) -> (batch x windows, heads, window, head channels)."""
-        return x.reshape(-1, self.group, self.heads, HEAD_CHANNELS).transpose(1, 2)
+        qkv = self.to_qkv(self.norm(x))
+        return x + self.to_out(attend(qkv, self.window_size, self.rel_pos.inv_freq))

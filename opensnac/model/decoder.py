@@ -9,18 +9,10 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from opensnac.config import CodecConfig
+from opensnac.errors import CodesError
 from opensnac.model.attention import LocalAttention
-from opensnac.model.encoder import DILATIONS
-from opensnac.model.layers import (
-    Convolution,
-    Depthwise,
-    Noise,
-    Pointwise,
-    ResidualUnit,
-    Signal,
-    Snake,
-    Upsample,
-)
+from opensnac.model.encoder import DILATIONS, Audio
+from opensnac.model.layers import Convolution, Depthwise, Noise, Pointwise, ResidualUnit, Signal, Snake, Upsample
 from opensnac.model.noise import position_noise
 
 Seed = int | Int[Tensor, " clips"] | None
@@ -40,16 +32,16 @@ class DecoderBlock(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent (batch, frames, latent_dim) -> audio (batch, frames x hop, 1) in [-1, 1]."""
+    """Latent (batch, latent_dim, frames) -> audio (batch, 1, frames x hop) in [-1, 1]."""
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
         channels = config.decoder_dim
-        latent_dim = config.encoder_dim * 2 ** len(config.encoder_rates)
+        self.latent_dim = config.encoder_dim * 2 ** len(config.encoder_rates)
         layers: list[nn.Module] = (
-            [Depthwise(latent_dim), Pointwise(latent_dim, channels)]
+            [Depthwise(self.latent_dim), Pointwise(self.latent_dim, channels)]
             if config.depthwise
-            else [Convolution(latent_dim, channels)]
+            else [Convolution(self.latent_dim, channels)]
         )
         if config.attn_window_size is not None:
             layers.append(LocalAttention(channels, config.attn_window_size))
@@ -64,12 +56,16 @@ class Decoder(nn.Module):
         for part in self.model:
             yield from part.block if isinstance(part, DecoderBlock) else [part]
 
-    def forward(self, latent: Signal, seed: Seed = None) -> Signal:
+    def forward(self, latent: Tensor, seed: Seed = None) -> Audio:
         """Decode whole signals; `seed` of the noise is one for all clips or one for each, None leaves it out."""
-        x = latent
+        if latent.ndim != 3 or latent.shape[1] != self.latent_dim:
+            raise CodesError(
+                f"the decoder got a latent of shape {tuple(latent.shape)}, expected (batch, {self.latent_dim}, frames)"
+            )
+        x = latent.transpose(1, 2)
         for layer in self.layers():
             x = layer(x, _noise(x, layer, seed)) if isinstance(layer, Noise) else layer(x)
-        return x
+        return x.transpose(1, 2)
 
 
 def _noise(x: Signal, layer: Noise, seed: Seed) -> Tensor | None:

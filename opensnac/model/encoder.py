@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from opensnac.config import CodecConfig
+from opensnac.errors import AudioError
 from opensnac.model.attention import LocalAttention
 from opensnac.model.layers import Convolution, Depthwise, Downsample, ResidualUnit, Signal, Snake
 
 DILATIONS = (1, 3, 9)
+
+Audio = Float[Tensor, "batch 1 _samples"]
+Latent = Float[Tensor, "batch _channels _frames"]
 
 
 class EncoderBlock(nn.Module):
@@ -26,7 +31,7 @@ class EncoderBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Audio (batch, samples, 1) -> latent (batch, samples / hop, latent_dim)."""
+    """Audio (batch, 1, samples), whole groups of frames -> latent (batch, latent_dim, samples / hop)."""
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
@@ -38,6 +43,7 @@ class Encoder(nn.Module):
         if config.attn_window_size is not None:
             layers.append(LocalAttention(channels, config.attn_window_size))
         layers.append(Depthwise(channels) if config.depthwise else Convolution(channels, channels))
+        self.multiple = config.hop_length * (config.attn_window_size or 1)
         self.block = nn.Sequential(*layers)
 
     def layers(self) -> Iterator[nn.Module]:
@@ -45,5 +51,10 @@ class Encoder(nn.Module):
         for part in self.block:
             yield from part.block if isinstance(part, EncoderBlock) else [part]
 
-    def forward(self, audio: Signal) -> Signal:
-        return self.block(audio)
+    def forward(self, audio: Tensor) -> Latent:
+        if audio.ndim != 3 or audio.shape[1] != 1 or audio.shape[2] % self.multiple:
+            raise AudioError(
+                f"the encoder got shape {tuple(audio.shape)}, expected (batch, 1, samples) with samples a multiple of "
+                f"{self.multiple}; SNAC.preprocess pads"
+            )
+        return self.block(audio.transpose(1, 2)).transpose(1, 2)

@@ -13,9 +13,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from opensnac import kernels
-from opensnac.model.layers import infers
-
 IntOrTensor = TypeVar("IntOrTensor", int, Tensor)
 
 _MASK = 0xFFFFFFFF
@@ -23,13 +20,14 @@ _FACTORS = (0x7FEB352D, 0x846CA68B - 2**32)  # the second is negative so that no
 
 
 def position_noise(
-    seed: int | Int[Tensor, " clips"], layer: int, position: Int[Tensor, " steps"]
+    seed: int | Int[Tensor, " clips"], layer: int, position: Int[Tensor, "*_clips steps"]
 ) -> Float[Tensor, "*clips steps"]:
     """N(0, 1) values, float32, at int64 positions of the noise that (seed, layer) names.
 
-    With a seed for each clip, as training has them, the noise is (clips, steps).
+    With a seed for each clip the noise is (clips, steps); positions are then the same for all, (steps,), or each
+    clip's own, (clips, steps).
     """
-    key = _key(seed[:, None], layer) if isinstance(seed, Tensor) else _key(seed, layer)
+    key = noise_key(seed[:, None], layer) if isinstance(seed, Tensor) else noise_key(seed, layer)
     first = _mix(_mix(position & _MASK) ^ (position >> 32) ^ key)
     second = _mix(first ^ 0x9E3779B9)
     # Box-Muller on two uniforms of 24 bits, the first one never zero.
@@ -37,15 +35,8 @@ def position_noise(
     return radius * torch.cos((second >> 8).float() * (2 * math.pi / 2**24))
 
 
-def noise_from(seed: int, layer: int, start: int, like: Tensor) -> Float[Tensor, " steps"]:
-    """The noise beside `like` (batch, steps, channels), whose first step is at `start`; before 0 it is as at 0."""
-    steps = like.shape[1]
-    if infers(like):
-        return kernels.noise([_key(seed, layer)], [start], steps)[0]
-    return position_noise(seed, layer, torch.arange(start, start + steps, device=like.device).clamp(min=0))
-
-
-def _key(seed: IntOrTensor, layer: int) -> IntOrTensor:
+def noise_key(seed: IntOrTensor, layer: int) -> IntOrTensor:
+    """The 32 bits that a position is hashed with."""
     return _mix(_mix(seed & _MASK) ^ (seed >> 32 & _MASK) ^ _mix(layer + 1))
 
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from opensnac.errors import ModelError
+from opensnac.config import CodecConfig
+from opensnac.errors import ConfigError, ModelError
 from opensnac.files import whole_file
-
-if TYPE_CHECKING:
-    from opensnac.model.codec import SNAC
+from opensnac.model.codec import Codec
+from opensnac.model.identity import fingerprint
 
 DEFAULT_MODEL = "speech_24khz_small"
 BUNDLE = Path(__file__).parent.parent / "weights"
@@ -29,7 +27,7 @@ def bundled_models() -> dict[str, Path]:
 
 
 def cached_models(cache_dir: str | Path | None = None) -> list[str]:
-    """Hub ids in the hub's cache on this machine that look like SNAC models."""
+    """Hub ids in the hub's cache on this machine that load as SNAC models without a network."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
@@ -37,22 +35,24 @@ def cached_models(cache_dir: str | Path | None = None) -> list[str]:
         repositories = scan_cache_dir(cache_dir).repos
     except CacheNotFound:
         return []
-    return sorted(repo.repo_id for repo in repositories if _holds_codec(repo))
+    names = sorted(repo.repo_id for repo in repositories if repo.repo_type == "model")
+    return [name for name in names if _is_cached_codec(name, cache_dir)]
 
 
-def _holds_codec(repo: Any) -> bool:
-    for revision in repo.revisions:
-        for file in revision.files:
-            if file.file_name == "config.json":
-                try:
-                    return "vq_strides" in json.loads(Path(file.file_path).read_text(encoding="utf-8"))
-                except (OSError, ValueError):
-                    return False
-    return False
+def _is_cached_codec(name: str, cache_dir: str | Path | None) -> bool:
+    try:
+        CodecConfig.from_json(_download(name, None, cache_dir, local_files_only=True) / "config.json")
+    except (ModelError, ConfigError):
+        return False
+    return True
 
 
 def locate(
-    name: str | Path | None, revision: str | None, cache_dir: str | Path | None, local_files_only: bool
+    name: str | Path | None,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
 ) -> tuple[Path, str]:
     """Folder that holds the model, and the name to call it by. Raises ModelError when there is none."""
     name = DEFAULT_MODEL if name is None else name
@@ -67,7 +67,7 @@ def locate(
             f"no model {str(name)!r}: it is neither bundled ({', '.join(bundled) or 'none'}) nor a folder nor a hub "
             "id such as hubertsiuzdak/snac_24khz; `opensnac models` lists what is here"
         )
-    return _download(str(name), revision, cache_dir, local_files_only), str(name)
+    return _download(str(name), revision, cache_dir, local_files_only, token), str(name)
 
 
 def _require_files(folder: Path) -> None:
@@ -79,39 +79,39 @@ def _require_files(folder: Path) -> None:
         )
 
 
-def _download(hub_id: str, revision: str | None, cache_dir: str | Path | None, local_files_only: bool) -> Path:
+def _download(
+    hub_id: str,
+    revision: str | None,
+    cache_dir: str | Path | None,
+    local_files_only: bool,
+    token: str | bool | None = None,
+) -> Path:
+    """Folder of a hub repository's configuration and weights; what is in the cache will do without a network."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
     def fetch(filename: str) -> Path:
-        return Path(
-            hf_hub_download(hub_id, filename, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
-        )
+        options: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "token": token}
+        return Path(hf_hub_download(hub_id, filename, local_files_only=local_files_only, **options))
 
     try:
-        config = fetch("config.json")
+        config, missing = fetch("config.json"), None
         for filename in WEIGHT_FILES:
             try:
                 return fetch(filename).parent
-            except LocalEntryNotFoundError:
-                if not local_files_only:
-                    raise
-            except EntryNotFoundError:
-                pass
-        raise ModelError(f"hub model {hub_id} has {config.name} but neither {' nor '.join(WEIGHT_FILES)}")
+            except EntryNotFoundError as error:  # not in the repository, or, without a network, not in the cache
+                missing = error
+        raise ModelError(f"hub model {hub_id} has {config.name} but neither {' nor '.join(WEIGHT_FILES)} ({missing})")
     except (HfHubHTTPError, EntryNotFoundError, ValueError, OSError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ModelError(
-            f"hub model {hub_id} could not be had: {reason} Check the name and the network, or give a local folder "
+            f"hub model {hub_id} could not be fetched: {reason} Check the name and the network, or give a local folder "
             "or one of the bundled models; `opensnac models` lists them"
         ) from error
 
 
-def load_weights(model: SNAC, folder: Path) -> str | None:
-    """Load a folder's weights strictly, with weight norm folded or not.
-
-    Returns the fingerprint of the weights that a folded file was folded from, None for others.
-    """
+def load_weights(model: Codec, folder: Path) -> None:
+    """Load a folder's weights strictly, with weight norm folded or not."""
     path = next(folder / name for name in WEIGHT_FILES if (folder / name).exists())
     state, metadata = _read(path)
     folded = not any(".parametrizations." in key for key in state)
@@ -121,7 +121,9 @@ def load_weights(model: SNAC, folder: Path) -> str | None:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise ModelError(f"{path} does not fit {folder / 'config.json'}: {error}") from error
-    return metadata.get("fingerprint", fingerprint(model.state_dict())) if folded else None
+    if folded:
+        own = fingerprint(model.state_dict())
+        model._folded_from = (metadata.get("fingerprint", own), own)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -145,30 +147,20 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return state, {}
 
 
-def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """SHA-256, 64 hexadecimal digits, over every tensor's name, shape and float32 values, in order of name."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        values = state[name].detach().to("cpu", torch.float32).contiguous()
-        digest.update(f"{name} {list(values.shape)}\n".encode())
-        digest.update(values.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def save(model: SNAC, folder: Path, dtype: torch.dtype | None = None) -> None:
+def save(model: Codec, folder: Path, dtype: torch.dtype | None = None) -> None:
     """Write `config.json` and `model.safetensors`, each whole or not at all; `dtype` stores smaller numbers."""
     from safetensors.torch import save as to_bytes
 
     state = {name: value.detach().to("cpu", dtype).contiguous() for name, value in model.state_dict().items()}
     # A folded model keeps the name of the weights it was folded from; others are named by what is stored.
-    named = model.fingerprint if not any(".parametrizations." in name for name in state) else fingerprint(state)
+    named = model.fingerprint if model._folded_from else fingerprint(state)
     with whole_file(folder / "config.json", force=True) as path:
         path.write_text(json.dumps(model.config.to_dict(), indent=2) + "\n", encoding="utf-8")
     with whole_file(folder / "model.safetensors", force=True) as path:
         path.write_bytes(to_bytes(state, {"format": "pt", "fingerprint": named}))
 
 
-def push_to_hub(model: SNAC, repo_id: str, **options: Any) -> str:
+def push_to_hub(model: Codec, repo_id: str, **options: Any) -> str:
     """Upload through huggingface_hub; `private` goes to making the repository, `token` to both steps."""
     from huggingface_hub import HfApi
 

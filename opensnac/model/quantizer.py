@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from opensnac import kernels
 from opensnac.config import CodecConfig
-from opensnac.model.layers import Kept, Pointwise, Signal, infers, kept
+from opensnac.errors import CodesError
+from opensnac.model.encoder import Latent
+from opensnac.model.layers import Pointwise, Signal
 
 Codes = Int[Tensor, "batch _codes"]
 Vectors = Float[Tensor, "batch _codes dim"]
@@ -22,14 +23,17 @@ Vectors = Float[Tensor, "batch _codes dim"]
 class Quantized:
     """What quantising a latent gives: the vectors' sum, the codes, and what training needs, one entry per scale."""
 
-    latent: Signal
+    latent: Latent
     codes: list[Codes]
     projected: list[Vectors]
     chosen: list[Vectors]
 
 
 class VectorQuantizer(nn.Module):
-    """One scale: pool by `stride`, project, take the codebook entry nearest in angle, project back, repeat."""
+    """One scale: pool by `stride`, project, take the codebook entry nearest in angle, project back, repeat.
+
+    Its methods are time-major: (batch, frames, channels).
+    """
 
     def __init__(self, latent_dim: int, codebook_size: int, codebook_dim: int, stride: int) -> None:
         super().__init__()
@@ -37,28 +41,29 @@ class VectorQuantizer(nn.Module):
         self.in_proj = Pointwise(latent_dim, codebook_dim)
         self.out_proj = Pointwise(codebook_dim, latent_dim)
         self.codebook = nn.Embedding(codebook_size, codebook_dim)
-        self._kept: dict[str, Kept] = {}
 
     def project(self, latent: Signal) -> Vectors:
         """Mean over each `stride` frames, in the codebook's space."""
-        pooled = latent.unflatten(1, (-1, self.stride)).mean(2) if self.stride > 1 else latent
-        return self.in_proj(pooled)
+        return self.in_proj(pool(latent, self.stride))
 
     def nearest(self, projected: Vectors) -> Codes:
         """Codes of the entries at the smallest angle: the largest product of unit vectors."""
-        if infers(projected):
-            packed = kept(self.codebook, self._kept, "entries", lambda: kernels.packed_entries(self._directions()))
-            return kernels.nearest(F.normalize(projected, dim=-1), packed, self.codebook.num_embeddings)
-        directions = self._directions()
+        directions = F.normalize(self.codebook.weight.float(), dim=-1)
         return (F.normalize(projected.float(), dim=-1) @ directions.T).argmax(-1)
-
-    def _directions(self) -> Tensor:
-        return F.normalize(self.codebook.weight.float(), dim=-1)
 
     def expand(self, vectors: Vectors) -> Signal:
         """Codebook vectors to latent frames, each repeated `stride` times."""
-        latent = self.out_proj(vectors)
-        return latent[:, :, None].expand(-1, -1, self.stride, -1).flatten(1, 2) if self.stride > 1 else latent
+        return repeat(self.out_proj(vectors), self.stride)
+
+
+def pool(latent: Signal, stride: int) -> Signal:
+    """Mean over each `stride` frames."""
+    return latent.unflatten(1, (-1, stride)).mean(2) if stride > 1 else latent
+
+
+def repeat(latent: Signal, stride: int) -> Signal:
+    """Each frame `stride` times."""
+    return latent[:, :, None].expand(-1, -1, stride, -1).flatten(1, 2) if stride > 1 else latent
 
 
 class ResidualVectorQuantizer(nn.Module):
@@ -67,6 +72,7 @@ class ResidualVectorQuantizer(nn.Module):
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
         latent_dim = config.encoder_dim * 2 ** len(config.encoder_rates)
+        self.multiple = config.coarse_stride
         self.quantizers = nn.ModuleList(
             VectorQuantizer(latent_dim, config.codebook_size, config.codebook_dim, stride)
             for stride in config.vq_strides
@@ -77,10 +83,19 @@ class ResidualVectorQuantizer(nn.Module):
         """The quantisers, coarse to fine."""
         return [scale for scale in self.quantizers if isinstance(scale, VectorQuantizer)]
 
-    def forward(self, latent: Signal) -> Quantized:
-        """Quantise; gradients pass straight through the choice of entries."""
-        total, residual = torch.zeros_like(latent), latent
-        result = Quantized(total, [], [], [])
+    def forward(self, latent: Tensor) -> Quantized:
+        """Quantise (batch, latent_dim, frames); gradients pass straight through the choice of entries.
+
+        CodesError for frames that are not a multiple of what the scales' strides need.
+        """
+        if latent.ndim != 3 or latent.shape[2] % self.multiple:
+            raise CodesError(
+                f"the quantiser got a latent of shape {tuple(latent.shape)}, expected (batch, latent_dim, frames) with "
+                f"frames a multiple of {self.multiple}"
+            )
+        residual = latent.transpose(1, 2)
+        total = torch.zeros_like(residual)
+        result = Quantized(latent, [], [], [])
         for scale in self.scales:
             projected = scale.project(residual)
             codes = scale.nearest(projected)
@@ -90,15 +105,13 @@ class ResidualVectorQuantizer(nn.Module):
             result.codes.append(codes)
             result.projected.append(projected)
             result.chosen.append(chosen)
-        result.latent = total
+        result.latent = total.transpose(1, 2)
         return result
 
-    def codes(self, latent: Signal) -> list[Codes]:
-        """The codes alone."""
-        return self(latent).codes
+    def from_codes(self, codes: Sequence[Codes]) -> Latent:
+        """Sum of the scales' vectors for codes (batch, frames / stride), coarse to fine.
 
-    def from_codes(self, codes: Sequence[Codes]) -> Signal:
-        """Sum of the scales' vectors for codes (batch, frames / stride), coarse to fine."""
-        return torch.stack([scale.expand(scale.codebook(c)) for scale, c in zip(self.scales, codes, strict=True)]).sum(
-            0
-        )
+        Codes of the first scales alone give what these say: a coarser latent.
+        """
+        vectors = [scale.expand(scale.codebook(c)) for scale, c in zip(self.scales, codes, strict=False)]
+        return torch.stack(vectors).sum(0).transpose(1, 2)

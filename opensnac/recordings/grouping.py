@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from opensnac import SNAC
+from opensnac.engine.batches import BATCH_SECONDS, encode_clips, group_by_length
+from opensnac.engine.codec import Coder, frozen
 from opensnac.errors import OpensnacError
-from opensnac.model.batches import BATCH_SECONDS, encode_clips, group_by_length
 from opensnac.recordings import audio
 
 __all__ = ["BATCH_SECONDS", "Coded", "Together"]
@@ -37,7 +37,7 @@ class Together:
     whoever codes it alone will learn why.
     """
 
-    def __init__(self, model: SNAC, files: Sequence[Path], batch_seconds: float, mono: bool = False) -> None:
+    def __init__(self, model: Coder, files: Sequence[Path], batch_seconds: float, mono: bool = False) -> None:
         self._model, self._mono = model, mono
         self._seconds = batch_seconds
         short = [(file, seconds) for file in files if 0 < (seconds := _seconds(file, mono)) <= LONGEST_SECONDS]
@@ -58,7 +58,7 @@ class Together:
         found = {file: heard for file in group if (heard := self._heard(file)) is not None}
         for file in found:
             self._group.pop(file, None)
-        device = next(self._model.parameters()).device
+        device = frozen(self._model).device
         channels_of = [channel for samples, _, _ in found.values() for channel in samples]
         clips = [torch.from_numpy(channel).to(device)[None, None] for channel in channels_of]
         try:

@@ -19,6 +19,8 @@ import torch
 
 from opensnac import SNAC, bitstream
 from opensnac.bitstream import WEIGHTS_HASH_DIGITS, Header
+from opensnac.engine.codec import Coder
+from opensnac.engine.engine import Engine, Progress, no_progress
 from opensnac.errors import (
     AudioError,
     BitstreamError,
@@ -29,7 +31,6 @@ from opensnac.errors import (
     OpensnacError,
 )
 from opensnac.files import refuse_existing, whole_file
-from opensnac.model.codec import Progress, no_progress
 from opensnac.recordings import audio
 from opensnac.recordings.grouping import Coded
 from opensnac.streaming.streams import StreamDecoder, StreamEncoder
@@ -55,19 +56,19 @@ class ModelShelf:
     def __init__(self, only: str | Path | None = None, reduced: bool = False, device: str = "cpu") -> None:
         check_device(device)
         self._only, self._reduced, self._device = only, reduced, device
-        self._models: dict[str, SNAC] = {}
+        self._models: dict[str, Engine] = {}
         self._lock = threading.Lock()
 
-    def get(self, name: str | None = None) -> SNAC:
+    def get(self, name: str | None = None) -> Engine:
         """The model called `name`, the default one for None, made quick to run. ModelError if none is."""
         wanted = name if self._only is None else self._only
         with self._lock:
             if str(wanted) not in self._models:
-                model = SNAC.from_pretrained(wanted).fold_weight_norm()
-                self._models[str(wanted)] = model.reduce_precision(self._reduced, encoder=True).to(self._device)
+                dtype = torch.bfloat16 if self._reduced else None
+                self._models[str(wanted)] = SNAC.from_pretrained(wanted).freeze(dtype=dtype, device=self._device)
             return self._models[str(wanted)]
 
-    def for_header(self, header: Header) -> SNAC:
+    def for_header(self, header: Header) -> Engine:
         """The model that a stream names. ModelError says how to give it where it is not to be found."""
         if self._only is not None:
             return self.get()
@@ -105,7 +106,7 @@ def shared_cores(workers: int) -> Iterator[None]:
 def encode_file(
     source: str | Path | BinaryIO,
     target: str | Path | BinaryIO,
-    model: SNAC,
+    model: Coder,
     *,
     mono: bool = False,
     raw: tuple[int, int] | None = None,
@@ -162,7 +163,7 @@ def encode_file(
 def decode_file(
     source: str | Path | BinaryIO,
     target: str | Path | BinaryIO,
-    models: SNAC | ModelShelf,
+    models: Coder | ModelShelf,
     *,
     sample_rate: int | None = None,
     ending: str | None = None,
@@ -186,7 +187,7 @@ def decode_file(
     with _about(source), _binary_input(source) as file:
         reader = bitstream.Reader(file)
         header = reader.header
-        model = models if isinstance(models, SNAC) else models.for_header(header)
+        model = models.for_header(header) if isinstance(models, ModelShelf) else models
         check_model(header, model)
         rate = sample_rate or header.original_rate
         audio.check_rate(rate, "the header")
@@ -206,7 +207,7 @@ def decode_file(
     return Result(reader.usable_samples / header.original_rate, playback.damage)
 
 
-def header_for(model: SNAC, channels: int, rate: int) -> Header:
+def header_for(model: Coder, channels: int, rate: int) -> Header:
     """The header of a recording of `channels` at `rate` Hz, coded by `model`."""
     config = model.config
     return Header(
@@ -222,7 +223,7 @@ def header_for(model: SNAC, channels: int, rate: int) -> Header:
     )
 
 
-def check_model(header: Header, model: SNAC) -> None:
+def check_model(header: Header, model: Coder) -> None:
     """Raise ModelMismatchError, which names both, unless `model` is the one that coded the stream."""
     own = header_for(model, header.channels, header.original_rate)
     if own.weights_hash != header.weights_hash:
@@ -243,26 +244,26 @@ def _identity(header: Header) -> str:
     return f"{header.model_name!r} (weights {header.weights_hash})"
 
 
-def encode_blocks(blocks: Iterable[np.ndarray], model: SNAC, channels: int, rate: int) -> Iterator[list[np.ndarray]]:
+def encode_blocks(blocks: Iterable[np.ndarray], model: Coder, channels: int, rate: int) -> Iterator[list[np.ndarray]]:
     """Code (channels, samples) blocks at `rate` Hz, clipped to ±1, each channel by itself.
 
     Yields codes as they become certain: one int64 array (channels, n_i) a scale, coarse to fine.
     """
     resampler = audio.Resampler(rate, model.config.sampling_rate, channels)
-    encoder, device = StreamEncoder(model), _device(model)
+    encoder = StreamEncoder(model)
     state = encoder.start(channels)
     at_once = -(-PIECE_SAMPLES // channels)
     for block in itertools.chain(map(resampler.push, blocks), _late(resampler.finish)):
         for start in range(0, block.shape[1], at_once):
             piece = np.clip(block[:, start : start + at_once], -1, 1)
-            yield _stacked(encoder.push(torch.from_numpy(piece).to(device)[:, None], state))
+            yield _stacked(encoder.push(torch.from_numpy(piece).to(encoder.engine.device)[:, None], state))
     yield _stacked(encoder.flush(state))
 
 
 class _Playback:
     """The samples of a stream, as its packets come."""
 
-    def __init__(self, reader: bitstream.Reader, model: SNAC, seed: int | None, salvage: bool) -> None:
+    def __init__(self, reader: bitstream.Reader, model: Coder, seed: int | None, salvage: bool) -> None:
         self.damage: str | None = None
         self._reader, self._model, self._salvage = reader, model, salvage
         self._decoder = StreamDecoder(model)
@@ -292,7 +293,7 @@ class _Playback:
         coarse = max(1, PIECE_SAMPLES // self._reader.header.channels // (self._model.hop_length * strides[0]))
         try:
             for packet in self._reader:
-                codes = [torch.from_numpy(scale).to(_device(self._model)) for scale in packet]
+                codes = [torch.from_numpy(scale).to(self._decoder.engine.device) for scale in packet]
                 for start in range(0, packet[0].shape[1], coarse):
                     frames = slice(start * strides[0], (start + coarse) * strides[0])
                     yield [c[:, frames.start // s : frames.stop // s] for c, s in zip(codes, strides, strict=True)]
@@ -313,10 +314,6 @@ def _late(make: Callable[[], np.ndarray]) -> Iterator[np.ndarray]:
 
 def _stacked(channels: list[list[torch.Tensor]]) -> list[np.ndarray]:
     return [torch.cat(scale).cpu().numpy() for scale in zip(*channels, strict=True)]
-
-
-def _device(model: SNAC) -> torch.device:
-    return next(model.parameters()).device
 
 
 @contextmanager

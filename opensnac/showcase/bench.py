@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from opensnac import SNAC, __version__
+from opensnac.engine.codec import Coder
 from opensnac.errors import ConfigError, OpensnacError
 from opensnac.files import whole_file
 from opensnac.recordings.transcode import check_device
@@ -216,9 +217,7 @@ Task = Callable[[], list[float]]
 def _our_tasks(folder: str, conditions: Conditions) -> Callable[[str, int], Task]:
     """What makes a task, by its name and the number of signals."""
     device = conditions.device
-    model = (
-        SNAC.from_pretrained(folder).fold_weight_norm().reduce_precision(conditions.reduced, encoder=True).to(device)
-    )
+    model = SNAC.from_pretrained(folder).freeze(dtype=torch.bfloat16 if conditions.reduced else None, device=device)
     audio = _noise(model, conditions.seconds).to(device)
     codes = [scale.to(device) for scale in _codes(model, audio.shape[-1])]
     group, strides = model.config.coarse_stride, model.config.vq_strides
@@ -275,12 +274,12 @@ def _whole(result: object) -> list[float]:
     return []
 
 
-def _noise(model: SNAC, seconds: float) -> torch.Tensor:
+def _noise(model: Coder, seconds: float) -> torch.Tensor:
     samples = max(1, round(seconds * model.config.sampling_rate))
     return LOUDNESS * torch.randn(1, 1, samples, generator=torch.Generator().manual_seed(0))
 
 
-def _codes(model: SNAC, samples: int) -> list[torch.Tensor]:
+def _codes(model: Coder, samples: int) -> list[torch.Tensor]:
     generator, frames = torch.Generator().manual_seed(0), model.config.num_frames(samples)
     return [
         torch.randint(model.config.codebook_size, (1, frames // stride), generator=generator)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from opensnac import SNAC
+from opensnac.engine.engine import Engine
 from opensnac.errors import OpensnacError
 from opensnac.evaluation import picture
 from opensnac.evaluation.metrics import METRICS, package_version
@@ -83,7 +83,7 @@ def first_example() -> Path:
     return found[0]
 
 
-def _go(source: Path, coded: Path, decoded: Path, codec: SNAC) -> Trip:
+def _go(source: Path, coded: Path, decoded: Path, codec: Engine) -> Trip:
     encode_seconds = _timed_twice(lambda: encode_file(source, coded, codec, force=True))
     decode_seconds = _timed_twice(lambda: decode_file(coded, decoded, codec, force=True))
     original, sample_rate = audio.read(source)
@@ -111,7 +111,7 @@ def _scores(trip: Trip) -> dict[str, str]:
     return scores
 
 
-def _draw(target: Path, trip: Trip, codec: SNAC, scores: dict[str, str]) -> None:
+def _draw(target: Path, trip: Trip, codec: Engine, scores: dict[str, str]) -> None:
     """Both spectrograms, as far up as the codec reaches."""
     rate = min(trip.sample_rate, codec.config.sampling_rate)
     pair = np.stack([trip.original.mean(axis=0), trip.decoded.mean(axis=0)])
@@ -124,7 +124,7 @@ def _draw(target: Path, trip: Trip, codec: SNAC, scores: dict[str, str]) -> None
     picture.draw(target, audio.resample(pair, trip.sample_rate, rate), titles, rate)
 
 
-def _print(source: Path, trip: Trip, codec: SNAC, scores: dict[str, str], written: list[Path]) -> None:
+def _print(source: Path, trip: Trip, codec: Engine, scores: dict[str, str], written: list[Path]) -> None:
     channels = len(trip.original)
     rows = {
         "recording": f"{source.name}, {trip.seconds:.2f} s, {trip.sample_rate} Hz, "

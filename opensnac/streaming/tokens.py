@@ -15,8 +15,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from opensnac.config import CodecConfig
+from opensnac.engine.codec import Coder
 from opensnac.errors import CodesError, ConfigError
-from opensnac.model.codec import SNAC, Codes
+from opensnac.model.codec import Codes
 from opensnac.streaming.streams import StreamDecoder
 
 Tokens = Int[Tensor, "batch tokens"]
@@ -118,14 +119,20 @@ class TokenStream:
     """
 
     def __init__(
-        self, model: SNAC, offset: int = 0, *, repair: bool = False, look_ahead: int | None = None, seed: int = 0
+        self,
+        model: Coder,
+        offset: int = 0,
+        *,
+        repair: bool = False,
+        look_ahead: int | None = None,
+        seed: int = 0,
     ) -> None:
         self.layout = TokenLayout.of(model.config, offset)
         self.repaired = self.ignored = self.frames = 0
         self._decoder = StreamDecoder(model, look_ahead)
         self.look_ahead = self._decoder.look_ahead
         self._state = self._decoder.start(seed=seed)
-        self._device = next(model.parameters()).device
+        self._device = self._decoder.engine.device
         self._repair = repair
         self._row: list[int] = []
 

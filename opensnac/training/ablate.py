@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from opensnac.engine.codec import SNAC
 from opensnac.errors import ConfigError, OpensnacError
 from opensnac.files import whole_file
-from opensnac.model.codec import SNAC
 from opensnac.training import loop
 from opensnac.training.compiling import timed
 from opensnac.training.config import CONFIGS, TrainConfig, changed, read_toml, toml_value
@@ -121,10 +121,8 @@ def measure(model: SNAC, config: TrainConfig) -> dict[str, float]:
         raise ConfigError("[data] valid holds no recordings; a table needs something to measure on")
     heard = validate(model, clips, processes)
     noise = 0.1 * torch.randn(1, 1, int(SPEED_SECONDS * config.model.sampling_rate), device=processes.device)
-    folded = SNAC.from_config(config.model).to(processes.device).eval()
-    folded.load_state_dict(model.state_dict())
-    folded.fold_weight_norm()
-    seconds = min(timed(lambda: folded.decode(folded.encode(noise)), processes.device) for _ in range(SPEED_ROUNDS))
+    engine = model.freeze()
+    seconds = min(timed(lambda: engine.decode(engine.encode(noise)), processes.device) for _ in range(SPEED_ROUNDS))
     return {
         "bits_per_second": config.model.bits_per_second,
         **heard.quality,

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from opensnac.config import CodecConfig
+from opensnac.engine.codec import SNAC
 from opensnac.errors import ModelError
 from opensnac.files import whole_file
-from opensnac.model.codec import SNAC
 from opensnac.training.step import Trainer
 from opensnac.training.widen import can_widen, widen
 

@@ -41,9 +41,9 @@ def _fit_projections(scale: VectorQuantizer, residual: Tensor, generator: torch.
     size = (singular[: dim - 1].square().sum() / len(pooled)).sqrt().clamp(min=1e-6)  # rms length of what is kept
     inward, inward_bias = F.pad(axes / size, (0, 0, 0, 1)), torch.zeros(dim)
     inward_bias[:-1], inward_bias[-1] = -(axes / size) @ mean, CONSTANT_CHANNEL
-    scale.in_proj.weight = _with_trace(inward, generator)[:, :, None]
+    scale.in_proj.assign(_with_trace(inward, generator)[:, :, None])
     scale.in_proj.bias.copy_(inward_bias)
-    scale.out_proj.weight = _with_trace(F.pad(axes.T * size, (0, 1)), generator)[:, :, None]
+    scale.out_proj.assign(_with_trace(F.pad(axes.T * size, (0, 1)), generator)[:, :, None])
     scale.out_proj.bias.copy_(mean)
 
 

@@ -49,7 +49,7 @@ def _seconds(trainer: Trainer, clips: Tensor, parts: tuple[str, ...]) -> float:
 
     def work() -> None:
         with trainer._autocast():
-            audio = trainer.decode(trainer.encode(clips.transpose(1, 2)), seeds).float().transpose(1, 2)
+            audio = trainer.decode(trainer.encode(clips), seeds).float()
             scores = trainer.judge(audio) if "judge" in parts else [[audio]]
         torch.stack([features[-1].float().square().mean() for features in scores]).sum().backward()
 

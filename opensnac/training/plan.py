@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from opensnac.model.codec import SNAC
+from opensnac.engine.codec import SNAC
 from opensnac.training import losses
 from opensnac.training.config import TrainConfig, to_toml
 from opensnac.training.discriminators import Discriminators
@@ -73,7 +73,7 @@ def activation_bytes(
     parameters = {id(p) for part in (generator, discriminators) for p in part.parameters()}
 
     def reconstruct() -> tuple[Tensor, Tensor]:
-        quantized = generator.quantizer(generator.encoder(audio.transpose(1, 2)))
+        quantized = generator.quantizer(generator.encoder(audio))
         audio_hat = generator.decoder(quantized.latent, seeds).transpose(1, 2)
         return audio_hat, losses.codebook_loss(quantized.projected, quantized.chosen)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from opensnac.model.codec import SNAC
+from opensnac.engine.codec import SNAC
 from opensnac.model.quantizer import Quantized
 from opensnac.training import losses
 from opensnac.training.codebooks import CodebookHealth, follow
@@ -130,13 +130,13 @@ class Trainer:
         """Clips through the codec, unquantised in the beginning."""
         quantized = None
         with self._autocast():
-            latent = self.encode(clips.transpose(1, 2))
+            latent = self.encode(clips)
         if self.step >= self.quantize_from:
             quantized = self.generator.quantizer(latent.float())  # codes are chosen in full precision
             latent = quantized.latent
         with self._autocast():
             audio_hat = self.decode(latent, seeds)
-        return audio_hat.float().transpose(1, 2), quantized
+        return audio_hat.float(), quantized
 
     def _learn_to_tell(self, clips: Tensor, audio_hat: Tensor, values: dict[str, Tensor]) -> losses.Features:
         """The discriminators' gradients; returns what they made of the real clips."""

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from opensnac.engine.codec import SNAC
 from opensnac.errors import ConfigError
 from opensnac.evaluation.metrics import METRICS
-from opensnac.model.codec import SNAC
 from opensnac.training.config import Source
 from opensnac.training.losses import MEL_WINDOWS, Audio, mel_loss
 from opensnac.training.processes import Processes

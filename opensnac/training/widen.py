@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from opensnac.config import CodecConfig
+from opensnac.engine.codec import SNAC
 from opensnac.errors import ModelError
-from opensnac.model.attention import Mixing
-from opensnac.model.codec import SNAC
 from opensnac.model.layers import Kernel, Snake, Upsample
 
 WIDTHS = ("encoder_dim", "decoder_dim")
@@ -46,7 +45,7 @@ def widen(model: SNAC, config: CodecConfig, random: torch.Generator) -> SNAC:
         before = cast(Any, model.get_submodule(name))  # of the same kind
         if isinstance(layer, Kernel):
             _widen_kernel(before, layer, random)
-        elif isinstance(layer, Mixing):
+        elif isinstance(layer, nn.Linear):
             parts = 3 if name.endswith("to_qkv") else 1  # queries, keys and values are stacked
             blocks = [
                 _listening(old, new.shape, 1, random)
@@ -67,7 +66,7 @@ def _widen_kernel(before: Kernel, layer: Kernel, random: torch.Generator) -> Non
     """The kernel before, over copies of its channels; its direction keeps its size, so that it turns as readily."""
     incoming = 0 if isinstance(layer, Upsample) else 1
     weight = _listening(before.weight, layer.weight.shape, incoming, random)
-    layer.weight = weight  # the gain is taken from it here, the direction set to it
+    layer.assign(weight)
     direction, old = (kernel.get_parameter("parametrizations.weight.original1") for kernel in (layer, before))
     direction.mul_(old.square().mean().sqrt() / weight.square().mean().sqrt().clamp(min=1e-12))
     if layer.bias is not None:

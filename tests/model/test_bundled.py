@@ -37,23 +37,23 @@ def test_bundled_models_are_small_and_described(name: str) -> None:
 
 
 @torch.inference_mode()
-def test_reduced_precision_stays_close_and_leaves_codes_alone() -> None:
-    model, reduced = SNAC.from_pretrained(), SNAC.from_pretrained().reduce_precision()
+def test_reduced_precision_stays_close() -> None:
+    model = SNAC.from_pretrained()
+    reduced = model.freeze(dtype=torch.bfloat16)
     samples, _ = audio.read(EXAMPLES / "lj_speech.flac")
     recording = torch.from_numpy(np.array(samples))[:, None]
     codes = model.encode(recording)
-    assert all(torch.equal(a, b) for a, b in zip(codes, reduced.encode(recording), strict=True))
     exact, close = model.decode(codes), reduced.decode(codes)
     error = float((close - exact).square().sum() / exact.square().sum())
     assert error < 10**-3.5  # 35 dB below
     assert (error > 0) == kernels.has_bfloat16()
-    assert torch.equal(reduced.reduce_precision(False).decode(codes), exact)
 
 
 @pytest.mark.parametrize("example", STOI_FLOOR)
 @torch.inference_mode()
 def test_a_reduced_encoder_changes_codes_and_is_as_intelligible(example: str) -> None:
-    model, reduced = SNAC.from_pretrained(), SNAC.from_pretrained().reduce_precision(encoder=True)
+    model = SNAC.from_pretrained()
+    reduced = model.freeze(dtype=torch.bfloat16)
     samples, rate = audio.read(EXAMPLES / example)
     recording = torch.from_numpy(np.array(samples))[:, None]
     codes, others = model.encode(recording), reduced.encode(recording)

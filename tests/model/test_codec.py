@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opensnac import SNAC
+from opensnac.engine import engine
 from opensnac.errors import AudioError, CodesError, ConfigError
-from opensnac.model import codec
 
 TOLERANCE = 1e-5
 
@@ -45,10 +45,10 @@ def test_a_batch_equals_single_runs(small: SNAC) -> None:
 @pytest.mark.parametrize("piece_seconds", [0.01, 0.13, 0.4])
 def test_pieces_equal_the_whole(small: SNAC, piece_seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     audio = noise_audio(small, small.config.sampling_rate + 77)
-    monkeypatch.setattr(codec, "PIECE_SECONDS", 1e6)
+    monkeypatch.setitem(engine.PIECE_SECONDS, "cpu", 1e6)
     whole = small.encode(audio)
     whole_audio = small.decode(whole, seed=9)
-    monkeypatch.setattr(codec, "PIECE_SECONDS", piece_seconds)
+    monkeypatch.setitem(engine.PIECE_SECONDS, "cpu", piece_seconds)
     pieces = small.encode(audio)
     assert all(torch.equal(a, b) for a, b in zip(whole, pieces, strict=True))
     torch.testing.assert_close(small.decode(whole, seed=9), whole_audio, atol=TOLERANCE, rtol=0)
@@ -127,7 +127,7 @@ BAD_AUDIO = {
     "two dimensions": (torch.zeros(1, 100), r"shape \(1, 100\).*audio\[:, None\]"),
     "stereo": (torch.zeros(1, 2, 100), r"2 channels.*reshape"),
     "integers": (torch.zeros(1, 1, 100, dtype=torch.int16), r"torch.int16.*32768"),
-    "doubles": (torch.zeros(1, 1, 100, dtype=torch.float64), r"torch.float64; torch.float32"),
+    "doubles": (torch.zeros(1, 1, 100, dtype=torch.float64), r"torch.float64, expected torch.float32"),
     "no samples": (torch.zeros(1, 1, 0), r"empty, shape \(1, 1, 0\)"),
     "no clips": (torch.zeros(0, 1, 10), r"empty"),
     "NaN": (torch.full((1, 1, 10), float("nan")), "NaN or infinite"),
@@ -158,12 +158,12 @@ def changed(scale: int, code: object) -> list:
 
 
 BAD_CODES = {
-    "a tensor": (torch.zeros(3, 1, 2, dtype=torch.int64), "came as Tensor; a list of 3"),
-    "two scales": (good_codes()[:2], "came as 2 tensors; a list of 3"),
+    "a tensor": (torch.zeros(3, 1, 2, dtype=torch.int64), "came as Tensor, expected a list of 3"),
+    "two scales": (good_codes()[:2], "came as 2 tensors, expected a list of 3"),
     "floats": (changed(1, torch.zeros(1, 4)), "scale 1 came as shape .*torch.float32"),
     "flat": (changed(0, torch.zeros(2, dtype=torch.int64)), r"scale 0 came as shape \(2,\)"),
     "numbers": (changed(0, [0, 1]), "scale 0 came as list"),
-    "too large": (changed(2, torch.full((1, 8), 64)), "scale 2 run from 64 to 64; 0 to 63"),
+    "too large": (changed(2, torch.full((1, 8), 64)), "scale 2 run from 64 to 64, expected 0 to 63"),
     "negative": (changed(2, torch.full((1, 8), -1)), "scale 2 run from -1"),
     "unequal lengths": (changed(2, torch.zeros(1, 7, dtype=torch.int64)), r"\(1, 2\), \(1, 4\), \(1, 7\)"),
     "unequal batches": (changed(1, torch.zeros(2, 4, dtype=torch.int64)), r"same batch"),

@@ -133,7 +133,7 @@ def test_unknown_names_say_what_there_is() -> None:
         SNAC.from_pretrained("speech_25khz")
 
 
-def test_hub_models_come_from_the_cache(tiny: SNAC, tmp_path: Path) -> None:
+def test_hub_models_come_from_the_cache(tiny: SNAC, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hub cache as huggingface_hub lays it out, read without a network."""
     commit = "0" * 40
     repository = tmp_path / "models--somebody--tiny_codec"
@@ -147,9 +147,15 @@ def test_hub_models_come_from_the_cache(tiny: SNAC, tmp_path: Path) -> None:
     assert loaded.name == "somebody/tiny_codec"
     assert loaded.fingerprint == tiny.fingerprint
     assert pretrained.cached_models(tmp_path) == ["somebody/tiny_codec"]
-    with pytest.raises(ModelError, match="hub model somebody/tiny_codec could not be had"):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # as HF_HUB_OFFLINE=1 sets it
+    assert SNAC.from_pretrained("somebody/tiny_codec", cache_dir=tmp_path).fingerprint == tiny.fingerprint
+    (repository / "snapshots" / commit / "pytorch_model.bin").unlink()
+    assert pretrained.cached_models(tmp_path) == []
+    with pytest.raises(ModelError, match="has config.json but neither model.safetensors nor pytorch_model.bin"):
+        SNAC.from_pretrained("somebody/tiny_codec", cache_dir=tmp_path)
+    with pytest.raises(ModelError, match="hub model somebody/tiny_codec could not be fetched"):
         SNAC.from_pretrained("somebody/tiny_codec", revision="v2", cache_dir=tmp_path, local_files_only=True)
-    with pytest.raises(ModelError, match="hub model somebody/other could not be had"):
+    with pytest.raises(ModelError, match="hub model somebody/other could not be fetched"):
         SNAC.from_pretrained("somebody/other", cache_dir=tmp_path, local_files_only=True)
 
 

@@ -10,12 +10,12 @@ import soundfile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from opensnac.model.batches import encode_clips, group_by_length
 from typer.testing import CliRunner
 
 from opensnac import SNAC
 from opensnac.cli import app
 from opensnac.errors import AudioError, ConfigError
-from opensnac.model.batches import encode_clips, group_by_length
 from opensnac.recordings.grouping import Together
 from opensnac.recordings.transcode import ModelShelf
 

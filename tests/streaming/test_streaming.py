@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opensnac import SNAC, kernels
+from opensnac.engine import row as rows
+from opensnac.engine.layers import Upsample
+from opensnac.engine.row import newest_input
 from opensnac.errors import AudioError, CodesError, OpensnacError
-from opensnac.model import pipeline
-from opensnac.model.layers import Signal, Upsample
-from opensnac.model.pipeline import newest_input
+from opensnac.model.layers import Signal
 from opensnac.streaming.streams import State, StreamDecoder, StreamEncoder
 
 TOLERANCE = 1e-5
@@ -24,8 +25,7 @@ MODELS = {}
 
 def model_of(name: str) -> SNAC:
     if name not in MODELS:
-        torch.manual_seed(0)
-        MODELS[name] = SNAC(**configs.SMALL[name]).eval()
+        MODELS[name] = configs.model_of(configs.SMALL[name])
     return MODELS[name]
 
 
@@ -85,8 +85,7 @@ def test_a_stream_equals_the_whole(name: str, data: st.DataObject, samples: int)
 @given(data=st.data(), samples=st.integers(1, 6000))
 def test_with_the_kernels_not_a_bit_differs(data: st.DataObject, samples: int) -> None:
     if "vector" not in MODELS:
-        torch.manual_seed(0)
-        MODELS["vector"] = SNAC(**configs.TINY | {"encoder_dim": 16, "decoder_dim": 256}).eval()
+        MODELS["vector"] = configs.model_of(configs.TINY | {"encoder_dim": 16, "decoder_dim": 256})
     model = MODELS["vector"]
     codes = model.encode(audio_of(samples))
     whole = model.decode(codes, seed=3)
@@ -98,35 +97,36 @@ def test_with_the_kernels_not_a_bit_differs(data: st.DataObject, samples: int) -
 
 @pytest.mark.skipif(kernels.level() is None, reason="no C compiler, or the kernels are switched off")
 @pytest.mark.parametrize("name", configs.SMALL)
-@pytest.mark.parametrize(("cache", "steps"), [(1000, 1), (20_000, 7)])
+@pytest.mark.parametrize(("cache", "steps"), [(2000, 1), (20_000, 7)])
 def test_parts_that_fit_the_cache_change_nothing(
     name: str, cache: int, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, audio = model_of(name), audio_of(9000, 2)
-    codes = model.encode(audio)
-    decoded = model.decode(codes, seed=3)
-    monkeypatch.setattr(pipeline, "CACHE_BYTES", cache)
-    monkeypatch.setattr(pipeline, "LEAST_STEPS", steps)
-    assert all(torch.equal(a, b) for a, b in zip(codes, model.encode(audio), strict=True))
-    torch.testing.assert_close(model.decode(codes, seed=3), decoded, atol=TOLERANCE, rtol=0)
+    engine, audio = model_of(name).freeze(backend="c"), audio_of(4000, 2)
+    codes = engine.encode(audio)
+    decoded = engine.decode(codes, seed=3)
+    monkeypatch.setattr(rows, "LEAST_STEPS", steps)
+    for row in (engine._encoder, engine._decoder):
+        monkeypatch.setattr(row, "_cache_bytes", cache)
+    assert all(torch.equal(a, b) for a, b in zip(codes, engine.encode(audio), strict=True))
+    torch.testing.assert_close(engine.decode(codes, seed=3), decoded, atol=TOLERANCE, rtol=0)
 
 
 def test_no_step_is_worked_on_that_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attention gives whole windows, the first one before a signal begins, the last beyond what its end needs."""
-    torch.manual_seed(0)
-    model = SNAC(**configs.TINY | {"encoder_dim": 8, "attn_window_size": 32, "decoder_dim": 64}).eval()
-    layers = [*model.decoder.layers()]
+    model = configs.model_of(configs.TINY | {"encoder_dim": 8, "attn_window_size": 32, "decoder_dim": 64})
+    engine = model.freeze(backend="torch")
+    layers = engine._decoder.layers
     layers = layers[layers.index(next(layer for layer in layers if isinstance(layer, Upsample))) :]
     frames, worked_on = 1600, []  # more than a piece
-    codes = model.encode(audio_of(frames * model.hop_length))
+    codes = engine.encode(audio_of(frames * model.hop_length))
 
-    def valid(layer: Upsample, x: Signal) -> Signal:
+    def apply(layer: Upsample, x: Signal) -> Signal:
         worked_on.extend([x.shape[1] - 1] * (layer is layers[0]))
         return take(layer, x)
 
-    take = Upsample.valid
-    monkeypatch.setattr(Upsample, "valid", valid)
-    model.decode(codes)
+    take = Upsample.apply
+    monkeypatch.setattr(Upsample, "apply", apply)
+    engine.decode(codes)
     assert len(worked_on) == 3
     assert sum(worked_on) == newest_input(layers, frames * model.hop_length - 1) + 1 < frames + 32
 
@@ -184,27 +184,27 @@ def test_streams_at_different_places_share_a_batch(name: str, tmp_path: Path) ->
 @pytest.mark.parametrize("name", configs.SMALL)
 def test_codes_come_when_they_are_certain_and_not_before(name: str) -> None:
     """The last sample of the look-ahead brings the group, by gradients it is the newest that matters."""
-    torch.manual_seed(0)
-    model = SNAC(**configs.SMALL[name]).eval()
+    model = configs.model_of(configs.SMALL[name])
     encoder, frames = StreamEncoder(model), model.config.frame_multiple
     group = frames * model.hop_length
     state, audio = encoder.start(), audio_of(3 * group + encoder.exact_look_ahead)
     counts = [int(encoder.push(part, state)[0][-1].shape[1]) for part in (audio[..., :-1], audio[..., -1:])]
     assert counts == [2 * frames, frames]
 
-    x = torch.randn(1, 12 * group, 1, dtype=torch.float64, requires_grad=True)
-    model.double().encoder(x)[:, :frames].square().sum().backward()
-    newest = int(torch.nonzero(x.grad)[-1, 1])
+    decoder = StreamDecoder(model)
+    x = torch.randn(1, 1, 12 * group, dtype=torch.float64, requires_grad=True)
+    model.double().encoder(x)[..., :frames].square().sum().backward()
+    newest = int(torch.nonzero(x.grad)[-1, 2])
     assert newest - (group - 1) == encoder.exact_look_ahead
 
-    latent = torch.randn(1, 12 * frames, model.latent_dim, dtype=torch.float64, requires_grad=True)
-    decoder = StreamDecoder(model)
+    latent = torch.randn(1, model.latent_dim, 12 * frames, dtype=torch.float64, requires_grad=True)
     heard = 10 * frames * model.hop_length - decoder.exact_look_ahead  # certain after ten groups
     for samples, needed in ((heard, 10 * frames), (heard + 1, 10 * frames + 1)):
         latent.grad = None
-        model.decoder(latent)[:, :samples].square().sum().backward()
-        assert int(torch.nonzero(latent.grad)[-1, 1]) >= needed - 1
-        assert newest_input(list(model.decoder.layers()), samples - 1) == int(torch.nonzero(latent.grad)[-1, 1])
+        model.decoder(latent)[..., :samples].square().sum().backward()
+        last = int(torch.nonzero(latent.grad)[:, 2].max())
+        assert last >= needed - 1
+        assert newest_input(decoder.engine._decoder.layers, samples - 1) == last
 
 
 def test_published_look_ahead() -> None:
@@ -245,7 +245,7 @@ def test_less_look_ahead_gives_everything_sooner(name: str, share: float) -> Non
 def test_bad_use_is_named() -> None:
     model = model_of("tiny")
     encoder, decoder = StreamEncoder(model), StreamDecoder(model)
-    with pytest.raises(OpensnacError, match="look_ahead is -1 samples; 0 to"):
+    with pytest.raises(OpensnacError, match="look_ahead is -1 samples, expected 0 to"):
         StreamEncoder(model, -1)
     with pytest.raises(AudioError, match="ended before its first sample"):
         encoder.flush(encoder.start())

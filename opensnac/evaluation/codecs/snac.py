@@ -16,7 +16,7 @@ from opensnac.evaluation.codecs.base import Codec, Coded, fit
 from opensnac.recordings import audio
 
 if TYPE_CHECKING:
-    from opensnac import SNAC
+    from opensnac import Engine
 
 
 class Opensnac(Codec):
@@ -30,11 +30,11 @@ class Opensnac(Codec):
         self._model_name = model
 
     @functools.cached_property
-    def model(self) -> SNAC:
+    def model(self) -> Engine:
         """The model, loaded on first use."""
         from opensnac import SNAC  # imports torch
 
-        return SNAC.from_pretrained(self._model_name).fold_weight_norm()
+        return SNAC.from_pretrained(self._model_name).freeze()
 
     def missing(self) -> str | None:
         try:
@@ -47,7 +47,7 @@ class Opensnac(Codec):
         return f"opensnac {__version__}, {self.model.name} {self.model.fingerprint[:16]}"
 
     def __call__(self, clip: np.ndarray, sample_rate: int) -> Coded:
-        from opensnac import transcode  # imports torch
+        from opensnac.recordings import transcode  # imports torch
 
         with tempfile.TemporaryDirectory() as folder:
             original, coded, decoded = (Path(folder) / name for name in ("in.wav", "coded.snac", "out.wav"))

@@ -1,0 +1,166 @@
+"""SNAC: the model, and the engine that runs it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from opensnac.config import CodecConfig
+from opensnac.engine.engine import Engine, Progress, no_progress
+from opensnac.model import pretrained
+from opensnac.model.checks import checked_audio, checked_codes
+from opensnac.model.codec import Audio, Codec, Codes, refuse_tracing
+
+
+class SNAC(Codec):
+    """The codec for everybody: loads published models, codes and decodes, trains, freezes.
+
+    Training goes through `forward`, `latent`, `quantize` and `decode_latent`; `encode` and `decode` run on an engine
+    that is made at first use, and made again whenever the weights are not those it was made from. `freeze` gives that
+    engine for good.
+    """
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**config)
+        self._frozen: _Frozen | None = None
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_config(cls, config: CodecConfig | Mapping[str, Any] | str | Path) -> SNAC:
+        """A model with fresh random weights from a configuration, its mapping or a `config.json`'s path."""
+        if isinstance(config, str | Path):
+            config = CodecConfig.from_json(Path(config))
+        return cls(**(config.to_dict() if isinstance(config, CodecConfig) else config))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path | None = None,
+        *,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> SNAC:
+        """A trained model, in eval mode: a bundled name, a folder or a hub id; the bundled default if no name.
+
+        Reads `model.safetensors`, else `pytorch_model.bin` (tensors only, nothing is unpickled), onto `device` and as
+        `dtype` if given. Raises ModelError when there is no such model or its weights do not fit its configuration.
+        """
+        folder, label = pretrained.locate(name, revision, cache_dir, local_files_only, token)
+        with torch.inference_mode(False):
+            model = cls.from_config(folder / "config.json")
+            pretrained.load_weights(model, folder)
+        model.name = label
+        return model.eval().to(device=device, dtype=dtype)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json` and `model.safetensors` into `folder`, which is made if need be."""
+        pretrained.save(self, Path(folder))
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload to a hub repository; `options` (token, revision, private, ...) as huggingface_hub names them."""
+        return pretrained.push_to_hub(self, repo_id, **options)
+
+    def freeze(
+        self,
+        *,
+        backend: str | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Engine:
+        """An engine with the weights as they are now, which later changes of the model do not reach.
+
+        See Engine for `backend` and `dtype`; the model's own device unless `device` is given. BackendError for what
+        cannot be had here.
+        """
+        if backend is dtype is device is None:
+            return self._engine()
+        return Engine(self, backend, dtype, device)
+
+    def encode(
+        self, audio: Audio, lengths: Sequence[int] | None = None, *, progress: Progress = no_progress
+    ) -> list[Codes]:
+        """Audio (batch, 1, samples) -> codes of each scale, coarse to fine; see Engine.encode."""
+        refuse_tracing()
+        if torch.compiler.is_compiling():
+            return self.quantize(self.latent(audio)).codes
+        weight = self.quantizer.scales[0].codebook.weight
+        audio = checked_audio(audio, weight.dtype, weight.device, finite=False)
+        return self._engine().encode(audio.float(), lengths, progress=progress)
+
+    def decode(
+        self,
+        codes: Sequence[Codes],
+        num_samples: int | None = None,
+        lengths: Sequence[int] | None = None,
+        *,
+        seed: int = 0,
+        noise: bool = True,
+        progress: Progress = no_progress,
+    ) -> Audio:
+        """Codes of each scale, coarse to fine -> audio (batch, 1, samples); see Engine.decode."""
+        refuse_tracing()
+        weight = self.quantizer.scales[0].codebook.weight
+        if torch.compiler.is_compiling():
+            codes, _ = checked_codes(codes, self.config, weight.device, self.config.frame_multiple, in_range=False)
+            with torch.no_grad():
+                audio = self.decode_latent(self.from_codes(codes), seed if noise else None)
+            return audio if num_samples is None else audio[..., :num_samples]
+        audio = self._engine().decode(codes, num_samples, lengths, seed=seed, noise=noise, progress=progress)
+        return audio.to(weight.dtype)
+
+    def _engine(self) -> Engine:
+        """The engine of the weights as they are."""
+        with self._lock:
+            if self._frozen is None or not self._frozen.stands_for(self):
+                self._frozen = None  # its memory first
+                self._frozen = _Frozen(self)
+            return self._frozen.engine
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled and copied: the model, not its engine."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_frozen", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._frozen, self._lock = None, threading.Lock()
+
+
+class _Frozen:
+    """An engine, and the values it was made from.
+
+    Versions and addresses of tensors do not tell of a change through `.data`, NumPy or a memory map, so every value is
+    compared. That takes a read of the weights at each call; `SNAC.freeze` saves it.
+    """
+
+    def __init__(self, model: SNAC) -> None:
+        self.engine = Engine(model)
+        self._values = [value.detach().clone() for value in _values(model)]
+
+    def stands_for(self, model: SNAC) -> bool:
+        """Whether the model's weights are those."""
+        now = _values(model)
+        return len(now) == len(self._values) and all(
+            a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
+            for a, b in zip(now, self._values, strict=True)
+        )
+
+
+def _values(model: SNAC) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
+Coder = SNAC | Engine  # what codes and decodes
+
+
+def frozen(model: Coder) -> Engine:
+    """The engine of a model as it is now."""
+    return model if isinstance(model, Engine) else model.freeze()

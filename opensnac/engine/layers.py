@@ -1,0 +1,335 @@
+"""The codec's layers as they run: weights folded and fixed, and how many steps of its input each one needs.
+
+A layer takes a piece of a signal, (batch, time, channels), with the steps of its input kept from the piece before, and
+gives what the whole signal would give for as many steps, late by what it sees of the future. Here is the arithmetic in
+PyTorch, for any device and type; `kernels.py` has the same in C.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from opensnac.engine.span import DeviceSpan, Span
+from opensnac.model.attention import attend
+from opensnac.model.layers import TAPS, Signal, convolve, downsample, upsample
+
+Spans = Span | DeviceSpan
+Tails = list[Tensor]
+
+
+class Layer:
+    """Works on each step by itself, unless it says otherwise. Immutable: what is kept goes in and comes out."""
+
+    up, down = 1, 1  # steps out for steps in
+
+    def plan(self, offset: int) -> tuple[list[int], int]:
+        """(steps kept at each of its inputs, offset of the output) when pieces begin at step `offset`."""
+        return [], offset
+
+    def newest(self, step: int) -> int:
+        """The newest step of the input that step `step` of the output depends on."""
+        return step
+
+    @property
+    def channels(self) -> list[int]:
+        """Channels of each input that it keeps steps of."""
+        return []
+
+    def __call__(self, x: Signal, tails: Tails, span: Spans) -> tuple[Signal, Tails]:
+        """The output for the piece x that lies at `span`, and what to keep until the next one."""
+        return self.apply(x), []
+
+    def apply(self, x: Signal) -> Signal:
+        """The arithmetic alone."""
+        raise NotImplementedError
+
+
+class Windowed(Layer):
+    """Sees neighbouring steps, and zeros beyond a signal's ends; `apply` takes kept steps and the piece."""
+
+    def __call__(self, x: Signal, tails: Tails, span: Spans) -> tuple[Signal, Tails]:
+        return self.joined(torch.cat((tails[0], x), dim=1), tails[0].shape[1], span)
+
+    def joined(self, x: Signal, keep: int, span: Spans) -> tuple[Signal, Tails]:
+        """As a call, for x with the `keep` steps in front of it."""
+        x = span.silence(x, keep)
+        return self.apply(x), [x[:, x.shape[1] - keep :].clone()]
+
+
+@dataclass(frozen=True)
+class Snake(Layer):
+    """x + sin^2(alpha x) / alpha"""
+
+    alpha: Tensor
+
+    def apply(self, x: Signal) -> Signal:
+        return snake(x, self.alpha)
+
+
+def snake(x: Signal, alpha: Tensor) -> Signal:
+    """x + sin^2(alpha x) / alpha for (channels,) of alpha."""
+    return torch.addcmul(x, torch.sin(x * alpha).square_(), 1 / (alpha + 1e-9))
+
+
+class Tanh(Layer):
+    """The end of the decoder."""
+
+    def apply(self, x: Signal) -> Signal:
+        return torch.tanh(x)
+
+
+@dataclass(frozen=True)
+class Pointwise(Layer):
+    """A matrix product over the channels: matrix (out, in)."""
+
+    matrix: Tensor
+    bias: Tensor | None
+
+    def apply(self, x: Signal) -> Signal:
+        return F.linear(x, self.matrix, self.bias)
+
+
+class Centred(Windowed):
+    """Sees `reach` steps on both sides."""
+
+    reach: int
+
+    def plan(self, offset: int) -> tuple[list[int], int]:
+        return [2 * self.reach], offset - self.reach
+
+    def newest(self, step: int) -> int:
+        return step + self.reach
+
+
+@dataclass(frozen=True)
+class Depthwise(Centred):
+    """Each channel convolved with its own taps (7, channels), `dilation` steps apart."""
+
+    taps: Tensor
+    bias: Tensor
+    dilation: int = 1
+
+    @property
+    def reach(self) -> int:  # type: ignore[override]
+        return self.dilation * (TAPS // 2)
+
+    @property
+    def channels(self) -> list[int]:
+        return [len(self.bias)]
+
+    def apply(self, x: Signal) -> Signal:
+        if x.device.type != "cpu" or torch.compiler.is_compiling():  # one library call, on channels-last memory
+            weight = self.taps.T[:, None, None]
+            y = F.conv2d(x.mT[:, :, None], weight, self.bias, dilation=(1, self.dilation), groups=len(self.bias))
+            return y[:, :, 0].mT
+        time = x.shape[1] - 2 * self.reach
+        y = torch.addcmul(self.bias, x[:, :time], self.taps[0])
+        for k in range(1, TAPS):
+            y.addcmul_(x[:, k * self.dilation : k * self.dilation + time], self.taps[k])
+        return y
+
+
+@dataclass(frozen=True)
+class Convolution(Centred):
+    """Mixes channels: weight (out, in, 7), `dilation` steps apart."""
+
+    weight: Tensor
+    bias: Tensor
+    dilation: int = 1
+
+    @property
+    def reach(self) -> int:  # type: ignore[override]
+        return self.dilation * (TAPS // 2)
+
+    @property
+    def channels(self) -> list[int]:
+        return [self.weight.shape[1]]
+
+    def apply(self, x: Signal) -> Signal:
+        return convolve(x, self.weight, self.bias, self.dilation)
+
+
+@dataclass(frozen=True)
+class Downsample(Windowed):
+    """A frame from each two neighbouring blocks of `stride` steps: first and second (out, stride x in)."""
+
+    first: Tensor
+    second: Tensor
+    bias: Tensor
+    stride: int
+
+    @property
+    def down(self) -> int:  # type: ignore[override]
+        return self.stride
+
+    @property
+    def channels(self) -> list[int]:
+        return [self.first.shape[1] // self.stride]
+
+    @property
+    def _lead(self) -> int:
+        """An output frame begins so many steps before its own block."""
+        return math.ceil(self.stride / 2)
+
+    def plan(self, offset: int) -> tuple[list[int], int]:
+        keep = self.stride + (offset + self._lead) % self.stride
+        return [keep], (offset - keep + self._lead) // self.stride
+
+    def newest(self, step: int) -> int:
+        return (step + 2) * self.stride - 1 - self._lead
+
+    def apply(self, x: Signal) -> Signal:
+        return downsample(x, self.first, self.second, self.bias)
+
+
+@dataclass(frozen=True)
+class Upsample(Windowed):
+    """`stride` steps from each two neighbouring frames: first (of the later) and second (stride x out, in)."""
+
+    first: Tensor
+    second: Tensor
+    bias: Tensor
+    stride: int
+
+    @property
+    def up(self) -> int:  # type: ignore[override]
+        return self.stride
+
+    @property
+    def channels(self) -> list[int]:
+        return [self.first.shape[1]]
+
+    @property
+    def _lead(self) -> int:
+        """A frame's steps begin so many before its own block."""
+        return math.ceil(self.stride / 2)
+
+    def plan(self, offset: int) -> tuple[list[int], int]:
+        return [1], offset * self.stride - self._lead
+
+    def newest(self, step: int) -> int:
+        return (step + self._lead) // self.stride
+
+    def apply(self, x: Signal) -> Signal:
+        return upsample(x, self.first, self.second, self.bias)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """x + pointwise(snake(convolution(snake(x))))"""
+
+    alpha: Tensor
+    mix: Depthwise | Convolution
+    beta: Tensor
+    matrix: Tensor
+    bias: Tensor
+
+    def apply(self, x: Signal) -> Signal:
+        """For x with the steps that the convolution sees besides those that come out."""
+        reach = self.mix.reach
+        y = snake(self.mix.apply(snake(x, self.alpha)), self.beta)
+        return x[:, reach : x.shape[1] - reach] + F.linear(y, self.matrix, self.bias)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Adds (matrix x) * e, e drawn at each step of the layer so numbered."""
+
+    matrix: Tensor
+    layer: int
+
+
+@dataclass(frozen=True)
+class Units(Layer):
+    """Residual units in a row, with the noise before and the Snake after them, if any."""
+
+    units: Sequence[Unit]
+    noise: Noise | None = None
+    alpha: Tensor | None = None
+
+    def plan(self, offset: int) -> tuple[list[int], int]:
+        return [2 * unit.mix.reach for unit in self.units], offset - self.reach
+
+    def newest(self, step: int) -> int:
+        return step + self.reach
+
+    @property
+    def reach(self) -> int:
+        """Steps that the row sees on both sides."""
+        return sum(unit.mix.reach for unit in self.units)
+
+    @property
+    def channels(self) -> list[int]:
+        return [channels for unit in self.units for channels in unit.mix.channels]
+
+    def __call__(self, x: Signal, tails: Tails, span: Spans) -> tuple[Signal, Tails]:
+        if self.noise is not None and (e := span.noise(self.noise.layer, x)) is not None:
+            x = x + e.to(x.dtype)[:, :, None] * F.linear(x, self.noise.matrix)
+        kept: Tails = []
+        for unit, tail in zip(self.units, tails, strict=True):
+            x = span.silence(torch.cat((tail, x), dim=1), tail.shape[1])
+            kept.append(x[:, x.shape[1] - tail.shape[1] :].clone())
+            x, span = unit.apply(x), span.later(-unit.mix.reach)
+        return x if self.alpha is None else snake(x, self.alpha), kept
+
+
+class Grouped(Windowed):
+    """Works on whole groups of `group` steps, each by itself."""
+
+    group: int
+
+    def plan(self, offset: int) -> tuple[list[int], int]:
+        keep = offset % self.group
+        return [keep], offset - keep
+
+    def newest(self, step: int) -> int:
+        return step // self.group * self.group + self.group - 1
+
+    def apply(self, x: Signal) -> Signal:
+        return self.within(x[:, : x.shape[1] // self.group * self.group])
+
+    def within(self, x: Signal) -> Signal:
+        """The arithmetic for whole groups."""
+        return x
+
+
+@dataclass(frozen=True)
+class Groups(Grouped):
+    """Passes steps on, but only whole groups of them."""
+
+    group: int
+    width: int
+
+    @property
+    def channels(self) -> list[int]:
+        return [self.width]
+
+
+@dataclass(frozen=True)
+class Attention(Grouped):
+    """LayerNorm, self-attention inside windows of `group` steps, residual."""
+
+    group: int
+    norm: tuple[Tensor, Tensor, float]  # weight, bias, epsilon
+    to_qkv: Tensor
+    to_out: Tensor
+    inv_freq: Tensor = field(repr=False)
+
+    @property
+    def channels(self) -> list[int]:
+        return [self.to_out.shape[0]]
+
+    def within(self, x: Signal) -> Signal:
+        weight, bias, epsilon = self.norm
+        qkv = self.product(F.layer_norm(x, weight.shape, weight, bias, epsilon), self.to_qkv)
+        return x + self.product(attend(qkv, self.group, self.inv_freq), self.to_out)
+
+    def product(self, x: Signal, matrix: Tensor) -> Signal:
+        """One of its two projections."""
+        return F.linear(x, matrix)

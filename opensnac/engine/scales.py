@@ -1,0 +1,61 @@
+"""The quantiser as it runs: latent frames to codes and back, one scale after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from opensnac.model.layers import Signal
+from opensnac.model.quantizer import Codes, Vectors, pool, repeat
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One scale: its stride in frames, its projections and its codebook. Codes are chosen in float32."""
+
+    stride: int
+    in_matrix: Tensor  # (codebook_dim, latent_dim)
+    in_bias: Tensor
+    out_matrix: Tensor  # (latent_dim, codebook_dim)
+    out_bias: Tensor
+    codebook: Tensor  # (codebook_size, codebook_dim)
+    directions: Tensor  # float32, each entry over its length
+
+    def expand(self, vectors: Vectors) -> Signal:
+        """Codebook vectors to latent frames, each repeated `stride` times."""
+        return repeat(self.outward(vectors), self.stride)
+
+    def inward(self, latent: Signal) -> Vectors:
+        """Into the codebook's space."""
+        return F.linear(latent, self.in_matrix, self.in_bias)
+
+    def outward(self, vectors: Vectors) -> Signal:
+        """Out of the codebook's space."""
+        return F.linear(vectors, self.out_matrix, self.out_bias)
+
+    def nearest(self, vectors: Vectors) -> Codes:
+        """The entry with the largest product with each vector."""
+        return (vectors @ self.directions.T).argmax(-1)
+
+
+def quantize(scales: Sequence[Scale], latent: Signal) -> list[Codes]:
+    """Codes (batch, frames / stride) of each scale for (batch, frames, latent_dim), each coding what is left over."""
+    found: list[Codes] = []
+    for scale in scales:
+        projected = scale.inward(pool(latent, scale.stride))
+        codes = scale.nearest(F.normalize(projected.float(), dim=-1))
+        found.append(codes)
+        if len(found) < len(scales):
+            chosen = projected + (F.embedding(codes, scale.codebook) - projected)  # rounded as in training
+            latent = latent - scale.expand(chosen)
+    return found
+
+
+def dequantize(scales: Sequence[Scale], codes: Sequence[Codes]) -> Signal:
+    """Sum of the scales' vectors (batch, frames, latent_dim); fewer codes than scales give a coarser latent."""
+    vectors = [scale.expand(F.embedding(code, scale.codebook)) for scale, code in zip(scales, codes, strict=False)]
+    return torch.stack(vectors).sum(0)
