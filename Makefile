@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/pip install --quiet -c constraints.txt
+BUILT_FROM := pyproject.toml setup.py $(wildcard opensnac/kernels/*.[ch])
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -36,7 +37,7 @@ clean:  ## Remove the environment and everything made
 	rm -rf $(VENV) build dist *.egg-info demo_output runs/smoke .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find opensnac tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# What was installed last is marked by a stamp; a newer pyproject.toml or constraints.txt installs again.
+# What was installed last is marked by a stamp; a newer pyproject.toml, constraints.txt, setup.py or C source installs again.
 
 $(VENV)/torch.stamp: constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
@@ -46,10 +47,10 @@ $(VENV)/torch.stamp: constraints.txt
 	@touch $@
 
 # The quality figures need a C compiler and Python's headers; without them the demo still runs, and says so.
-$(VENV)/demo.stamp: $(VENV)/torch.stamp pyproject.toml
+$(VENV)/demo.stamp: $(VENV)/torch.stamp $(BUILT_FROM)
 	$(PIP_INSTALL) -e '.[evaluate]' || $(PIP_INSTALL) -e .
 	@touch $@
 
-$(VENV)/test.stamp: $(VENV)/torch.stamp pyproject.toml
+$(VENV)/test.stamp: $(VENV)/torch.stamp $(BUILT_FROM)
 	$(PIP_INSTALL) -e '.[train,evaluate,peers,recognition,test]'
 	@touch $@ $(VENV)/demo.stamp

@@ -19,6 +19,7 @@ from opensnac.model.operators import depthwise, snake
 
 TAPS = 7  # of every convolution that keeps the rate
 
+
 Signal = Float[Tensor, "batch _time _channels"]  # _: of any size, so that one name serves both ends of a layer
 
 

@@ -1,0 +1,129 @@
+"""Snake and depthwise convolution as operators of torch.library: gradients, graphs, and what goes to PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from opensnac.errors import TensorError
+from opensnac.model import operators
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def run(function: Callable, inputs: tuple[torch.Tensor, ...], gradient: torch.Tensor) -> list[torch.Tensor]:
+    leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+    output = function(*leaves)
+    output.backward(gradient.to(output.dtype))
+    return [output.detach(), *(leaf.grad for leaf in leaves)]
+
+
+@pytest.mark.parametrize("dilation", [1, 3, 9])
+@pytest.mark.parametrize(("batch", "time", "channels"), [(2, 1500, 16), (1, 1, 32), (3, 20, 48), (1, 1024, 16)])
+def test_gradients_equal_double_precision(batch: int, time: int, channels: int, dilation: int) -> None:
+    x, gradient = 3 * torch.randn(batch, time, channels), torch.randn(batch, time, channels)
+    cases = {
+        "snake": (operators.snake, (x, 0.5 + torch.rand(channels))),
+        "depthwise": (
+            lambda x, taps, bias: operators.depthwise(x, taps, bias, dilation),
+            (x, torch.randn(7, channels), torch.randn(channels)),
+        ),
+    }
+    for name, (function, inputs) in cases.items():
+        exact = run(function, tuple(tensor.double() for tensor in inputs), gradient)  # doubles go through PyTorch
+        for ours, truth in zip(run(function, inputs, gradient), exact, strict=True):
+            error = float((ours - truth).abs().max() / truth.abs().max())
+            assert error < 3e-6, f"{name}: {error}"
+
+
+def test_snake_of_large_input_stays_exact() -> None:
+    x, alpha = torch.linspace(-3000, 3000, 1600).reshape(1, -1, 16), torch.full((16,), 2.5)
+    truth = operators.snake(x.double(), alpha.double())
+    torch.testing.assert_close(operators.snake(x, alpha).double(), truth, atol=1e-3, rtol=0)
+
+
+def test_the_form_in_pytorch_is_a_depthwise_convolution() -> None:
+    x = torch.randn(1, 12, 3, dtype=torch.float64, requires_grad=True)
+    taps = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    convolved = torch.nn.functional.conv1d(x.mT, taps.T[:, None], bias, padding=6, dilation=2, groups=3).mT
+    torch.testing.assert_close(operators.depthwise(x, taps, bias, 2), convolved)
+    assert torch.autograd.gradcheck(lambda *inputs: operators.depthwise(*inputs, 2), (x, taps, bias))
+    assert torch.autograd.gradcheck(operators.snake, (x, bias.abs().detach() + 0.5))
+
+
+def test_opcheck() -> None:
+    x, alpha, taps, bias = torch.randn(2, 300, 48), torch.rand(48) + 0.5, torch.randn(7, 48), torch.randn(48)
+
+    def leaves(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(tensor.clone().requires_grad_() for tensor in tensors)
+
+    ops = torch.ops.opensnac
+    for odd in (x, x[:0], x[:, :0], x.mT.contiguous().mT):
+        torch.library.opcheck(ops.snake.default, leaves(odd, alpha))
+        torch.library.opcheck(ops.depthwise.default, (*leaves(odd, taps, bias), 3))
+    torch.library.opcheck(ops.depthwise.default, (*leaves(x, taps), None, 3))
+    torch.library.opcheck(ops.snake_backward.default, (x, x, alpha))
+    torch.library.opcheck(ops.depthwise_backward.default, (x, x, taps, 3))
+
+
+def test_no_gradients_of_gradients() -> None:
+    x, alpha = torch.randn(1, 9, 16, requires_grad=True), torch.rand(16)
+    with pytest.raises(TensorError, match="expected create_graph=False, got True"):
+        torch.autograd.grad(operators.snake(x, alpha).sum(), x, create_graph=True)
+
+
+def test_results_do_not_depend_on_threads() -> None:
+    x, alpha, taps, bias = torch.randn(2, 5000, 16), torch.rand(16) + 0.5, torch.randn(7, 16), torch.randn(16)
+    results = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        values = run(operators.snake, (x, alpha), torch.ones_like(x))
+        values += run(lambda *inputs: operators.depthwise(*inputs, 3), (x, taps, bias), torch.ones_like(x))
+        results.append(values)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_what_does_not_fit_goes_to_pytorch_which_says_so() -> None:
+    """Never to C, which would read beyond the end."""
+    x = torch.randn(1, 50, 16)
+    with pytest.raises(RuntimeError, match="must match"):
+        operators.snake(x, torch.ones(8))
+    assert operators.snake(x, torch.ones(16, dtype=torch.float64)).dtype == torch.float64
+    assert operators.snake(x[..., :5], torch.ones(5)).shape == (1, 50, 5)
+
+
+def test_the_operators_refuse_what_they_are_not_for() -> None:
+    x, alpha, taps = torch.randn(1, 50, 16), torch.ones(16), torch.ones(7, 16)
+    ops = torch.ops.opensnac
+    refused = {
+        r"x: expected float32 \(any, any, any\) on cpu, got float64 \(1, 50, 16\) on cpu": lambda: ops.snake(
+            x.double(), alpha
+        ),
+        r"alpha: expected float32 \(16\) on cpu, got float32 \(8\) on cpu": lambda: ops.snake(x, alpha[:8]),
+        r"x: expected a multiple of 16 channels, got 15": lambda: ops.snake(x[..., :15], alpha[:15]),
+        r"taps: expected float32 \(7, 16\) on cpu": lambda: ops.depthwise(x, taps[:5], None, 1),
+        r"dilation: expected at least 1, got 0": lambda: ops.depthwise(x, taps, None, 0),
+        r"dy: expected float32 \(1, 50, 16\)": lambda: ops.snake_backward(x[:, :9], x, alpha),
+    }
+    for message, attempt in refused.items():
+        with pytest.raises(TensorError, match=message):
+            attempt()
+
+
+def test_export_leaves_plain_operators() -> None:
+    class Layer(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return operators.depthwise(operators.snake(x, alpha), taps, bias, 3)
+
+    alpha, taps, bias = torch.rand(16) + 0.5, torch.randn(7, 16), torch.randn(16)
+    x = torch.randn(1, 50, 16)
+    exported = torch.export.export(Layer(), (x,))
+    assert not any("opensnac" in str(node.target) for node in exported.graph.nodes)
+    torch.testing.assert_close(exported.module()(x), Layer()(x), atol=1e-5, rtol=1e-5)
