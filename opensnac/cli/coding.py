@@ -75,13 +75,18 @@ def encode(
         batch = _plan(inputs, out, audio.READABLE, [SNAC])
         from opensnac.recordings import transcode
         from opensnac.recordings.grouping import BATCH_SECONDS, Together
+        from opensnac.recordings.intake import Treatment
 
         codec = transcode.ModelShelf(model, reduced=reduced, device=device).get()
         seconds = (0.0 if device == "cpu" else BATCH_SECONDS) if together is None else together
         alone = not seconds or layout or live or len(batch) == 1
-        batches = Together(codec, [] if alone else [job.source for job in batch if job.source], seconds, mono)
+        batches = Together(
+            codec, [] if alone else [job.source for job in batch if job.source], seconds, Treatment(mono)
+        )
 
         def work(job: Job, report: Report) -> Result:
+            if job.source and (ready := batches.take(job.source)):
+                return transcode.write_codes(ready, _target(job), codec, force=force)
             return transcode.encode_file(
                 _source(job),
                 _target(job),
@@ -90,7 +95,6 @@ def encode(
                 raw=layout,
                 live=live,
                 force=force,
-                coded=lambda: batches.take(job.source) if job.source else None,
                 report=report,
             )
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ import torch
 from opensnac import SNAC, bitstream
 from opensnac.bitstream import WEIGHTS_HASH_DIGITS, Header
 from opensnac.errors import (
-    AudioError,
     BitstreamError,
     ConfigError,
     DamagedStreamError,
@@ -28,10 +27,10 @@ from opensnac.errors import (
     ModelMismatchError,
     OpensnacError,
 )
-from opensnac.files import refuse_existing, whole_file
+from opensnac.files import OutputFile, refuse_existing, whole_file
 from opensnac.model.codec import Progress, no_progress
 from opensnac.recordings import audio
-from opensnac.recordings.grouping import Coded
+from opensnac.recordings.intake import Intake, Treatment
 from opensnac.streaming.streams import StreamDecoder, StreamEncoder
 
 MAX_CHANNELS = 255  # what a header can say
@@ -40,10 +39,11 @@ PIECE_SAMPLES = 1 << 15  # of all channels together that the model works on at o
 
 @dataclass(frozen=True)
 class Result:
-    """What was done to one recording: its length in seconds, and what was wrong with a salvaged one."""
+    """What was done to one recording: its length in seconds, what was wrong with a salvaged one, what was odd."""
 
     seconds: float
     damage: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class ModelShelf:
@@ -102,61 +102,96 @@ def shared_cores(workers: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+class Recorded(Protocol):
+    """A recording as codes. Iterating gives them as they become certain: int64 (channels, n_i) a scale.
+
+    `num_samples` (at `rate`, Hz) and all `remarks` are there once the codes have ended.
+    """
+
+    @property
+    def channels(self) -> int:
+        """Each of them is coded by itself."""
+
+    @property
+    def rate(self) -> int:
+        """Hz, of the recording."""
+
+    @property
+    def num_samples(self) -> int:
+        """Of one channel."""
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """What was odd about it."""
+
+    def __iter__(self) -> Iterator[list[np.ndarray]]: ...
+
+
+class Coding:
+    """A recording on its way through a model, piece by piece, in flat memory."""
+
+    def __init__(self, recording: audio.Source, model: SNAC, treatment: Treatment, report: Progress = no_progress):
+        self._intake = Intake(recording, model.config.sampling_rate, treatment, MAX_CHANNELS)
+        self.channels, self.rate, self.remarks = self._intake.channels, self._intake.rate, self._intake.remarks
+        self._model, self._report = model, report
+
+    @property
+    def num_samples(self) -> int:
+        """Of one channel, so far."""
+        return self._intake.num_samples
+
+    def __iter__(self) -> Iterator[list[np.ndarray]]:
+        return encode_blocks(self._intake.blocks(self._report), self._model, self.channels)
+
+
+def write_codes(
+    recorded: Recorded, target: str | Path | BinaryIO, model: SNAC, *, live: bool = False, force: bool = False
+) -> Result:
+    """Write a recording's codes as a `.snac` file or stream, as they come.
+
+    `live` sends each coarse frame as soon as it is certain, in a packet of its own. A named target appears whole or not
+    at all; `force` replaces another. FileExistsError for the target.
+    """
+    pieces = iter(recorded)
+    first = next(pieces)  # what cannot be read should not begin a file
+    with _binary_output(target, force) as file:
+        per_packet = 1 if live else bitstream.DEFAULT_COARSE_FRAMES_PER_PACKET
+        writer = bitstream.Writer(file, header_for(model, recorded.channels, recorded.rate), per_packet)
+        for codes in itertools.chain([first], pieces):
+            writer.write(codes)
+            if live:
+                writer.flush()
+        writer.close(recorded.num_samples)
+    return Result(recorded.num_samples / recorded.rate, warnings=tuple(recorded.remarks))
+
+
 def encode_file(
     source: str | Path | BinaryIO,
     target: str | Path | BinaryIO,
     model: SNAC,
     *,
     mono: bool = False,
+    gain_db: float = 0.0,
+    normalize: bool = False,
+    strict: bool = False,
     raw: tuple[int, int] | None = None,
     live: bool = False,
     force: bool = False,
-    coded: Callable[[], Coded | None] = lambda: None,
     report: Progress = no_progress,
 ) -> Result:
-    """Code a recording that soundfile reads into a `.snac` file or stream, piece by piece, in flat memory.
+    """Code a recording into a `.snac` file or stream: `Coding`, then `write_codes`.
 
-    `mono` mixes its channels first. `raw`, a rate and a number of channels, is for headerless 16-bit samples. `live`
-    sends each coarse frame as soon as it is certain, in a packet of its own. Samples beyond ±1 are clipped. A
-    named target appears whole or not at all; `force` replaces another. `coded` may have the codes already.
-    Raises AudioError for the recording, FileExistsError for the target.
+    `raw`, a rate and a number of channels, is for headerless 16-bit samples. `mono`, `gain_db`, `normalize` and
+    `strict` are as in Treatment. Samples beyond ±1 are clipped, which the result's `warnings` say, as they say whatever
+    else is odd. Raises AudioError for the recording, FileExistsError for the target.
     """
     if isinstance(target, str | Path):
         refuse_existing(Path(target), force)  # before the work, not after it
-    if (ready := coded()) is not None:
-        with _binary_output(target, force) as file:
-            writer = bitstream.Writer(file, header_for(model, ready.channels, ready.rate))
-            writer.write(ready.codes)
-            writer.close(ready.num_samples)
-        return Result(ready.num_samples / ready.rate)
-    with audio.Source(source, raw) as recording:
-        channels = 1 if mono else recording.channels
-        if channels > MAX_CHANNELS:
-            raise AudioError(
-                f"{recording.name}: has {channels} channels; at most {MAX_CHANNELS} can be coded: mix down with --mono"
-            )
-        blocks = recording.blocks()
-        first = next(blocks)  # what cannot be read should not begin a file
-        with _binary_output(target, force) as file:
-            per_packet = 1 if live else bitstream.DEFAULT_COARSE_FRAMES_PER_PACKET
-            writer = bitstream.Writer(file, header_for(model, channels, recording.rate), per_packet)
-            num_samples = 0
-
-            def counted() -> Iterator[np.ndarray]:
-                nonlocal num_samples
-                for block in itertools.chain([first], blocks):
-                    num_samples += block.shape[1]
-                    yield block.mean(axis=0, keepdims=True) if mono else block
-                    if recording.num_samples:
-                        report(min(1.0, num_samples / recording.num_samples))
-
-            for codes in encode_blocks(counted(), model, channels, recording.rate):
-                writer.write(codes)
-                if live:
-                    writer.flush()
-            writer.close(num_samples)
+    treatment = Treatment(mono, gain_db, normalize, strict)
+    with audio.Source(source, raw, strict) as recording:
+        result = write_codes(Coding(recording, model, treatment, report), target, model, live=live, force=force)
     report(1.0)
-    return Result(num_samples / recording.rate)
+    return result
 
 
 def decode_file(
@@ -243,18 +278,17 @@ def _identity(header: Header) -> str:
     return f"{header.model_name!r} (weights {header.weights_hash})"
 
 
-def encode_blocks(blocks: Iterable[np.ndarray], model: SNAC, channels: int, rate: int) -> Iterator[list[np.ndarray]]:
-    """Code (channels, samples) blocks at `rate` Hz, clipped to ±1, each channel by itself.
+def encode_blocks(blocks: Iterable[np.ndarray], model: SNAC, channels: int) -> Iterator[list[np.ndarray]]:
+    """Code (channels, samples) blocks at the model's rate within ±1, each channel by itself.
 
     Yields codes as they become certain: one int64 array (channels, n_i) a scale, coarse to fine.
     """
-    resampler = audio.Resampler(rate, model.config.sampling_rate, channels)
     encoder, device = StreamEncoder(model), _device(model)
     state = encoder.start(channels)
     at_once = -(-PIECE_SAMPLES // channels)
-    for block in itertools.chain(map(resampler.push, blocks), _late(resampler.finish)):
+    for block in blocks:
         for start in range(0, block.shape[1], at_once):
-            piece = np.clip(block[:, start : start + at_once], -1, 1)
+            piece = np.ascontiguousarray(block[:, start : start + at_once])
             yield _stacked(encoder.push(torch.from_numpy(piece).to(device)[:, None], state))
     yield _stacked(encoder.flush(state))
 
@@ -306,11 +340,6 @@ class _Playback:
         return torch.cat(channels).float().cpu().numpy()
 
 
-def _late(make: Callable[[], np.ndarray]) -> Iterator[np.ndarray]:
-    """What `make` gives, asked for only when its turn comes."""
-    yield make()
-
-
 def _stacked(channels: list[list[torch.Tensor]]) -> list[np.ndarray]:
     return [torch.cat(scale).cpu().numpy() for scale in zip(*channels, strict=True)]
 
@@ -331,7 +360,7 @@ def _binary_input(source: str | Path | BinaryIO) -> Iterator[BinaryIO]:
 @contextmanager
 def _binary_output(target: str | Path | BinaryIO, force: bool) -> Iterator[BinaryIO]:
     if isinstance(target, str | Path):
-        with whole_file(Path(target), force) as path, open(path, "wb") as file:
+        with whole_file(Path(target), force) as path, OutputFile(path, target) as file:
             yield file
     else:
         yield target

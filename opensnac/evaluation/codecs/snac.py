@@ -47,7 +47,7 @@ class Opensnac(Codec):
         return f"opensnac {__version__}, {self.model.name} {self.model.fingerprint[:16]}"
 
     def __call__(self, clip: np.ndarray, sample_rate: int) -> Coded:
-        from opensnac import transcode  # imports torch
+        from opensnac.recordings import transcode  # imports torch
 
         with tempfile.TemporaryDirectory() as folder:
             original, coded, decoded = (Path(folder) / name for name in ("in.wav", "coded.snac", "out.wav"))
