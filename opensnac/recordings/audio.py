@@ -50,6 +50,7 @@ class Source:
         self.name = stream_name(source)
         self.num_samples: int | None = None
         self.lossy = False
+        self.exact = True  # whether `num_samples` is what will come, where nothing is missing
         self.repeatable = True  # whether `blocks` can be asked for more than once
         self.remarks = Remarks(self.name, strict)
         self._parts: list[View] = []
@@ -128,7 +129,8 @@ class Source:
             file = media.MediaFile(content, self.remarks)
         except BrokenFileError as error:
             raise BrokenFileError(f"not readable as audio ({error}); give {FORMATS}") from error
-        self.rate, self.channels, self.num_samples, self.lossy = file.rate, file.channels, file.num_samples, True
+        self.rate, self.channels, self.num_samples = file.rate, file.channels, file.num_samples
+        self.lossy, self.exact = True, False
         return file.blocks
 
     def _blocks_of_parts(self) -> Iterator[np.ndarray]:

@@ -7,12 +7,14 @@ exactly N samples at R, or ceil(N · X / R) at another rate X. Each channel is c
 from __future__ import annotations
 
 import itertools
+import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import torch
@@ -29,6 +31,7 @@ from opensnac.errors import (
 )
 from opensnac.files import OutputFile, refuse_existing, whole_file
 from opensnac.model.codec import Progress, no_progress
+from opensnac.model.pretrained import bundled_models
 from opensnac.recordings import audio
 from opensnac.recordings.intake import Intake, Treatment
 from opensnac.streaming.streams import StreamDecoder, StreamEncoder
@@ -49,35 +52,59 @@ class Result:
 class ModelShelf:
     """Models by name, each loaded once, whichever thread asks for it first. `only` stands for every name.
 
-    `reduced` lets them multiply in bfloat16. ConfigError for a device that is not there.
+    `reduced` lets them multiply in bfloat16. `trusted` names hub models that streams may have downloaded, OWNER/* all
+    of an owner's. ConfigError for a device that is not there.
     """
 
-    def __init__(self, only: str | Path | None = None, reduced: bool = False, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        only: str | Path | None = None,
+        reduced: bool = False,
+        device: str = "cpu",
+        trusted: Sequence[str] = (),
+    ) -> None:
         check_device(device)
-        self._only, self._reduced, self._device = only, reduced, device
+        self._only, self._reduced, self._device, self._trusted = only, reduced, device, tuple(trusted)
         self._models: dict[str, SNAC] = {}
         self._lock = threading.Lock()
 
     def get(self, name: str | None = None) -> SNAC:
         """The model called `name`, the default one for None, made quick to run. ModelError if none is."""
-        wanted = name if self._only is None else self._only
+        return self._load(name if self._only is None else self._only)
+
+    def for_header(self, header: Header) -> SNAC:
+        """The model that a stream names, if it is bundled, cached or trusted: whoever wrote the stream chose the name.
+
+        ModelError says how to give it where it is none of these.
+        """
+        if self._only is not None:
+            return self.get()
+        name = header.model_name
+        try:
+            if name in bundled_models():
+                return self._load(name)
+            if not _is_hub_id(name):
+                raise ModelError("only bundled models and those of the hub are looked for by a file's name for them")
+            here_only = not any(fnmatchcase(name, pattern) for pattern in self._trusted)
+            return self._load(name, **({"local_files_only": True} if here_only else {}))
+        except OpensnacError as error:
+            trust = f", or have it downloaded with --trust {name}" if _is_hub_id(name) else ""
+            raise ModelError(
+                f"needs the model {_identity(header)}, which was not found by that name; "
+                f"give its folder or hub id with --model{trust} ({error})"
+            ) from error
+
+    def _load(self, wanted: str | Path | None, **options: Any) -> SNAC:
         with self._lock:
             if str(wanted) not in self._models:
-                model = SNAC.from_pretrained(wanted).fold_weight_norm()
+                model = SNAC.from_pretrained(wanted, **options).fold_weight_norm()
                 self._models[str(wanted)] = model.reduce_precision(self._reduced, encoder=True).to(self._device)
             return self._models[str(wanted)]
 
-    def for_header(self, header: Header) -> SNAC:
-        """The model that a stream names. ModelError says how to give it where it is not to be found."""
-        if self._only is not None:
-            return self.get()
-        try:
-            return self.get(header.model_name)
-        except OpensnacError as error:
-            raise ModelError(
-                f"needs the model {_identity(header)}, which was not found by that name; "
-                f"give its folder or hub id with --model ({error})"
-            ) from error
+
+def _is_hub_id(name: str) -> bool:
+    """Whether a name can only mean a repository of the hub: no folder here, nor a path to one."""
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) is not None and not Path(name).exists()
 
 
 def check_device(device: str) -> None:
