@@ -16,8 +16,8 @@ from opensnac.recordings.remarks import RecordingWarning
 from opensnac.training.sources import Place, Recording, read_mono
 
 RATE = 24000
-VOICE = (0.3 * np.random.default_rng(0).standard_normal(RATE)).astype(np.float32)
-OTHER = (0.3 * np.random.default_rng(1).standard_normal(RATE)).astype(np.float32)
+VOICE = (0.1 * np.random.default_rng(0).standard_normal(RATE)).astype(np.float32)
+OTHER = (0.1 * np.random.default_rng(1).standard_normal(RATE)).astype(np.float32)
 
 
 def taken(samples: np.ndarray, **treatment: bool | float) -> tuple[np.ndarray, list[str]]:
