@@ -2,29 +2,66 @@
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+STEM_BYTES = 64  # of a target's name that its unfinished file keeps: a name has 255 bytes at most
 
 
 @contextmanager
 def whole_file(target: Path, force: bool = False) -> Iterator[Path]:
     """A path beside `target` to write to; it becomes `target` when the block ends well, else it is removed.
 
-    Missing folders are made. FileExistsError where `target` exists without `force`, or is no plain file.
+    Missing folders are made. FileExistsError where `target` exists without `force`, or is no plain file. An OSError
+    about the unfinished file (a full disk, a read-only folder) names `target`.
     """
     refuse_existing(target, force)
-    target = Path(os.path.realpath(target))  # through a link, rather than in its place
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name[:64]}.{secrets.token_hex(4)}.part")
+    place = Path(os.path.realpath(target))  # through a link, rather than in its place
+    unfinished = place.with_name(_unfinished_name(place.name))
     try:
+        place.parent.mkdir(parents=True, exist_ok=True)
         yield unfinished
         refuse_existing(target, force)
-        os.replace(unfinished, target)
+        os.replace(unfinished, place)
+    except OSError as error:
+        if error.filename is not None and os.fspath(error.filename) == os.fspath(unfinished):
+            error.filename, error.filename2 = str(target), None
+        raise
     finally:
-        unfinished.unlink(missing_ok=True)
+        if unfinished.parent.is_dir():
+            unfinished.unlink(missing_ok=True)
+
+
+def _unfinished_name(name: str) -> str:
+    start = os.fsencode(name)[:STEM_BYTES].decode(errors="ignore")
+    return f".{start}.{secrets.token_hex(4)}.part"
+
+
+class OutputFile(io.FileIO):
+    """A new file for writing, unbuffered, whose errors name `shown` and stay in `error` for who only sees bytes go."""
+
+    def __init__(self, path: Path, shown: str | Path) -> None:
+        super().__init__(path, "w+")
+        self.error: OSError | None = None
+        self._shown = str(shown)
+
+    def write(self, data: Any) -> int:
+        """Write all of `data`."""
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        try:
+            while rest:
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            error.filename = self._shown
+            self.error = self.error or error
+            raise
+        return size
 
 
 def refuse_existing(target: Path, force: bool = False) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 from opensnac.cli.app import Model, app
-from opensnac.cli.reporting import reporting, run_jobs
-from opensnac.recordings.jobs import Job, PlanError, Report, plan
+from opensnac.cli.reporting import reporting, run_jobs, shown
+from opensnac.recordings.jobs import Job, LeftOut, PlanError, Report, Search, plan
 
 if TYPE_CHECKING:
     from opensnac.recordings.transcode import Result
@@ -28,6 +28,16 @@ Out = Annotated[
 Jobs = Annotated[int, typer.Option(min=1, help="Files worked on at once; they share the cores.")]
 Device = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda or cuda:N.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace outputs that exist.")]
+SkipExisting = Annotated[
+    bool,
+    typer.Option(
+        "--skip-existing", help="Leave outputs that exist and are whole, of this input, and by this model and settings."
+    ),
+]
+KeepEnding = Annotated[
+    bool, typer.Option("--keep-ending", help="Name outputs after the whole input: a.mp3 becomes a.mp3.snac.")
+]
+Follow = Annotated[bool, typer.Option("--follow/--no-follow", help="Follow links to folders, each folder once.")]
 
 
 @app.command(epilog="Example: [bold]opensnac encode talks/ -o coded/ --jobs 2[/bold]")
@@ -36,6 +46,13 @@ def encode(
     out: Out = None,
     model: Model = None,
     mono: Annotated[bool, typer.Option("--mono", help="Mix all channels into one.")] = False,
+    gain: Annotated[float, typer.Option(metavar="DB", help="Make recordings so many decibels louder first.")] = 0.0,
+    normalize: Annotated[
+        bool, typer.Option("--normalize", help="Bring each recording's loudest sample to -1 dB of full scale first.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse recordings that there would be a warning about.")
+    ] = False,
     raw: Annotated[
         str | None,
         typer.Option(metavar="RATE[:CHANNELS]", help="The input is headerless 16-bit little-endian samples."),
@@ -60,42 +77,54 @@ def encode(
             "Default: 60 on a GPU; 0 on the processor, which one recording keeps busy: no faster in batches.",
         ),
     ] = None,
+    keep_ending: KeepEnding = False,
+    follow: Follow = True,
     jobs: Jobs = 1,
+    skip_existing: SkipExisting = False,
     force: Force = False,
 ) -> None:
     """Code recordings (WAV, FLAC, OGG, Opus, MP3, ...) into .snac files.
 
-    A folder is searched for recordings, whose tree is kept. What exists is not replaced without --force.
+    A folder is searched for recordings, whose tree is kept; what it holds besides is listed at the end. What exists is
+    not replaced without --force. M4A, AAC, WebM, WMA, AMR and films need: pip install 'opensnac\\[media]'
     A live source: [bold]arecord -t raw -f S16_LE -r 24000 | opensnac encode - --raw 24000 --live | ...[/bold]
     """
     with reporting():
         layout = _raw_layout(raw)
-        from opensnac.recordings import audio
-
-        batch = _plan(inputs, out, audio.READABLE, [SNAC])
-        from opensnac.recordings import transcode
+        left_out = LeftOut()
+        batch = _plan(inputs, out, _recordings(follow), [SNAC], keep_ending=keep_ending, left_out=left_out)
+        from opensnac.recordings import finished, transcode
         from opensnac.recordings.grouping import BATCH_SECONDS, Together
+        from opensnac.recordings.intake import Treatment
 
         codec = transcode.ModelShelf(model, reduced=reduced, device=device).get()
+        pending = _Pending(batch, force, skip_existing)
+        pending.compare(lambda source, target: finished.coded_already(source, target, codec, mono, layout))
         seconds = (0.0 if device == "cpu" else BATCH_SECONDS) if together is None else together
         alone = not seconds or layout or live or len(batch) == 1
-        batches = Together(codec, [] if alone else [job.source for job in batch if job.source], seconds, mono)
+        short = [] if alone else [job.source for job in pending.writable if job.source]
+        batches = Together(codec, short, seconds, Treatment(mono, gain, normalize, strict))
 
         def work(job: Job, report: Report) -> Result:
+            pending.refuse_existing(job)
+            if job.source and (ready := batches.take(job.source)):
+                return transcode.write_codes(ready, _target(job), codec, force=force)
             return transcode.encode_file(
                 _source(job),
                 _target(job),
                 codec,
                 mono=mono,
+                gain_db=gain,
+                normalize=normalize,
+                strict=strict,
                 raw=layout,
                 live=live,
                 force=force,
-                coded=lambda: batches.take(job.source) if job.source else None,
                 report=report,
             )
 
         with transcode.shared_cores(jobs):
-            run_jobs(batch, work, jobs)
+            run_jobs(pending.jobs, work, jobs, left_out, pending.finished)
 
 
 @app.command(epilog="Example: [bold]opensnac decode talk.snac -o talk.flac --sample-rate 48000[/bold]")
@@ -123,8 +152,19 @@ def decode(
     salvage: Annotated[
         bool, typer.Option("--salvage", help="Of a damaged file, decode what precedes the damage.")
     ] = False,
+    trust: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HUB_ID",
+            help="Download this model where a file names it; OWNER/* for all of an owner's. Give it again for more. "
+            "Without, files may name bundled and cached models only.",
+        ),
+    ] = None,
     device: Device = "cpu",
+    keep_ending: KeepEnding = False,
+    follow: Follow = True,
     jobs: Jobs = 1,
+    skip_existing: SkipExisting = False,
     force: Force = False,
 ) -> None:
     """Decode .snac files into WAV, FLAC (16 bit) or OGG (Vorbis) files.
@@ -136,12 +176,17 @@ def decode(
         ending = _ending(audio_format)
         from opensnac.recordings import audio
 
-        batch = _plan(inputs, out, [SNAC], list(audio.WRITABLE), ending)
-        from opensnac.recordings import transcode
+        left_out = LeftOut()
+        search = Search([SNAC], expected=_sound_endings(), follow=follow)
+        batch = _plan(inputs, out, search, list(audio.WRITABLE), ending, keep_ending=keep_ending, left_out=left_out)
+        from opensnac.recordings import finished, transcode
 
-        shelf = transcode.ModelShelf(model, reduced=reduced, device=device)
+        shelf = transcode.ModelShelf(model, reduced=reduced, device=device, trusted=trust or ())
+        pending = _Pending(batch, force, skip_existing)
+        pending.compare(lambda source, target: finished.decoded_already(source, target, sample_rate))
 
         def work(job: Job, report: Report) -> Result:
+            pending.refuse_existing(job)
             return transcode.decode_file(
                 _source(job),
                 _target(job),
@@ -156,7 +201,7 @@ def decode(
             )
 
         with transcode.shared_cores(jobs):
-            run_jobs(batch, work, jobs)
+            run_jobs(pending.jobs, work, jobs, left_out, pending.finished)
 
 
 @app.command(epilog="Example: [bold]opensnac info talk.snac --json[/bold]")
@@ -171,12 +216,12 @@ def info(
     with reporting():
         from opensnac import bitstream
 
-        batch = [job for name in files for job in plan([name], None, [SNAC], [".json"])]
+        batch = [job for name in files for job in plan([name], None, Search([SNAC]), [".json"])]
 
         def show(job: Job, report: Report) -> None:
             with open(job.source, "rb") if job.source else nullcontext(sys.stdin.buffer) as file:
                 facts = {"file": job.name} | bitstream.read(file).info()
-            print(json.dumps(facts) if as_json else _describe(facts))
+            print(json.dumps(facts) if as_json else shown(_describe(facts)))
 
         run_jobs(batch, show)
 
@@ -193,10 +238,63 @@ def models() -> None:
             print(f"{name}  cached")
 
 
+class _Pending:
+    """The jobs of a batch that are still to be done: with `skip`, those without a finished output.
+
+    Unless `force` is given, outputs that are there and not finished stay, and their jobs fail in time.
+    """
+
+    def __init__(self, batch: list[Job], force: bool, skip: bool) -> None:
+        self.jobs = batch
+        self.finished = 0
+        self._force, self._skip = force, skip
+        self._other: dict[Job, str] = {}
+
+    def compare(self, difference: Callable[[Path, Path], str | None]) -> None:
+        """Leave out the jobs whose output `difference` finds to be what it should be."""
+        if not self._skip:
+            return
+        jobs = []
+        for job in self.jobs:
+            if job.source is not None and job.target is not None and job.target.is_file():
+                if (what := difference(job.source, job.target)) is None:
+                    self.finished += 1
+                    continue
+                self._other[job] = what
+            jobs.append(job)
+        self.jobs = jobs
+
+    @property
+    def writable(self) -> list[Job]:
+        """The jobs whose output is not in the way."""
+        return [job for job in self.jobs if self._force or job.target is None or not job.target.exists()]
+
+    def refuse_existing(self, job: Job) -> None:
+        """FileExistsError, with what was found there, where a job's output is in the way."""
+        if job in self._other and not self._force:
+            raise FileExistsError(f"{job.target}: exists and {self._other[job]}; --force replaces it")
+
+
+def _recordings(follow: bool) -> Search:
+    """Recordings that can be read here; those that need an extra are left out with its name."""
+    from opensnac.recordings import audio, media
+
+    if media.available():
+        return Search((*audio.READABLE, *media.ENDINGS), [SNAC], follow=follow)
+    reason = f"readable after: pip install '{media.EXTRA}'"
+    return Search(audio.READABLE, [SNAC], dict.fromkeys(media.ENDINGS, reason), follow)
+
+
+def _sound_endings() -> tuple[str, ...]:
+    from opensnac.recordings import audio, media
+
+    return (*audio.READABLE, *media.ENDINGS)
+
+
 def _plan(
-    inputs: list[str], out: str | None, read: Sequence[str], write: Sequence[str], ending: str | None = None
+    inputs: list[str], out: str | None, search: Search, write: Sequence[str], ending: str | None = None, **options: Any
 ) -> list[Job]:
-    batch = plan(inputs, out, read, write, ending)
+    batch = plan(inputs, out, search, write, ending, **options)
     if batch[0].target is None and sys.stdout.isatty():
         raise PlanError("standard output is a terminal; name a file with -o, or pipe the bytes on")
     return batch

@@ -5,15 +5,16 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import typer
 
 from opensnac.errors import OpensnacError
-from opensnac.recordings.jobs import Job, PlanError, Report, run
+from opensnac.recordings.jobs import Job, LeftOut, PlanError, Report, run
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -23,30 +24,60 @@ if TYPE_CHECKING:
 FAILED, MISUSED, INTERRUPTED, TERMINATED = 1, 2, 130, 143  # exit codes
 
 
-def run_jobs(batch: list[Job], work: Callable[[Job, Report], Result | None], workers: int = 1) -> None:
-    """Do the work with a progress bar on a terminal; list failures, and exit with 1 if there are any."""
-    with _progress_bar() as bar:
-        task = bar.add_task("", total=sum(job.bytes for job in batch))
-        done = dict.fromkeys(batch, 0.0)
+def run_jobs(
+    batch: Sequence[Job],
+    work: Callable[[Job, Report], Result | None],
+    workers: int = 1,
+    left_out: LeftOut | None = None,
+    finished: int = 0,
+) -> None:
+    """Do the work with a progress bar on a terminal; say what was odd, what failed and what was left out.
 
-        def advance(job: Job, share: float) -> None:
-            done[job] = share * job.bytes
-            bar.update(task, description=job.name, completed=sum(done.values()))
+    `finished` jobs of the same command were done before. Exits with 1 if any fails.
+    """
+    with _progress_bar() as bar:
+        progress = _Progress(bar, batch)
 
         def fail(job: Job, error: Exception) -> None:
             _say(_message(error, job))
-            advance(job, 1)
+            progress.advance(job, 1)
 
         def work_and_warn(job: Job, report: Report) -> None:
             result = work(job, report)
             if result is not None and result.damage:
                 _say(f"{job.name}: only the first {result.seconds:.1f} s could be kept: {result.damage}")
+            for warning in result.warnings if result is not None else ():
+                _say(f"{job.name}: {warning}")
 
-        failures = run(batch, work_and_warn, workers, advance, fail)
+        failures = run(batch, work_and_warn, workers, progress.advance, fail)
+    for line in left_out.lines() if left_out is not None else ():
+        _say(line)
+    if finished:
+        _say(f"{finished} of {len(batch) + finished} files were there already, whole")
     if failures:
         if len(batch) > 1:
             _say(f"{failures} of {len(batch)} files failed")
         raise typer.Exit(FAILED)
+
+
+class _Progress:
+    """The bar of a batch: each report costs the same, however many jobs there are."""
+
+    def __init__(self, bar: Progress, batch: Sequence[Job]) -> None:
+        self._bar, self._lock = bar, threading.Lock()
+        self._shares: dict[Job, float] = {}  # of jobs that have begun and not ended
+        self._done = 0.0  # bytes
+        self._task = None if bar.disable else bar.add_task("", total=sum(job.bytes for job in batch))
+
+    def advance(self, job: Job, share: float) -> None:
+        """So much of a job is done."""
+        if self._task is None:
+            return
+        with self._lock:
+            self._done += (share - self._shares.pop(job, 0.0)) * job.bytes
+            if share < 1:
+                self._shares[job] = share
+            self._bar.update(self._task, description=shown(job.name), completed=self._done)
 
 
 def _progress_bar() -> Progress:
@@ -92,7 +123,8 @@ def _message(error: Exception, job: Job | None = None) -> str:
     if os.environ.get("OPENSNAC_DEBUG"):
         traceback.print_exception(error)
     if isinstance(error, OSError) and error.strerror:
-        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes | os.PathLike) else None
+        text = f"{name}: {error.strerror}" if name else error.strerror
     elif isinstance(error, OpensnacError | FileExistsError):
         text = str(error)
     elif isinstance(error, MemoryError):
@@ -104,7 +136,12 @@ def _message(error: Exception, job: Job | None = None) -> str:
 
 
 def _say(text: str) -> None:
-    print(f"opensnac: {text}", file=sys.stderr)
+    print(f"opensnac: {shown(text)}", file=sys.stderr)
+
+
+def shown(text: str) -> str:
+    """Text that can be printed: the bytes of names that are no UTF-8 appear as \\xNN."""
+    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def needs_extra(extra: str, *packages: str) -> None:

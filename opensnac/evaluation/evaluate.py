@@ -29,6 +29,7 @@ from opensnac.evaluation.codecs import DEFAULT_CODECS, Codec, by_name
 from opensnac.evaluation.codecs.base import peak_memory
 from opensnac.evaluation.metrics import METRICS, Metric, package_version, require
 from opensnac.recordings import audio
+from opensnac.recordings.mixing import mix_down
 
 DEFAULT_PLAYERS = 6  # clips that can be heard and seen on the page
 WARM_UP_RATE = 24_000  # Hz; a second of it
@@ -262,7 +263,7 @@ def measure(task: Task) -> Record:
     record |= {"memory_of": task.codec} if task.memory else {}
     try:
         recording, sample_rate = audio.read(task.path)
-        clip = recording.mean(axis=0)
+        clip = mix_down(recording, sample_rate, task.clip)
         coded = _codec(task.codec)(clip, sample_rate)
         if task.memory:
             return record | {"peak_bytes": peak_memory()}

@@ -9,6 +9,7 @@ import shutil
 import struct
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,13 +20,20 @@ import soundfile
 import soxr
 
 from opensnac.errors import AudioError
-from opensnac.files import whole_file
+from opensnac.files import OutputFile, whole_file
+from opensnac.recordings import media
+from opensnac.recordings.containers import BrokenFileError, Found, examine
+from opensnac.recordings.remarks import RecordingWarning, Remarks, missing
+from opensnac.recordings.views import Bytes, View
 
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000  # Hz; beyond these a header is damaged rather than daring
 BLOCK_SAMPLES = 1 << 16  # samples a channel that are read, resampled or written at a time
 LARGEST_WAV = 0xFFFF_0000  # bytes of samples that its 32-bit counts leave room for
 # The endings that folders are searched for; a file given by name may have any ending that soundfile reads.
 READABLE = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".caf", ".w64")
+FORMATS = "a WAV, FLAC, OGG, Opus or MP3 file"
+LOSSY = ("VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III")  # whose samples may exceed ±1 a little
+UNKNOWN_LENGTH = 1 << 62  # samples; libsndfile says about this for a stream without an end
 WRITABLE = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
 
 
@@ -34,20 +42,26 @@ class Source:
 
     `source` is a file name or an open binary stream; one that cannot seek is spooled to disk first. With `raw`, a rate
     and a number of channels, it holds headerless 16-bit little-endian samples, which are read as they arrive.
-    Raises AudioError for what is no audio.
+    `remarks` has a line for whatever is odd about the recording: what is missing of it, what of the file was not read.
+    Raises AudioError for what is no audio, and with `strict` instead of every remark.
     """
 
-    def __init__(self, source: str | Path | BinaryIO, raw: tuple[int, int] | None = None) -> None:
+    def __init__(self, source: str | Path | BinaryIO, raw: tuple[int, int] | None = None, strict: bool = False) -> None:
         self.name = stream_name(source)
         self.num_samples: int | None = None
+        self.lossy = False
+        self.exact = True  # whether `num_samples` is what will come, where nothing is missing
+        self.repeatable = True  # whether `blocks` can be asked for more than once
+        self.remarks = Remarks(self.name, strict)
+        self._parts: list[View] = []
         with ExitStack() as closing, self._readable():
             if raw is not None:
                 self.rate, self.channels = raw
-                self._next = self._raw_blocks(_opened(source, closing))
+                self._begin = self._raw_blocks_of(_opened(source, closing))
+            elif isinstance(source, str | Path) and Path(source).suffix.lower() == ".raw":
+                raise AudioError(f"{self.name}: headerless samples have no known rate; give it with --raw")
             else:
-                file = closing.enter_context(soundfile.SoundFile(_seekable(source, closing)))
-                self.rate, self.channels, self.num_samples = file.samplerate, file.channels, len(file)
-                self._next = self._blocks(file)
+                self._begin = self._open(Bytes(_seekable(source, closing)))
             check_rate(self.rate, self.name)
             self._closing = closing.pop_all()
 
@@ -58,14 +72,19 @@ class Source:
         self._closing.close()
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """The samples, once: float32 of shape (channels, up to BLOCK_SAMPLES).
+        """The samples: float32 of shape (channels, up to BLOCK_SAMPLES or a little more).
 
         Samples keep the file's scale: integers are divided by their full scale, floats are taken as they are and may
-        exceed ±1. Raises AudioError for NaN or infinity, and where no sample comes. A cut FLAC is refused; a cut WAV
-        or OGG, which may be a stream of no known end, is read as far as it goes.
+        exceed ±1. Raises AudioError for NaN or infinity, and where no sample comes. A cut FLAC is refused; others are
+        read as far as they go, with a remark.
         """
         length = 0
-        for block in self._next:
+        blocks = self._begin()
+        while True:
+            with self._readable():
+                block = next(blocks, None)
+            if block is None:
+                break
             if not np.isfinite(block).all():
                 raise AudioError(f"{self.name}: holds NaN or infinity near sample {length}; repair the recording")
             yield block.T
@@ -73,27 +92,80 @@ class Source:
         if length == 0:
             raise AudioError(f"{self.name}: holds no samples; at least one is needed")
 
-    def _blocks(self, file: soundfile.SoundFile) -> Iterator[np.ndarray]:
-        while True:
-            with self._readable():
-                block = file.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)
-            if len(block) == 0:
-                return
-            yield block
+    def _open(self, content: Bytes) -> Callable[[], Iterator[np.ndarray]]:
+        """Look into the file; what begins to read it."""
+        found = examine(content)
+        for remark in found.remarks:
+            self.remarks.add(remark)
+        try:
+            self._measure(found)
+        except soundfile.SoundFileError:
+            if found.kind in ("FLAC", "MP3") or not media.available():
+                raise
+            return self._open_media(content)
+        return self._blocks_of_parts
 
-    def _raw_blocks(self, file: BinaryIO) -> Iterator[np.ndarray]:
+    def _measure(self, found: Found) -> None:
+        """Rate, channels and length, which all parts must share and add up to."""
+        lengths: list[int] = []
+        for part in found.parts:
+            with _ForwardFile(part) as file:
+                if lengths and (file.samplerate, file.channels) != (self.rate, self.channels):
+                    raise BrokenFileError(
+                        f"changes from {self.channels} channels at {self.rate} Hz to {file.channels} at "
+                        f"{file.samplerate} Hz at byte {part.start}; split it there"
+                    )
+                self.rate, self.channels, self.lossy = file.samplerate, file.channels, file.subtype in LOSSY
+                lengths.append(len(file))
+        self._parts = found.parts
+        self.num_samples = sum(lengths) if max(lengths) < UNKNOWN_LENGTH else None
+        if found.promised and self.num_samples:
+            there = self.num_samples / self.rate
+            self.remarks.add(missing(there * found.promised / max(1, found.there), there))
+
+    def _open_media(self, content: Bytes) -> Callable[[], Iterator[np.ndarray]]:
+        """Let PyAV read what libsndfile does not; libsndfile's own words where it cannot either."""
+        try:
+            file = media.MediaFile(content, self.remarks)
+        except BrokenFileError as error:
+            raise BrokenFileError(f"not readable as audio ({error}); give {FORMATS}") from error
+        self.rate, self.channels, self.num_samples = file.rate, file.channels, file.num_samples
+        self.lossy, self.exact = True, False
+        return file.blocks
+
+    def _blocks_of_parts(self) -> Iterator[np.ndarray]:
+        for part in self._parts:
+            with _ForwardFile(part) as file:
+                read = 0
+                while len(block := file.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)):
+                    yield block
+                    read += len(block)
+                if part.error is not None:
+                    raise part.error
+                if read < len(file) < UNKNOWN_LENGTH:
+                    self.remarks.add(missing(len(file) / self.rate, read / self.rate))
+
+    def _raw_blocks_of(self, file: BinaryIO) -> Callable[[], Iterator[np.ndarray]]:
+        self.repeatable = file.seekable()
+        start = file.tell() if self.repeatable else 0
         read = getattr(file, "read1", file.read)  # what is there now, rather than a full block later
-        rest = b""
-        while data := read(2 * self.channels * BLOCK_SAMPLES):
-            data = rest + data
-            whole = len(data) // (2 * self.channels) * 2 * self.channels
-            rest = data[whole:]
-            if whole:
-                yield np.frombuffer(data[:whole], "<i2").reshape(-1, self.channels).astype(np.float32) / 32768
-        if rest:
-            raise AudioError(
-                f"{self.name}: ends inside of a sample; 16-bit samples of {self.channels} channels were needed"
-            )
+
+        def blocks() -> Iterator[np.ndarray]:
+            if self.repeatable and file.tell() != start:
+                file.seek(start)
+            rest = b""
+            while data := read(2 * self.channels * BLOCK_SAMPLES):
+                data = rest + data
+                whole = len(data) // (2 * self.channels) * 2 * self.channels
+                rest = data[whole:]
+                if whole:
+                    yield np.frombuffer(data[:whole], "<i2").reshape(-1, self.channels).astype(np.float32) / 32768
+            if rest:
+                raise AudioError(
+                    f"{self.name}: ends inside of a sample; 16-bit samples of {self.channels} channels were needed"
+                )
+
+        return blocks
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
@@ -102,26 +174,50 @@ class Source:
             yield
         except OSError as error:
             raise AudioError(f"{self.name}: cannot be read: {error.strerror or error}") from error
-        except TypeError as error:  # soundfile's answer to a name that ends in .raw
-            raise AudioError(f"{self.name}: headerless samples have no known rate; make it a WAV first") from error
+        except BrokenFileError as error:
+            raise AudioError(f"{self.name}: {error}") from error
         except soundfile.SoundFileError as error:
             reason = str(getattr(error, "error_string", error)).rstrip(". ")
-            raise AudioError(
-                f"{self.name}: not readable as audio ({reason}); give a WAV, FLAC, OGG, Opus or MP3 file"
-            ) from error
+            raise AudioError(f"{self.name}: not readable as audio ({reason}); give {FORMATS}{_or_install()}") from error
 
 
-def read(source: str | Path | BinaryIO) -> tuple[np.ndarray, int]:
-    """Read a whole recording: float32 of shape (channels, samples), and its rate in Hz. Errors as in Source."""
+class _ForwardFile(soundfile.SoundFile):
+    """A recording that libsndfile reads from its beginning to its end.
+
+    Where it may seek, soundfile does so after every block, and MP3 decoders lose some of their state on the way: blocks
+    would not fit together.
+    """
+
+    def __init__(self, view: View) -> None:
+        view.seek(0)
+        super().__init__(view)
+
+    def seekable(self) -> bool:
+        """Not for us."""
+        return False
+
+
+def _or_install() -> str:
+    return "" if media.available() else f", or pip install '{media.EXTRA}' for M4A, AAC, WebM, WMA, AMR and films"
+
+
+def read(source: str | Path | BinaryIO, strict: bool = False) -> tuple[np.ndarray, int]:
+    """Read a whole recording: float32 of shape (channels, samples), and its rate in Hz. Errors as in Source.
+
+    What is odd about it is a RecordingWarning.
+    """
     samples = np.empty((0, 0), np.float32)
     length = 0
-    with Source(source) as recording:
+    with Source(source, strict=strict) as recording:
         for block in recording.blocks():  # grown block by block: a header may promise more than memory holds
             if length + block.shape[1] > len(samples):  # realloc in place: no second copy of an hour of audio
-                samples.resize((max(2 * len(samples), BLOCK_SAMPLES), recording.channels), refcheck=False)
+                grown = max(2 * len(samples), length + block.shape[1], BLOCK_SAMPLES)
+                samples.resize((grown, recording.channels), refcheck=False)
             samples[length : length + block.shape[1]] = block.T
             length += block.shape[1]
         samples.resize((length, recording.channels), refcheck=False)
+        for remark in recording.remarks:
+            warnings.warn(f"{recording.name}: {remark}", RecordingWarning, stacklevel=2)
         return samples.T, recording.rate
 
 
@@ -191,37 +287,58 @@ class Sink:
         container, subtype = _container(self._ending, self.channels * (self._at_most or 0))
         with ExitStack() as stack:
             if isinstance(self._target, str | Path):
-                place: Any = stack.enter_context(whole_file(Path(self._target), self._force))
+                unfinished = stack.enter_context(whole_file(Path(self._target), self._force))
+                place = stack.enter_context(OutputFile(unfinished, self._target))
             else:  # a header holds the length, so soundfile must be able to seek back to it
-                place = stack.enter_context(tempfile.TemporaryFile())
-            with self._writable(container):
-                file = soundfile.SoundFile(place, "w", self.rate, self.channels, subtype, format=container)
+                folder = stack.enter_context(tempfile.TemporaryDirectory())
+                place = stack.enter_context(OutputFile(Path(folder) / "spooled", "the folder of temporary files"))
+            with self._writable(container, place):
+                file = soundfile.SoundFile(_ForC(place), "w", self.rate, self.channels, subtype, format=container)
             stack.callback(file.close)
 
             def put(block: np.ndarray) -> None:
-                with self._writable(container):
+                with self._writable(container, place):
                     for start in range(0, len(block), BLOCK_SAMPLES):  # a huge OGG block overflows the stack
                         part = block[start : start + BLOCK_SAMPLES]
                         file.write(_as_int16(part) if subtype == "PCM_16" else part)
 
             yield put
-            file.close()
+            with self._writable(container, place):
+                file.close()
             if not isinstance(self._target, str | Path):
                 place.seek(0)
                 shutil.copyfileobj(place, self._target)
 
     @contextmanager
-    def _writable(self, container: str) -> Iterator[None]:
+    def _writable(self, container: str, place: OutputFile) -> Iterator[None]:
         try:
             yield
+        except AssertionError as error:  # soundfile's answer to a short write
+            raise place.error or AudioError(f"{self.name}: could not be written to its end") from error
         except soundfile.SoundFileError as error:
+            if place.error is not None:
+                raise place.error from error
             reason = str(getattr(error, "error_string", error)).rstrip(". ")
             raise AudioError(
                 f"{self.name}: {container} cannot hold {self.channels} channels at {self.rate} Hz ({reason}); "
                 f"use another of {', '.join(WRITABLE)}"
             ) from error
-        except AssertionError as error:  # soundfile's answer to a short write
-            raise AudioError(f"{self.name}: could not be written to its end; is the disk full?") from error
+        if place.error is not None:
+            raise place.error
+
+
+class _ForC:
+    """An output for libsndfile, which calls through C, where exceptions are lost; the file keeps its first error."""
+
+    def __init__(self, file: OutputFile) -> None:
+        self.tell, self.seek, self.read, self._file = file.tell, file.seek, file.read, file
+
+    def write(self, data: bytes) -> int:
+        """Write all, or nothing more than an error."""
+        try:
+            return self._file.write(data)
+        except OSError:
+            return 0
 
 
 def write(
@@ -329,15 +446,14 @@ def _opened(source: str | Path | BinaryIO, closing: ExitStack) -> BinaryIO:
     return closing.enter_context(open(source, "rb")) if isinstance(source, str | Path) else source
 
 
-def _seekable(source: str | Path | BinaryIO, closing: ExitStack) -> str | BinaryIO:
-    """What soundfile can seek in: the file's name, or for a pipe all its bytes on disk."""
-    file = _opened(source, closing)  # before soundfile does, for the system's own words on what is missing
+def _seekable(source: str | Path | BinaryIO, closing: ExitStack) -> BinaryIO:
+    """A file that can seek: a pipe's bytes are put on disk."""
+    file = _opened(source, closing)
     if file.seekable():
-        return str(source) if isinstance(source, str | Path) else source
+        return file
     spooled = tempfile.TemporaryFile()  # noqa: SIM115
     closing.callback(spooled.close)
     shutil.copyfileobj(file, spooled)
-    spooled.seek(0)
     return spooled
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from opensnac.engine.batches import BATCH_SECONDS, encode_clips, group_by_length
+from opensnac.engine.batches import BATCH_SECONDS, group_by_length
 from opensnac.engine.codec import Coder, frozen
 from opensnac.errors import OpensnacError
 from opensnac.recordings import audio
+from opensnac.recordings.intake import Intake, Treatment
 
 __all__ = ["BATCH_SECONDS", "Coded", "Together"]
 
@@ -22,71 +24,102 @@ LONGEST_SECONDS = 30.0  # longer recordings are coded by themselves, in pieces
 
 @dataclass(frozen=True)
 class Coded:
-    """A recording's codes, int64 (channels, n_i) of each scale, coarse to fine, and its own length and rate."""
+    """A recording as codes, all there: int64 (channels, n_i) of each scale, coarse to fine; length and rate its own."""
 
     codes: list[np.ndarray]
     num_samples: int
     channels: int
     rate: int
+    remarks: Sequence[str] = ()
+
+    def __iter__(self) -> Iterator[list[np.ndarray]]:
+        return iter([self.codes])
+
+
+@dataclass
+class _Group:
+    """Files that are coded together, and their codes once they are."""
+
+    files: list[Path]
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    coded: dict[Path, Coded] | None = None
 
 
 class Together:
     """Codes of many short files, a batch of similar lengths whenever one of its files is asked for.
 
     `batch_seconds` of audio, padding included, bound the memory. A file that cannot be read is left out of its batch:
-    whoever codes it alone will learn why.
+    whoever codes it alone will learn why. Threads read batches side by side; the model works on one at a time.
     """
 
-    def __init__(self, model: Coder, files: Sequence[Path], batch_seconds: float, mono: bool = False) -> None:
-        self._model, self._mono = model, mono
-        self._seconds = batch_seconds
-        short = [(file, seconds) for file in files if 0 < (seconds := _seconds(file, mono)) <= LONGEST_SECONDS]
-        milliseconds = [round(1000 * seconds) for _, seconds in short]
-        groups = group_by_length(milliseconds, round(1000 * batch_seconds))
-        self._group = {short[i][0]: [short[i][0] for i in group] for group in groups for i in group}
-        self._coded: dict[Path, Coded] = {}
-        self._lock = threading.Lock()
+    def __init__(
+        self, model: Coder, files: Sequence[Path], batch_seconds: float, treatment: Treatment | None = None
+    ) -> None:
+        self._model, self._seconds = frozen(model), batch_seconds
+        self._treatment = treatment or Treatment()
+        self._coding = threading.Lock()
+        clips = [clip for file in files for clip in _clips(file, self._treatment.mono)]  # one a channel
+        groups = group_by_length([length for _, length in clips], round(1000 * batch_seconds))
+        self._group: dict[Path, _Group] = {}
+        for members in groups:
+            group = _Group([file for file in dict.fromkeys(clips[i][0] for i in members) if file not in self._group])
+            self._group |= dict.fromkeys(group.files, group)
 
     def take(self, file: Path) -> Coded | None:
         """A file's codes, once; None if it is to be coded by itself."""
-        with self._lock:
-            if file not in self._coded:
-                self._code(self._group.pop(file, []))
-            return self._coded.pop(file, None)
+        if (group := self._group.get(file)) is None:
+            return None
+        with group.lock:
+            if group.coded is None:
+                group.coded = self._code(group.files)
+            return group.coded.pop(file, None)
 
-    def _code(self, group: list[Path]) -> None:
-        found = {file: heard for file in group if (heard := self._heard(file)) is not None}
-        for file in found:
-            self._group.pop(file, None)
-        device = frozen(self._model).device
-        channels_of = [channel for samples, _, _ in found.values() for channel in samples]
-        clips = [torch.from_numpy(channel).to(device)[None, None] for channel in channels_of]
+    def _code(self, files: list[Path]) -> dict[Path, Coded]:
+        found = {file: heard for file in files if (heard := self._heard(file)) is not None}
+        channels = [channel for samples, _ in found.values() for channel in samples]
         try:
-            codes = dict(encode_clips(self._model, clips, self._seconds))
+            with self._coding:
+                codes = iter(self._encode(channels))
         except (OpensnacError, RuntimeError, MemoryError):  # not enough memory, say: one by one, then
-            return
-        first = 0
-        for file, (samples, num_samples, rate) in found.items():
-            channels = [codes[first + n] for n in range(len(samples))]
-            first += len(samples)
-            scales = [torch.cat(scale).cpu().numpy() for scale in zip(*channels, strict=True)]
-            self._coded[file] = Coded(scales, num_samples, len(samples), rate)
+            return {}
+        coded = {}
+        for file, (samples, intake) in found.items():
+            scales = zip(*itertools.islice(codes, len(samples)), strict=True)
+            whole = [torch.cat(scale).cpu().numpy() for scale in scales]
+            coded[file] = Coded(whole, intake.num_samples, intake.channels, intake.rate, tuple(intake.remarks))
+        return coded
 
-    def _heard(self, file: Path) -> tuple[np.ndarray, int, int] | None:
-        """Samples (channels, n) at the model's rate, the file's own number and rate; None if it cannot be read."""
+    def _encode(self, channels: list[np.ndarray]) -> list[list[torch.Tensor]]:
+        """The codes of each channel, (1, n_i) of each scale."""
+        if not channels:
+            return []
+        lengths = [len(channel) for channel in channels]
+        batch = torch.zeros(len(channels), 1, max(lengths))
+        for row, channel in zip(batch, channels, strict=True):
+            row[0, : len(channel)] = torch.from_numpy(channel)
+        codes = self._model.encode(batch.to(self._model.device), lengths)
+        frames, strides = [self._model.config.num_frames(n) for n in lengths], self._model.config.vq_strides
+        return [
+            [scale[row : row + 1, : count // stride] for scale, stride in zip(codes, strides, strict=True)]
+            for row, count in enumerate(frames)
+        ]
+
+    def _heard(self, file: Path) -> tuple[np.ndarray, Intake] | None:
+        """Samples (channels, n) at the model's rate, and what they came from; None if it cannot be read."""
         try:
-            samples, rate = audio.read(file)
+            with audio.Source(file, strict=self._treatment.strict) as recording:
+                intake = Intake(recording, self._model.config.sampling_rate, self._treatment)
+                return np.ascontiguousarray(np.concatenate(list(intake.blocks()), axis=1)), intake
         except (OpensnacError, OSError):
             return None
-        samples = samples.mean(axis=0, keepdims=True) if self._mono else samples
-        resampled = audio.resample(samples, rate, self._model.config.sampling_rate)
-        return np.ascontiguousarray(np.clip(resampled, -1, 1)), samples.shape[1], rate
 
 
-def _seconds(file: Path, mono: bool) -> float:
-    """Of all channels together, as the header has it; 0 where it does not tell."""
+def _clips(file: Path, mono: bool) -> list[tuple[Path, int]]:
+    """The file, and how many milliseconds it lasts as its header has it, once a channel; nothing if it is not short."""
     try:
         with audio.Source(file) as recording:
-            return (recording.num_samples or 0) * (1 if mono else recording.channels) / recording.rate
+            seconds = (recording.num_samples or 0) / recording.rate
+            channels = 1 if mono else recording.channels
     except (OpensnacError, OSError):
-        return 0.0
+        return []
+    return [(file, round(1000 * seconds))] * channels if 0 < seconds * channels <= LONGEST_SECONDS else []

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 STANDARD = "-"  # standard input or output, in place of a name
+SIGNAL_SECONDS = 0.05  # after which a signal that another thread took is heard
+NAMES_LISTED = 10  # of those left out for one reason
 
 
 class PlanError(Exception):
     """Inputs and outputs that cannot be what the caller meant: found before any work is done."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Job:
     """One file to turn into another. `source` or `target` is None where it is standard input or output."""
 
@@ -25,28 +29,127 @@ class Job:
 
     @property
     def name(self) -> str:
+        """The source's, or what it is."""
         return "standard input" if self.source is None else str(self.source)
 
-    @property
+    @cached_property
     def bytes(self) -> int:
         """Size of the input, as a measure of the work; 1 where it is not known."""
         return self.source.stat().st_size or 1 if self.source is not None and self.source.is_file() else 1
 
 
+class LeftOut:
+    """What folders hold and no job takes, by reason, in the order in which it was found."""
+
+    def __init__(self) -> None:
+        self.paths: dict[str, list[Path]] = {}
+
+    def add(self, reason: str, path: Path) -> None:
+        """Note a file, link or folder."""
+        self.paths.setdefault(reason, []).append(path)
+
+    def lines(self) -> list[str]:
+        """One for each reason, with the number and the first names."""
+        return [f"left out, {reason}: {_listed(paths)}" for reason, paths in self.paths.items()]
+
+
+def _listed(paths: Sequence[Path]) -> str:
+    names = ", ".join(map(str, paths[:NAMES_LISTED]))
+    more = len(paths) - NAMES_LISTED
+    return f"{names} and {more} more" if more > 0 else names
+
+
+@dataclass(frozen=True)
+class Search:
+    """How folders are searched: for names that end in one of `endings`.
+
+    What ends in one of `expected`, such as outputs beside their inputs, is passed over without a word; for others
+    `explained` may say why they are left out. Links to folders are followed, each folder once, unless `follow` is off.
+    """
+
+    endings: Sequence[str]
+    expected: Sequence[str] = ()
+    explained: Mapping[str, str] = field(default_factory=dict)
+    follow: bool = True
+
+    def __call__(self, folder: Path, left_out: LeftOut) -> list[Path]:
+        """The files, sorted."""
+        found: list[Path] = []
+        seen: set[tuple[int, int]] = set()
+        links = deque([folder])
+        while links:  # folders before links to them, so that files have the names of where they lie
+            folders = [links.popleft()]
+            while folders:
+                self._look_into(folders.pop(), seen, found, folders, links, left_out)
+        return sorted(found)
+
+    def _look_into(
+        self,
+        folder: Path,
+        seen: set[tuple[int, int]],
+        found: list[Path],
+        folders: list[Path],
+        links: deque[Path],
+        left_out: LeftOut,
+    ) -> None:
+        try:
+            status = folder.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                return
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(folder) as entries:
+                listed = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            left_out.add(f"cannot be read ({error.strerror})", folder)
+            return
+        for entry in listed:
+            path = folder / entry.name
+            if entry.name.startswith("."):
+                left_out.add("hidden", path)
+            elif entry.is_dir(follow_symlinks=False):
+                folders.append(path)
+            elif entry.is_symlink() and entry.is_dir():
+                if self.follow:
+                    links.append(path)
+                else:
+                    left_out.add("links that are not followed", path)
+            elif reason := self._refused(entry):
+                left_out.add(reason, path)
+            elif path.suffix.lower() in self.endings:
+                found.append(path)
+
+    def _refused(self, entry: os.DirEntry[str]) -> str | None:
+        """Why a file is left out; None for what is taken, or expected."""
+        ending = os.path.splitext(entry.name)[1].lower()
+        if ending in self.expected and ending not in self.endings:
+            return None
+        if ending not in self.endings:
+            return self.explained.get(ending, "another ending")
+        if entry.is_file():
+            return None
+        return "a link to nothing" if entry.is_symlink() else "no plain file"
+
+
 def plan(
     inputs: Sequence[str],
     out: str | None,
-    read: Sequence[str],
+    read: Sequence[str] | Search,
     write: Sequence[str],
     ending: str | None = None,
+    *,
+    keep_ending: bool = False,
+    left_out: LeftOut | None = None,
 ) -> list[Job]:
     """The jobs for `inputs`: names of files and folders, or "-" alone for standard input.
 
     Folders are searched for names that end in one of `read`, hidden ones left out, and keep their tree under
     `out`. Without `out` an output lies beside its input (standard input goes to standard output). The ending
-    becomes `ending`, or write[0]. One input file may name its output: `out` then ends in one of `write`.
+    becomes `ending`, or write[0]; with `keep_ending` that comes behind the old one. One input file may name its output:
+    `out` then ends in one of `write`. `left_out` takes what folders hold besides.
     Raises PlanError for what is missing or empty, and for outputs that are unclear or fall together.
     """
+    search = read if isinstance(read, Search) else Search(read)
+    left_out = LeftOut() if left_out is None else left_out
     missing = [name for name in inputs if name != STANDARD and not Path(name).exists()]
     if missing:
         raise PlanError(f"{', '.join(missing)}: no such file or folder")
@@ -57,11 +160,29 @@ def plan(
     else:
         if out and _names_a_file(out, write):
             raise PlanError(f"{out}: names one file, but the outputs of several inputs need a folder")
-        jobs = [job for name in inputs for job in _jobs_of(Path(name), out, read, ending or write[0])]
+        naming = _Naming(None if out is None else Path(out), ending or write[0], keep_ending)
+        jobs = [job for name in inputs for job in _jobs_of(Path(name), naming, search, left_out)]
     if not jobs:
-        raise PlanError(f"{', '.join(inputs)}: nothing to do, no file there ends in {', '.join(read)}")
-    _refuse_shared_targets(jobs)
+        besides = "".join(f"; {line}" for line in left_out.lines())
+        raise PlanError(
+            f"{', '.join(inputs)}: nothing to do, no file there ends in {', '.join(search.endings)}{besides}"
+        )
+    _refuse_shared_targets(jobs, keep_ending)
     return jobs
+
+
+@dataclass(frozen=True)
+class _Naming:
+    """Where outputs go, and how they end."""
+
+    out: Path | None
+    ending: str
+    keep: bool
+
+    def target(self, folder: Path, inside: Path) -> Path:
+        """The output of what lies at `inside` below `folder`."""
+        name = inside.name + self.ending if self.keep else inside.with_suffix(self.ending).name
+        return (folder if self.out is None else self.out) / inside.parent / name
 
 
 def _standard_job(inputs: Sequence[str], out: str | None, write: Sequence[str], ending: str | None) -> Job:
@@ -98,30 +219,51 @@ def _with_ending(target: Path, ending: str | None) -> Path:
     return target
 
 
-def _jobs_of(source: Path, out: str | None, read: Sequence[str], ending: str) -> Iterator[Job]:
+def _jobs_of(source: Path, naming: _Naming, search: Search, left_out: LeftOut) -> Iterator[Job]:
     """The jobs of one input; a folder's files keep their place below it."""
     if not source.is_dir():
-        folder = source.parent if out is None else Path(out)
-        yield Job(source, folder / source.with_suffix(ending).name)
+        yield Job(source, naming.target(source.parent, Path(source.name)))
         return
-    for path in sorted(source.rglob("*")):
-        inside = path.relative_to(source)
-        hidden = any(part.startswith(".") for part in inside.parts)
-        if path.suffix.lower() in read and path.is_file() and not hidden:
-            yield Job(path, (source if out is None else Path(out)) / inside.with_suffix(ending))
+    for path in search(source, left_out):
+        yield Job(path, naming.target(source, path.relative_to(source)))
 
 
-def _refuse_shared_targets(jobs: Sequence[Job]) -> None:
-    sources = {os.path.realpath(job.source): job for job in jobs if job.source}
-    first: dict[str, Job] = {}
+def _refuse_shared_targets(jobs: Sequence[Job], keep_ending: bool) -> None:
+    """PlanError that lists every output that two inputs would share, or that is an input itself."""
+    real = _RealPaths()
+    sources = {real(job.source) for job in jobs if job.source}
+    sharing: dict[str, list[Job]] = {}
     for job in jobs:
         assert job.target is not None
-        real = os.path.realpath(job.target)
-        if real in first:
-            raise PlanError(f"{first[real].name} and {job.name} would both become {job.target}; rename one")
-        if real in sources:
-            raise PlanError(f"{job.target}: is an input and would be an output; choose another with -o")
-        first[real] = job
+        sharing.setdefault(real(job.target), []).append(job)
+    overwritten = [sharers[0].target for target, sharers in sharing.items() if target in sources]
+    if overwritten:
+        named = ", ".join(map(str, overwritten))
+        raise PlanError(f"{named}: is an input and would be an output; choose another with -o")
+    shared = [
+        f"{' and '.join(job.name for job in sharers)} would {'both' if len(sharers) == 2 else 'all'} "
+        f"become {sharers[0].target}"
+        for sharers in sharing.values()
+        if len(sharers) > 1
+    ]
+    if shared:
+        way_out = "rename one" if keep_ending else "rename one, or keep their endings with --keep-ending"
+        raise PlanError(f"{'; '.join(shared)}; {way_out}")
+
+
+class _RealPaths:
+    """`os.path.realpath`, which looks at every part of a path, for many paths in few folders."""
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, str] = {}
+
+    def __call__(self, path: Path) -> str:
+        if path.is_symlink():
+            return os.path.realpath(path)
+        folder = path.parent
+        if folder not in self._folders:
+            self._folders[folder] = os.path.realpath(folder)
+        return os.path.join(self._folders[folder], path.name)
 
 
 class Interrupted(BaseException):
@@ -164,10 +306,24 @@ def run(
 
     if workers == 1:
         return sum(not attempt(job) for job in jobs)
+    waiting, lock = iter(jobs), threading.Lock()
+
+    def work_on() -> int:
+        failures = 0
+        while not stopped.is_set():
+            with lock:
+                job = next(waiting, None)
+            if job is None:
+                break
+            failures += not attempt(job)
+        return failures
+
     with ThreadPoolExecutor(workers) as pool:
+        working = [pool.submit(work_on) for _ in range(workers)]
         try:
-            return sum(not done for done in pool.map(attempt, jobs))
-        except BaseException:
+            done: set[Future[int]] = set()
+            while len(done) < workers and not any(future.exception() for future in done):
+                done, _ = wait(working, SIGNAL_SECONDS, FIRST_EXCEPTION)
+            return sum(future.result() for future in done)  # all of them, or one that raises
+        finally:
             stopped.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise

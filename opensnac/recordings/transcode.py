@@ -7,22 +7,23 @@ exactly N samples at R, or ceil(N · X / R) at another rate X. Each channel is c
 from __future__ import annotations
 
 import itertools
+import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import torch
 
-from opensnac import SNAC, bitstream
+from opensnac import bitstream
 from opensnac.bitstream import WEIGHTS_HASH_DIGITS, Header
-from opensnac.engine.codec import Coder
+from opensnac.engine.codec import SNAC, Coder
 from opensnac.engine.engine import Engine, Progress, no_progress
 from opensnac.errors import (
-    AudioError,
     BitstreamError,
     ConfigError,
     DamagedStreamError,
@@ -30,9 +31,10 @@ from opensnac.errors import (
     ModelMismatchError,
     OpensnacError,
 )
-from opensnac.files import refuse_existing, whole_file
+from opensnac.files import OutputFile, refuse_existing, whole_file
+from opensnac.model.pretrained import bundled_models
 from opensnac.recordings import audio
-from opensnac.recordings.grouping import Coded
+from opensnac.recordings.intake import Intake, Treatment
 from opensnac.streaming.streams import StreamDecoder, StreamEncoder
 
 MAX_CHANNELS = 255  # what a header can say
@@ -41,44 +43,70 @@ PIECE_SAMPLES = 1 << 15  # of all channels together that the model works on at o
 
 @dataclass(frozen=True)
 class Result:
-    """What was done to one recording: its length in seconds, and what was wrong with a salvaged one."""
+    """What was done to one recording: its length in seconds, what was wrong with a salvaged one, what was odd."""
 
     seconds: float
     damage: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class ModelShelf:
     """Models by name, each loaded once, whichever thread asks for it first. `only` stands for every name.
 
-    `reduced` lets them multiply in bfloat16. ConfigError for a device that is not there.
+    `reduced` lets them multiply in bfloat16. `trusted` names hub models that streams may have downloaded, OWNER/* all
+    of an owner's. ConfigError for a device that is not there.
     """
 
-    def __init__(self, only: str | Path | None = None, reduced: bool = False, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        only: str | Path | None = None,
+        reduced: bool = False,
+        device: str = "cpu",
+        trusted: Sequence[str] = (),
+    ) -> None:
         check_device(device)
-        self._only, self._reduced, self._device = only, reduced, device
+        self._only, self._reduced, self._device, self._trusted = only, reduced, device, tuple(trusted)
         self._models: dict[str, Engine] = {}
         self._lock = threading.Lock()
 
     def get(self, name: str | None = None) -> Engine:
         """The model called `name`, the default one for None, made quick to run. ModelError if none is."""
-        wanted = name if self._only is None else self._only
+        return self._load(name if self._only is None else self._only)
+
+    def for_header(self, header: Header) -> Engine:
+        """The model that a stream names, if it is bundled, cached or trusted: whoever wrote the stream chose the name.
+
+        ModelError says how to give it where it is none of these.
+        """
+        if self._only is not None:
+            return self.get()
+        name = header.model_name
+        try:
+            if name in bundled_models():
+                return self._load(name)
+            if not _is_hub_id(name):
+                raise ModelError("only bundled models and those of the hub are looked for by a file's name for them")
+            here_only = not any(fnmatchcase(name, pattern) for pattern in self._trusted)
+            return self._load(name, **({"local_files_only": True} if here_only else {}))
+        except OpensnacError as error:
+            trust = f", or have it downloaded with --trust {name}" if _is_hub_id(name) else ""
+            raise ModelError(
+                f"needs the model {_identity(header)}, which was not found by that name; "
+                f"give its folder or hub id with --model{trust} ({error})"
+            ) from error
+
+    def _load(self, wanted: str | Path | None, **options: Any) -> Engine:
         with self._lock:
             if str(wanted) not in self._models:
                 dtype = torch.bfloat16 if self._reduced else None
-                self._models[str(wanted)] = SNAC.from_pretrained(wanted).freeze(dtype=dtype, device=self._device)
+                model = SNAC.from_pretrained(wanted, **options)
+                self._models[str(wanted)] = model.freeze(dtype=dtype, device=self._device)
             return self._models[str(wanted)]
 
-    def for_header(self, header: Header) -> Engine:
-        """The model that a stream names. ModelError says how to give it where it is not to be found."""
-        if self._only is not None:
-            return self.get()
-        try:
-            return self.get(header.model_name)
-        except OpensnacError as error:
-            raise ModelError(
-                f"needs the model {_identity(header)}, which was not found by that name; "
-                f"give its folder or hub id with --model ({error})"
-            ) from error
+
+def _is_hub_id(name: str) -> bool:
+    """Whether a name can only mean a repository of the hub: no folder here, nor a path to one."""
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) is not None and not Path(name).exists()
 
 
 def check_device(device: str) -> None:
@@ -103,61 +131,96 @@ def shared_cores(workers: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+class Recorded(Protocol):
+    """A recording as codes. Iterating gives them as they become certain: int64 (channels, n_i) a scale.
+
+    `num_samples` (at `rate`, Hz) and all `remarks` are there once the codes have ended.
+    """
+
+    @property
+    def channels(self) -> int:
+        """Each of them is coded by itself."""
+
+    @property
+    def rate(self) -> int:
+        """Hz, of the recording."""
+
+    @property
+    def num_samples(self) -> int:
+        """Of one channel."""
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """What was odd about it."""
+
+    def __iter__(self) -> Iterator[list[np.ndarray]]: ...
+
+
+class Coding:
+    """A recording on its way through a model, piece by piece, in flat memory."""
+
+    def __init__(self, recording: audio.Source, model: Coder, treatment: Treatment, report: Progress = no_progress):
+        self._intake = Intake(recording, model.config.sampling_rate, treatment, MAX_CHANNELS)
+        self.channels, self.rate, self.remarks = self._intake.channels, self._intake.rate, self._intake.remarks
+        self._model, self._report = model, report
+
+    @property
+    def num_samples(self) -> int:
+        """Of one channel, so far."""
+        return self._intake.num_samples
+
+    def __iter__(self) -> Iterator[list[np.ndarray]]:
+        return encode_blocks(self._intake.blocks(self._report), self._model, self.channels)
+
+
+def write_codes(
+    recorded: Recorded, target: str | Path | BinaryIO, model: Coder, *, live: bool = False, force: bool = False
+) -> Result:
+    """Write a recording's codes as a `.snac` file or stream, as they come.
+
+    `live` sends each coarse frame as soon as it is certain, in a packet of its own. A named target appears whole or not
+    at all; `force` replaces another. FileExistsError for the target.
+    """
+    pieces = iter(recorded)
+    first = next(pieces)  # what cannot be read should not begin a file
+    with _binary_output(target, force) as file:
+        per_packet = 1 if live else bitstream.DEFAULT_COARSE_FRAMES_PER_PACKET
+        writer = bitstream.Writer(file, header_for(model, recorded.channels, recorded.rate), per_packet)
+        for codes in itertools.chain([first], pieces):
+            writer.write(codes)
+            if live:
+                writer.flush()
+        writer.close(recorded.num_samples)
+    return Result(recorded.num_samples / recorded.rate, warnings=tuple(recorded.remarks))
+
+
 def encode_file(
     source: str | Path | BinaryIO,
     target: str | Path | BinaryIO,
     model: Coder,
     *,
     mono: bool = False,
+    gain_db: float = 0.0,
+    normalize: bool = False,
+    strict: bool = False,
     raw: tuple[int, int] | None = None,
     live: bool = False,
     force: bool = False,
-    coded: Callable[[], Coded | None] = lambda: None,
     report: Progress = no_progress,
 ) -> Result:
-    """Code a recording that soundfile reads into a `.snac` file or stream, piece by piece, in flat memory.
+    """Code a recording into a `.snac` file or stream: `Coding`, then `write_codes`.
 
-    `mono` mixes its channels first. `raw`, a rate and a number of channels, is for headerless 16-bit samples. `live`
-    sends each coarse frame as soon as it is certain, in a packet of its own. Samples beyond ±1 are clipped. A
-    named target appears whole or not at all; `force` replaces another. `coded` may have the codes already.
-    Raises AudioError for the recording, FileExistsError for the target.
+    `raw`, a rate and a number of channels, is for headerless 16-bit samples. `mono`, `gain_db`, `normalize` and
+    `strict` are as in Treatment. Samples beyond ±1 are clipped, which the result's `warnings` say, as they say whatever
+    else is odd. Raises AudioError for the recording, FileExistsError for the target.
     """
     if isinstance(target, str | Path):
         refuse_existing(Path(target), force)  # before the work, not after it
-    if (ready := coded()) is not None:
-        with _binary_output(target, force) as file:
-            writer = bitstream.Writer(file, header_for(model, ready.channels, ready.rate))
-            writer.write(ready.codes)
-            writer.close(ready.num_samples)
-        return Result(ready.num_samples / ready.rate)
-    with audio.Source(source, raw) as recording:
-        channels = 1 if mono else recording.channels
-        if channels > MAX_CHANNELS:
-            raise AudioError(
-                f"{recording.name}: has {channels} channels; at most {MAX_CHANNELS} can be coded: mix down with --mono"
-            )
-        blocks = recording.blocks()
-        first = next(blocks)  # what cannot be read should not begin a file
-        with _binary_output(target, force) as file:
-            per_packet = 1 if live else bitstream.DEFAULT_COARSE_FRAMES_PER_PACKET
-            writer = bitstream.Writer(file, header_for(model, channels, recording.rate), per_packet)
-            num_samples = 0
-
-            def counted() -> Iterator[np.ndarray]:
-                nonlocal num_samples
-                for block in itertools.chain([first], blocks):
-                    num_samples += block.shape[1]
-                    yield block.mean(axis=0, keepdims=True) if mono else block
-                    if recording.num_samples:
-                        report(min(1.0, num_samples / recording.num_samples))
-
-            for codes in encode_blocks(counted(), model, channels, recording.rate):
-                writer.write(codes)
-                if live:
-                    writer.flush()
-            writer.close(num_samples)
+    treatment = Treatment(mono, gain_db, normalize, strict)
+    with audio.Source(source, raw, strict) as recording:
+        result = write_codes(Coding(recording, model, treatment, report), target, model, live=live, force=force)
     report(1.0)
-    return Result(num_samples / recording.rate)
+    return result
 
 
 def decode_file(
@@ -187,7 +250,7 @@ def decode_file(
     with _about(source), _binary_input(source) as file:
         reader = bitstream.Reader(file)
         header = reader.header
-        model = models.for_header(header) if isinstance(models, ModelShelf) else models
+        model = models if isinstance(models, Coder) else models.for_header(header)
         check_model(header, model)
         rate = sample_rate or header.original_rate
         audio.check_rate(rate, "the header")
@@ -244,18 +307,17 @@ def _identity(header: Header) -> str:
     return f"{header.model_name!r} (weights {header.weights_hash})"
 
 
-def encode_blocks(blocks: Iterable[np.ndarray], model: Coder, channels: int, rate: int) -> Iterator[list[np.ndarray]]:
-    """Code (channels, samples) blocks at `rate` Hz, clipped to ±1, each channel by itself.
+def encode_blocks(blocks: Iterable[np.ndarray], model: Coder, channels: int) -> Iterator[list[np.ndarray]]:
+    """Code (channels, samples) blocks at the model's rate within ±1, each channel by itself.
 
     Yields codes as they become certain: one int64 array (channels, n_i) a scale, coarse to fine.
     """
-    resampler = audio.Resampler(rate, model.config.sampling_rate, channels)
     encoder = StreamEncoder(model)
     state = encoder.start(channels)
     at_once = -(-PIECE_SAMPLES // channels)
-    for block in itertools.chain(map(resampler.push, blocks), _late(resampler.finish)):
+    for block in blocks:
         for start in range(0, block.shape[1], at_once):
-            piece = np.clip(block[:, start : start + at_once], -1, 1)
+            piece = np.ascontiguousarray(block[:, start : start + at_once])
             yield _stacked(encoder.push(torch.from_numpy(piece).to(encoder.engine.device)[:, None], state))
     yield _stacked(encoder.flush(state))
 
@@ -307,11 +369,6 @@ class _Playback:
         return torch.cat(channels).float().cpu().numpy()
 
 
-def _late(make: Callable[[], np.ndarray]) -> Iterator[np.ndarray]:
-    """What `make` gives, asked for only when its turn comes."""
-    yield make()
-
-
 def _stacked(channels: list[list[torch.Tensor]]) -> list[np.ndarray]:
     return [torch.cat(scale).cpu().numpy() for scale in zip(*channels, strict=True)]
 
@@ -328,7 +385,7 @@ def _binary_input(source: str | Path | BinaryIO) -> Iterator[BinaryIO]:
 @contextmanager
 def _binary_output(target: str | Path | BinaryIO, force: bool) -> Iterator[BinaryIO]:
     if isinstance(target, str | Path):
-        with whole_file(Path(target), force) as path, open(path, "wb") as file:
+        with whole_file(Path(target), force) as path, OutputFile(path, target) as file:
             yield file
     else:
         yield target

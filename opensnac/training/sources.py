@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from opensnac.errors import AudioError
 from opensnac.recordings.audio import READABLE
+from opensnac.recordings.mixing import mix_down
 from opensnac.training.config import Source
 
 UNKNOWN_LENGTH = 1 << 62  # samples; libsndfile says about this for a stream without an end
@@ -187,11 +188,12 @@ def read_mono(recording: Recording, sample_rate: int, start: int = 0, length: in
     try:
         with recording.place.open() as stream, soundfile.SoundFile(stream) as file:
             file.seek(start)
-            mono = file.read(length, dtype="float32", always_2d=True).mean(1)
+            samples = file.read(length, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError) as error:
         raise BrokenRecordingError(error) from error
-    if not len(mono) or not np.isfinite(mono).all():
-        raise BrokenRecordingError(f"{'NaN or infinity' if len(mono) else 'no samples'} from sample {start} on")
+    if not len(samples) or not np.isfinite(samples).all():
+        raise BrokenRecordingError(f"{'NaN or infinity' if len(samples) else 'no samples'} from sample {start} on")
+    mono = mix_down(samples.T, recording.sample_rate, recording.place)
     if recording.sample_rate != sample_rate:
         mono = soxr.resample(mono, recording.sample_rate, sample_rate)
     return np.asarray(mono, np.float32)

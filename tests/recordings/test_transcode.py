@@ -143,12 +143,60 @@ def test_a_forged_layout_is_refused(model: SNAC) -> None:
         transcode.check_model(header, model)
 
 
-def test_the_model_that_a_file_names_is_loaded(folder: Path, model: SNAC, monkeypatch: pytest.MonkeyPatch) -> None:
+class AskedError(Exception):
+    """A model was asked for."""
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, dict[str, object]]]:
+    """Which models were to be loaded, and how; none is."""
+    calls: list[tuple[object, dict[str, object]]] = []
+
+    def load(name: object, **options: object) -> None:
+        calls.append((name, options))
+        raise AskedError
+
+    monkeypatch.setattr(SNAC, "from_pretrained", load)
+    return calls
+
+
+@pytest.mark.parametrize("name", ["speech_24khz_small", "speech_24khz_tiny"])
+def test_a_bundled_model_is_taken_by_its_name(model: SNAC, asked: list[object], name: str) -> None:
+    header = replace(transcode.header_for(model, 1, 24000), model_name=name)
+    with pytest.raises(AskedError):
+        transcode.ModelShelf().for_header(header)
+    assert asked == [(name, {})]
+
+
+def test_a_strangers_name_downloads_nothing(model: SNAC, asked: list[object]) -> None:
+    header = replace(transcode.header_for(model, 1, 24000), model_name="stranger/model")
+    with pytest.raises(AskedError):
+        transcode.ModelShelf().for_header(header)
+    assert asked == [("stranger/model", {"local_files_only": True})]
+
+
+@pytest.mark.parametrize("trusted", ["stranger/model", "stranger/*"])
+def test_a_trusted_name_may_be_downloaded(model: SNAC, asked: list[object], trusted: str) -> None:
+    header = replace(transcode.header_for(model, 1, 24000), model_name="stranger/model")
+    with pytest.raises(AskedError):
+        transcode.ModelShelf(trusted=["someone/else", trusted]).for_header(header)
+    assert asked == [("stranger/model", {})]
+
+
+@pytest.mark.parametrize("name", ["tiny", "./tiny", "models/tiny", "../tiny", "/tmp/tiny", "~/tiny", "a/b/c", "a/.."])
+@pytest.mark.parametrize("trusted", [(), ("*",)])
+def test_a_strangers_name_opens_no_folder(
+    folder: Path, model: SNAC, asked: list[object], monkeypatch: pytest.MonkeyPatch, name: str, trusted: tuple[str, ...]
+) -> None:
+    """Not where a folder of that name is, and not with everything of the hub trusted."""
+    (folder.parent / "models").mkdir(exist_ok=True)
+    if not (folder.parent / "models/tiny").exists():
+        (folder.parent / "models/tiny").symlink_to(folder)
     monkeypatch.chdir(folder.parent)
-    header = transcode.header_for(model, 1, 24000)
-    shelf = transcode.ModelShelf()
-    assert shelf.for_header(header).fingerprint == model.fingerprint
-    assert shelf.for_header(header) is shelf.get("tiny")
+    header = replace(transcode.header_for(model, 1, 24000), model_name=name)
+    with pytest.raises(ModelError, match="give its folder or hub id with --model"):
+        transcode.ModelShelf(trusted=trusted).for_header(header)
+    assert asked == []
 
 
 def test_a_model_that_is_not_there_is_named_with_what_to_do(model: SNAC) -> None:

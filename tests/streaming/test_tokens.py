@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import configs
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opensnac import SNAC
 from opensnac.errors import CodesError, ConfigError
-from opensnac.streaming.tokens import TokenLayout, TokenStream
+from opensnac.streaming.alignment import Alignment
+from opensnac.streaming.tokens import RowLayout, TokenLayout, TokenStream
 
 ORPHEUS_OFFSET = 128266
 
@@ -74,18 +77,189 @@ def test_what_is_no_token_is_refused_and_changes_nothing(model: SNAC, codes: lis
     torch.testing.assert_close(audio, model.decode(codes, seed=4)[0, 0], atol=1e-5, rtol=0)
 
 
-def test_repair_takes_codes_of_other_slots_and_leaves_out_what_is_none(model: SNAC, codes: list[torch.Tensor]) -> None:
+def test_repair_leaves_out_what_is_no_code(model: SNAC, codes: list[torch.Tensor]) -> None:
     stream = TokenStream(model, 500, repair=True, seed=4)
-    vocabulary, pieces = stream.layout.vocabulary, []
-    for i, token in enumerate(stream.layout.flatten(codes)[0].tolist()):
-        pieces.append(stream.push(3))
-        moved = token if i % 5 else (token + 64 if token + 64 in vocabulary else token - 64)
-        pieces.append(stream.push(moved))
-    pieces.append(stream.push(vocabulary[0]))
+    pieces = []
+    for token in stream.layout.flatten(codes)[0].tolist():
+        pieces += [stream.push(3), stream.push(token)]
     audio = torch.cat([*pieces, stream.finish()])
-    assert stream.ignored == codes[0].shape[1] * 7 + 1
-    assert stream.repaired == -(-codes[0].shape[1] * 7 // 5)
+    assert (stream.ignored, stream.concealed) == (codes[0].shape[1] * 7, 0)
     torch.testing.assert_close(audio, model.decode(codes, seed=4)[0, 0], atol=1e-5, rtol=0)
+
+
+class Recorded(TokenStream):
+    """A stream that notes the codes of every coarse frame, None for one that is concealed, and makes no sound."""
+
+    def __init__(self, layout: TokenLayout) -> None:
+        self.layout, self.heard, self._repair = layout, [], True
+        self.ignored = self.frames = self.concealed = 0
+        self._row, self._device, self._last = [], torch.device("cpu"), None
+        self._frame_samples = 0
+        self._alignment = Alignment(layout.pattern)
+
+    def _hear(self, row: Sequence[int | None]) -> torch.Tensor:
+        self.frames += 1
+        self.concealed += None in row
+        self.heard.append(None if None in row else tuple(row))
+        return torch.zeros(0)
+
+
+FRAMES = 12
+LAYOUTS = {
+    "orpheus": TokenLayout((4, 2, 1), 64, 100),
+    "two scales": TokenLayout((2, 1), 64),
+    "by scale": TokenLayout((4, 2, 1), 64, slots=(0, 1, 1, 2, 2, 2, 2)),
+    "separated": TokenLayout((4, 2, 1), 64, 100, separator=99),
+    "one range a scale": TokenLayout((4, 2, 1), 64, 100, ranges="scale"),
+    "one range a scale, separated": TokenLayout((4, 2, 1), 64, 100, ranges="scale", separator=5),
+}
+
+
+def edited(tokens: list[int], edits: list[tuple[str, int, int]], layout: TokenLayout) -> list[int]:
+    """Tokens after edits: what is done, where, and with which token."""
+    tokens = list(tokens)
+    for kind, where, number in edits:
+        at = where % len(tokens)
+        other = layout.offset + number % len(layout.vocabulary)
+        if kind == "drop":
+            del tokens[at]
+        elif kind == "double":
+            tokens.insert(at, tokens[at])
+        else:
+            tokens[at] = other
+    return tokens
+
+
+def frames_of(layout: TokenLayout, seed: int = 0) -> tuple[list[tuple[int, ...]], list[int]]:
+    """Coarse frames that all differ, and their tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    codes = [
+        torch.randint(layout.codebook_size, (1, FRAMES * layout.strides[0] // stride), generator=generator)
+        for stride in layout.strides
+    ]
+    tokens = layout.flatten(codes)[0].tolist()
+    stream = Recorded(layout)
+    for token in tokens:
+        stream.push(token)
+    stream.finish()
+    return stream.heard, tokens
+
+
+def kept(whole: list[tuple[int, ...]], heard: list[tuple[int, ...] | None]) -> int:
+    """How many frames came through, in order: the longest common subsequence."""
+    row = [0] * (len(heard) + 1)
+    for frame in whole:
+        before = row[:]
+        for i, other in enumerate(heard):
+            row[i + 1] = before[i] + 1 if frame == other else max(before[i + 1], row[i])
+    return row[-1]
+
+
+EDITS = st.lists(
+    st.tuples(st.sampled_from(["drop", "double", "replace"]), st.integers(0, 1000), st.integers(0, 1000)), max_size=6
+)
+
+
+@pytest.mark.parametrize("name", [name for name in LAYOUTS if "range" not in name])
+@given(edits=EDITS)
+@settings(max_examples=300, deadline=None)
+def test_edits_spoil_hardly_more_frames_than_they_are(name: str, edits: list[tuple[str, int, int]]) -> None:
+    layout = LAYOUTS[name]
+    whole, tokens = frames_of(layout)
+    stream = Recorded(layout)
+    for token in edited(tokens, edits, layout):
+        stream.push(token)
+    stream.finish()
+    assert kept(whole, stream.heard) >= FRAMES - len(edits) - 1
+    assert stream.concealed <= len(edits) + 1
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("kind", ["drop", "double", "replace"])
+def test_one_edit_anywhere_spoils_one_frame_and_moves_none(name: str, kind: str) -> None:
+    layout = LAYOUTS[name]
+    whole, tokens = frames_of(layout)
+    for at in range(len(tokens)):
+        stream = Recorded(layout)
+        for token in edited(tokens, [(kind, at, 3 * at)], layout):
+            stream.push(token)
+        stream.finish()
+        assert len(stream.heard) == FRAMES
+        assert sum(a != b for a, b in zip(whole, stream.heard, strict=True)) <= 1 + ("range" in name)
+
+
+@given(st.lists(st.integers(0, 600), max_size=60))
+@settings(deadline=None)
+def test_any_tokens_end_in_whole_frames(tokens: list[int]) -> None:
+    for layout in LAYOUTS.values():
+        stream = Recorded(layout)
+        for token in tokens:
+            stream.push(token)
+        stream.finish()
+        assert stream.frames == len(stream.heard)
+        assert stream.frames <= len(tokens)
+        assert all(frame is None or len(frame) == len(layout.slots) for frame in stream.heard)
+
+
+def test_a_concealed_frame_repeats_the_last_whole_one(model: SNAC, codes: list[torch.Tensor]) -> None:
+    tokens = TokenLayout.of(model.config).flatten(codes)[0].tolist()
+    stream = TokenStream(model, repair=True, seed=4)
+    pieces = [stream.push(token) for token in [*tokens[:30], *tokens[31:]]]  # one of the fifth frame is dropped
+    audio = torch.cat([*pieces, stream.finish()])
+    assert stream.concealed == 1
+    repeated = [code.clone() for code in codes]
+    for scale, stride in zip(repeated, (4, 2, 1), strict=True):
+        n = 4 // stride
+        scale[:, 4 * n : 5 * n] = scale[:, 3 * n : 4 * n]
+    torch.testing.assert_close(audio, model.decode(repeated, seed=4)[0, 0], atol=1e-5, rtol=0)
+
+
+def test_broken_frames_in_front_take_the_first_whole_one(model: SNAC, codes: list[torch.Tensor]) -> None:
+    tokens = TokenLayout.of(model.config).flatten(codes)[0].tolist()
+    stream = TokenStream(model, repair=True, seed=4)
+    pieces = [stream.push(token) for token in tokens[1:]]
+    audio = torch.cat([*pieces, stream.finish()])
+    repeated = [code.clone() for code in codes]
+    for scale, stride in zip(repeated, (4, 2, 1), strict=True):
+        scale[:, : 4 // stride] = scale[:, 4 // stride : 8 // stride]
+    torch.testing.assert_close(audio, model.decode(repeated, seed=4)[0, 0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("came", range(7))
+def test_hardly_a_token_is_silence_or_an_error(model: SNAC, came: int) -> None:
+    for repair in (True, False):
+        stream = TokenStream(model, repair=repair)
+        assert all(stream.push(64 * slot).shape == (0,) for slot in range(came))
+        if repair:
+            audio = stream.finish()
+            assert audio.shape == ((128 if came else 0),)
+            assert not audio.any()
+        else:
+            message = f"the last coarse frame has {came} of its 7 tokens" if came else "no token came"
+            with pytest.raises(CodesError, match=f"{message}; push .*, or repair to go without"):
+                stream.finish()
+
+
+def test_a_repaired_end_fills_the_groups_of_an_attention_window() -> None:
+    torch.manual_seed(0)
+    model = SNAC(**configs.TINY | {"encoder_dim": 8, "decoder_dim": 64, "attn_window_size": 8}).eval()
+    layout = TokenLayout.of(model.config)
+    stream = TokenStream(model, repair=True)
+    codes = [torch.randint(64, (1, 3 * 4 // stride)) for stride in (4, 2, 1)]
+    pieces = [stream.push(token) for token in layout.flatten(codes)[0].tolist()]
+    assert torch.cat([*pieces, stream.finish()]).shape == (3 * 128,)
+
+
+def test_all_samples_are_on_the_models_device(model: SNAC) -> None:
+    elsewhere = model.freeze(backend="torch", device="meta")
+    for repair in (True, False):
+        stream = TokenStream(elsewhere, repair=repair)
+        assert stream.push(5).device.type == "meta"
+    stream = TokenStream(elsewhere, repair=True)
+    assert stream.push(-1).device.type == "meta"
+    assert stream.finish().device.type == "meta"
+    stream.push(5)
+    assert stream.finish().device.type == "meta"
 
 
 def test_an_unfinished_frame_is_named(model: SNAC) -> None:
@@ -106,3 +280,86 @@ def test_lists_that_are_no_tokens_are_named() -> None:
         layout.flatten([torch.zeros(1, 1).long(), torch.zeros(1, 3).long()])
     with pytest.raises(ConfigError, match=r"strides are \[3, 2\]"):
         TokenLayout((3, 2), 10)
+    with pytest.raises(ConfigError, match=r"slots are \[0, 1\]; .*\[0, 1, 1\] were needed"):
+        TokenLayout((2, 1), 10, slots=(0, 1))
+    with pytest.raises(ConfigError, match="the separator 5 is a code's token"):
+        TokenLayout((2, 1), 10, separator=5)
+    with pytest.raises(CodesError, match="token 0 is 3; the separator 99 was needed"):
+        TokenLayout((2, 1), 10, separator=99).unflatten(torch.tensor([[3, 4, 5, 6]]))
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> TokenLayout:
+    strides = [1]
+    for ratio in draw(st.lists(st.integers(1, 3), max_size=3)):
+        strides.insert(0, strides[0] * ratio)
+    size, offset = draw(st.integers(1, 100)), draw(st.integers(0, 1000))
+    slots = draw(st.sampled_from([(), TokenLayout(tuple(strides), size).slots]))
+    return TokenLayout(
+        tuple(strides),
+        size,
+        offset,
+        slots=tuple(draw(st.permutations(slots))),
+        ranges=draw(st.sampled_from(["slot", "scale"])),
+        separator=draw(st.sampled_from([None, -1, offset + 100_000])),
+    )
+
+
+@given(layout=layouts(), batch=st.integers(1, 3), coarse=st.integers(0, 4), seed=st.integers(0, 99))
+def test_every_layout_has_its_inverse(layout: TokenLayout, batch: int, coarse: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(batch, coarse * layout.strides[0] // stride) for stride in layout.strides]
+    codes = [torch.randint(layout.codebook_size, shape, generator=generator) for shape in shapes]
+    tokens = layout.flatten(codes)
+    assert tokens.shape == (batch, coarse * layout.tokens_per_frame)
+    assert all(torch.equal(a, b) for a, b in zip(layout.unflatten(tokens), codes, strict=True))
+    for row in tokens.tolist():
+        assert layout.from_text(layout.to_text(row)) == row or layout.separator == -1
+
+
+def test_custom_tokens_as_text_by_hand() -> None:
+    layout = TokenLayout((4, 2, 1), 4096, ORPHEUS_OFFSET)
+    text = "<custom_token_10><custom_token_4107> well <custom_token_24585>"
+    assert layout.from_text(text) == [ORPHEUS_OFFSET, ORPHEUS_OFFSET + 4097, ORPHEUS_OFFSET + 24575]
+    assert layout.to_text([ORPHEUS_OFFSET, ORPHEUS_OFFSET + 4097]) == "<custom_token_10><custom_token_4107>"
+    other = TokenLayout((2, 1), 10, text="[a{}]", first=0)
+    assert other.from_text(other.to_text([0, 12, 29])) == [0, 12, 29]
+
+
+def test_ranges_by_scale_and_separators_by_hand() -> None:
+    layout = TokenLayout((2, 1), 10, 100, ranges="scale", separator=7)
+    codes = [torch.tensor([[1, 2]]), torch.tensor([[3, 4, 5, 6]])]
+    assert layout.flatten(codes).tolist() == [[7, 101, 113, 114, 7, 102, 115, 116]]
+
+
+def test_rows_with_delays_by_hand() -> None:
+    codes = [torch.tensor([[1, 2]]), torch.tensor([[3, 4, 5, 6]])]
+    by_scale = RowLayout((2, 1), 10, delays=(0, 1))
+    assert by_scale.to_rows(codes).tolist() == [[[1, 1, 2, 2, 10], [10, 3, 4, 5, 6]]]
+    by_slot = RowLayout((2, 1), 10, delays=(0, 1, 2), pad=99, rows="slot")
+    assert by_slot.to_rows(codes).tolist() == [[[1, 2, 99, 99], [99, 3, 5, 99], [99, 99, 4, 6]]]
+
+
+@given(data=st.data(), batch=st.integers(1, 3), coarse=st.integers(0, 4), size=st.integers(1, 50))
+def test_rows_have_their_inverse(data: st.DataObject, batch: int, coarse: int, size: int) -> None:
+    strides = data.draw(st.sampled_from([(1,), (2, 1), (4, 2, 1), (8, 4, 2, 1), (6, 3, 1), (4, 4, 2)]))
+    rows = data.draw(st.sampled_from(["scale", "slot"]))
+    count = len(RowLayout(strides, size, rows=rows).delays)
+    delays = tuple(data.draw(st.lists(st.integers(0, 5), min_size=count, max_size=count)))
+    layout = RowLayout(strides, size, delays, rows=rows)
+    codes = [torch.randint(size, (batch, coarse * strides[0] // stride)) for stride in strides]
+    assert all(torch.equal(a, b) for a, b in zip(layout.from_rows(layout.to_rows(codes)), codes, strict=True))
+
+
+def test_rows_that_are_none_are_named() -> None:
+    layout = RowLayout((2, 1), 10, (0, 1))
+    with pytest.raises(ConfigError, match=r"delays are \[0\]; 2 numbers of steps"):
+        RowLayout((2, 1), 10, (0,))
+    with pytest.raises(ConfigError, match="pad is 3, a code"):
+        RowLayout((2, 1), 10, pad=3)
+    with pytest.raises(CodesError, match=r"rows came as \(1, 3, 4\); \(batch, 2, steps\)"):
+        layout.from_rows(torch.zeros(1, 3, 4).long())
+    with pytest.raises(CodesError, match="4 steps came; 1 of delay and a multiple of 2"):
+        layout.from_rows(torch.zeros(1, 2, 4).long())
+    with pytest.raises(CodesError, match="row 1 holds 0 to 10; 0 to 9 was needed"):
+        layout.from_rows(torch.tensor([[[0, 0, 10], [10, 0, 10]]]))

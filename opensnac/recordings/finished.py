@@ -1,0 +1,56 @@
+"""Whether an output that is there is what the same command would write again, so that it need not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from opensnac import bitstream
+from opensnac.engine.codec import Coder
+from opensnac.errors import OpensnacError
+from opensnac.recordings import audio
+from opensnac.recordings.transcode import header_for
+
+
+def coded_already(
+    source: Path, target: Path, model: Coder, mono: bool, raw: tuple[int, int] | None = None
+) -> str | None:
+    """None if `target` is a whole `.snac` file of `source` by `model`; else what it is instead.
+
+    What a file does not tell, such as the gain, is not compared.
+    """
+    try:
+        with open(target, "rb") as file:
+            there = bitstream.read(file)
+        with audio.Source(source, raw) as recording:
+            channels = 1 if mono else recording.channels
+            wanted = header_for(model, channels, recording.rate)
+            length = recording.num_samples if recording.exact else None
+    except (OpensnacError, OSError) as error:
+        return f"cannot be compared: {error}"
+    if replace(there.header, model_name=wanted.model_name) != wanted:
+        return (
+            f"is of {there.header.channels} channels at {there.header.original_rate} Hz by the model "
+            f"{there.header.model_name!r} (weights {there.header.weights_hash}), not of {wanted.channels} at "
+            f"{wanted.original_rate} Hz by {wanted.model_name!r} (weights {wanted.weights_hash})"
+        )
+    if length is not None and there.num_samples != length:
+        return f"is of {there.num_samples} samples, not of {length}"
+    return None
+
+
+def decoded_already(source: Path, target: Path, sample_rate: int | None) -> str | None:
+    """None if `target` is a whole recording as long as what `source` decodes to; else what it is instead."""
+    try:
+        with open(source, "rb") as file:
+            coded = bitstream.read(file)
+        with audio.Source(target, strict=True) as recording:
+            there = (recording.channels, recording.rate, recording.num_samples)
+    except (OpensnacError, OSError) as error:
+        return f"cannot be compared: {error}"
+    rate = sample_rate or coded.header.original_rate
+    length = audio.resampled_length(coded.num_samples, coded.header.original_rate, rate)
+    wanted = (coded.header.channels, rate, length)
+    if there != wanted:
+        return "is of {} channels at {} Hz, {} samples, not of {} at {} Hz, {}".format(*there, *wanted)
+    return None

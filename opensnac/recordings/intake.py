@@ -1,0 +1,125 @@
+"""A recording as a model takes it: mixed, scaled, at the model's rate, within full scale, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from opensnac.errors import AudioError
+from opensnac.recordings import audio
+from opensnac.recordings.mixing import Balance, Mix, mean_of
+
+NORMAL_DB = -1.0  # of full scale: where `normalize` brings the loudest sample
+FORGIVEN_PEAK, FORGIVEN_SHARE = 1.26, 1e-3  # what decoders of lossy formats make of a loud recording: 2 dB, one in 1000
+FULL_SCALES = {"8": 1 << 7, "16": 1 << 15, "24": 1 << 23, "32": 1 << 31}  # of integers, by bits
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """What is done to recordings on their way in.
+
+    `mono` mixes the channels. `gain_db` makes all samples louder or fainter; `normalize` brings the loudest sample of
+    each recording to -1 dB of full scale, for which it is read twice. `strict` refuses what there is a remark about.
+    """
+
+    mono: bool = False
+    gain_db: float = 0.0
+    normalize: bool = False
+    strict: bool = False
+
+
+class Intake:
+    """One recording, open. `num_samples`, at its own rate, is known once `blocks` have ended; so are all `remarks`."""
+
+    def __init__(
+        self, recording: audio.Source, sampling_rate: int, treatment: Treatment, max_channels: int = 255
+    ) -> None:
+        self.rate = recording.rate
+        self.channels = 1 if treatment.mono else recording.channels
+        self.num_samples = 0
+        self.remarks = recording.remarks
+        self._recording, self._treatment, self._sampling_rate = recording, treatment, sampling_rate
+        if self.channels > max_channels:
+            raise AudioError(
+                f"{recording.name}: has {self.channels} channels; at most {max_channels} can be coded: "
+                "mix down with --mono"
+            )
+        if treatment.normalize and not recording.repeatable:
+            raise AudioError(
+                f"{recording.name}: is read twice with --normalize, which samples from a pipe cannot be; "
+                "give a file, or --gain"
+            )
+
+    def blocks(self, report: Callable[[float], None] = lambda share: None) -> Iterator[np.ndarray]:
+        """Float32 (channels, samples) at the model's rate."""
+        resampler = audio.Resampler(self.rate, self._sampling_rate, self.channels)
+        for block in self._treated():
+            yield resampler.push(block).clip(-1, 1)
+            if self._recording.num_samples:
+                report(min(1.0, self.num_samples / self._recording.num_samples))
+        yield resampler.finish().clip(-1, 1)
+
+    def _treated(self) -> Iterator[np.ndarray]:
+        """At the recording's rate, mixed and scaled."""
+        mix, gain = self._survey()
+        clipping = _Clipping()
+        balance = None if self._recording.repeatable or not mix else Balance(self._recording.channels, self.rate)
+        for block in self._recording.blocks():
+            self.num_samples += block.shape[1]
+            if balance is not None:
+                balance.push(block)
+            block = mix(block) if mix else block
+            block = block if gain == 1 else block * np.float32(gain)
+            clipping.count(block)
+            yield block
+        if balance is not None and (loss := balance.loss):
+            self.remarks.add(f"its channels cancel each other: {loss}, and so it is; choose one of them before")
+        if remark := clipping.remark(self._recording.lossy):
+            self.remarks.add(remark)
+
+    def _survey(self) -> tuple[Mix | None, float]:
+        """How channels are mixed, None for not at all, and the factor; for some of that the recording is read once."""
+        treatment, recording = self._treatment, self._recording
+        mixes = treatment.mono and recording.channels > 1
+        gain = 10 ** (treatment.gain_db / 20)
+        if not recording.repeatable or not (mixes or treatment.normalize):
+            return (mean_of(recording.channels) if mixes else None), gain
+        balance = Balance(recording.channels, self.rate)
+        peaks, mean_peak = np.zeros(recording.channels), 0.0
+        for block in recording.blocks():
+            balance.push(block)
+            peaks = np.maximum(peaks, np.abs(block).max(axis=1))
+            mean_peak = max(mean_peak, float(np.abs(block.mean(axis=0)).max()))
+        mix = balance.mix() if mixes else None
+        if mix is not None and mix.remark:
+            self.remarks.add(mix.remark)
+        if treatment.normalize:
+            peak = float((peaks * (mix.weights if mix else 1)).max()) if mix is None or mix.remark else mean_peak
+            gain *= 10 ** (NORMAL_DB / 20) / peak if peak else 1
+        return mix, gain
+
+
+class _Clipping:
+    """How many samples lie beyond full scale, and how far."""
+
+    def __init__(self) -> None:
+        self.peak, self._over, self._all = 0.0, 0, 0
+
+    def count(self, block: np.ndarray) -> None:
+        loud = np.abs(block)
+        self.peak = max(self.peak, float(loud.max(initial=0)))
+        self._over += int(np.count_nonzero(loud > 1))
+        self._all += block.size
+
+    def remark(self, lossy: bool) -> str | None:
+        """A line about what is cut off; None for nothing, or for the little that lossy formats always have."""
+        if not self._over or (lossy and self.peak < FORGIVEN_PEAK and self._over < FORGIVEN_SHARE * self._all):
+            return None
+        text = f"it peaks at {self.peak:.5g}, full scale is 1: {self._over / self._all:.2%} of its samples are clipped"
+        for bits, scale in FULL_SCALES.items():
+            if scale / 64 < self.peak <= scale and self.peak > 32:
+                decibels = -20 * np.log10(scale)
+                return f"{text}; it seems to be on the scale of {bits} bits, which --gain {decibels:.2f} brings to ±1"
+        return f"{text}; --normalize or --gain makes it fainter"

@@ -1,0 +1,109 @@
+"""Part of a file as a file of its own, some of its bytes replaced: what libsndfile reads of a mended recording."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+CHUNK = 1 << 16  # bytes that are fetched at once while a file is looked through
+
+
+class Bytes:
+    """The bytes of a seekable file, by position; several readers may share it, in several threads."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._lock = threading.Lock()
+        self.size = file.seek(0, io.SEEK_END)
+        self._start, self._chunk = 0, b""
+
+    def at(self, position: int, count: int) -> bytes:
+        """`count` bytes from `position` on, fewer at the end, none before the beginning."""
+        if position < 0:
+            return b""
+        with self._lock:
+            self._file.seek(position)
+            return self._file.read(count)
+
+    def near(self, position: int, count: int) -> bytes:
+        """As `at`, for many short looks that go forwards through a file; `count` is at most CHUNK."""
+        offset = position - self._start
+        if offset < 0 or offset + count > len(self._chunk):
+            self._start, self._chunk, offset = position, self.at(position, 2 * CHUNK), 0
+        return self._chunk[offset : offset + count]
+
+    def find(self, pattern: bytes, start: int) -> int:
+        """Where `pattern` comes next, from `start` on; -1 for nowhere."""
+        while start < self.size:
+            found = self.at(start, 16 * CHUNK).find(pattern)
+            if found >= 0:
+                return start + found
+            start += 16 * CHUNK - len(pattern) + 1
+        return -1
+
+
+class View(io.RawIOBase):
+    """`prefix`, then the bytes from `start` to `stop`, those at some positions of the file replaced by `patches`.
+
+    libsndfile reads it through C, where exceptions are lost: what goes wrong stays in `error`, and reads as the end.
+    """
+
+    def __init__(
+        self,
+        content: Bytes,
+        start: int = 0,
+        stop: int | None = None,
+        prefix: bytes = b"",
+        patches: Mapping[int, bytes] | None = None,
+    ) -> None:
+        self.start, self.stop = start, content.size if stop is None else min(stop, content.size)
+        self.error: OSError | None = None
+        self._content, self._prefix, self._patches = content, prefix, dict(patches or {})
+        self._position = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+        return len(self._prefix) + self.stop - self.start
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def tell(self) -> int:
+        """The position."""
+        return self._position
+
+    def seek(self, position: int, whence: int = io.SEEK_SET) -> int:
+        """As every file's."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
+        self._position = max(0, base + position)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` as far as there are bytes."""
+        try:
+            data = self._next(len(buffer))
+        except OSError as error:
+            self.error = error
+            return 0
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def _next(self, count: int) -> bytes:
+        head = self._prefix[self._position : self._position + count]
+        first = self.start + max(0, self._position - len(self._prefix))
+        count = 0 if self._position + len(head) < len(self._prefix) else count - len(head)
+        data = bytearray(self._content.at(first, min(count, max(0, self.stop - first))))
+        for position, new in self._patches.items():
+            low, high = max(position, first), min(position + len(new), first + len(data))
+            if low < high:
+                data[low - first : high - first] = new[low - position : high - position]
+        return head + bytes(data)

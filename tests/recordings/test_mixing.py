@@ -1,0 +1,89 @@
+"""Channels that cancel each other are heard all the same, and said to."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from opensnac.recordings import audio
+from opensnac.recordings.intake import Intake, Treatment
+from opensnac.recordings.mixing import mix_down
+from opensnac.recordings.remarks import RecordingWarning
+from opensnac.training.sources import Place, Recording, read_mono
+
+RATE = 24000
+VOICE = (0.1 * np.random.default_rng(0).standard_normal(RATE)).astype(np.float32)
+OTHER = (0.1 * np.random.default_rng(1).standard_normal(RATE)).astype(np.float32)
+
+
+def taken(samples: np.ndarray, **treatment: bool | float) -> tuple[np.ndarray, list[str]]:
+    content = io.BytesIO()
+    soundfile.write(content, samples.T, RATE, "FLOAT", format="WAV")
+    with audio.Source(content) as source:
+        intake = Intake(source, RATE, Treatment(**treatment))  # type: ignore[arg-type]
+        return np.concatenate(list(intake.blocks()), axis=1), list(intake.remarks)
+
+
+@pytest.mark.parametrize("samples", [[VOICE, VOICE], [VOICE, OTHER], [VOICE, 0 * VOICE], [VOICE, OTHER, VOICE]])
+def test_what_does_not_cancel_is_the_mean(samples: list[np.ndarray]) -> None:
+    stereo = np.stack(samples)
+    mono, remarks = taken(stereo, mono=True)
+    assert remarks == []
+    np.testing.assert_array_equal(mono[0], stereo.mean(axis=0).clip(-1, 1))
+
+
+@pytest.mark.parametrize("share", [0.2, 1.0])
+def test_opposite_phase_takes_the_loudest_channel_and_says_so(share: float, tmp_path: Path) -> None:
+    other = np.where(np.arange(RATE) < share * RATE, -1.1 * VOICE, 1.1 * VOICE)
+    stereo = np.stack([VOICE, other]).astype(np.float32)
+    mono, (remark,) = taken(stereo, mono=True)
+    np.testing.assert_array_equal(mono[0], other.clip(-1, 1).astype(np.float32))
+    assert f"{share:.0%} of its sound would be 26 dB fainter, so channel 2 alone was taken" in remark
+    with pytest.warns(RecordingWarning, match="name: its channels cancel each other"):
+        np.testing.assert_array_equal(mix_down(stereo, RATE, "name"), other.astype(np.float32))
+    soundfile.write(tmp_path / "a.wav", stereo.T, RATE, "FLOAT")
+    with pytest.warns(RecordingWarning, match=r"a\.wav: its channels cancel"):
+        read_mono(Recording(Place(tmp_path / "a.wav"), RATE, RATE), RATE)
+
+
+def test_a_pipe_of_opposite_channels_is_said_to_be_silent() -> None:
+    class Pipe(io.BytesIO):
+        def seekable(self) -> bool:
+            return False
+
+    stereo = np.stack([VOICE, -VOICE], axis=1)
+    with audio.Source(Pipe((20000 * stereo).clip(-32768, 32767).astype("<i2").tobytes()), raw=(RATE, 2)) as source:
+        intake = Intake(source, RATE, Treatment(mono=True))
+        assert not np.concatenate(list(intake.blocks()), axis=1).any()
+        assert "its channels cancel each other" in intake.remarks[0]
+
+
+@pytest.mark.parametrize(
+    ("scale", "part"),
+    [
+        (1 << 15, "--gain -90.31 brings to ±1"),
+        (1 << 23, "--gain -138.47 brings"),
+        (10, "--normalize or --gain makes it fainter"),
+    ],
+)
+def test_samples_beyond_full_scale_are_counted(scale: int, part: str) -> None:
+    samples = (scale * 0.9 * VOICE / np.abs(VOICE).max())[None].astype(np.float32)
+    _, (remark,) = taken(samples)
+    assert remark.startswith(f"it peaks at {0.9 * scale:.5g}, full scale is 1: ")
+    assert "% of its samples are clipped" in remark
+    assert part in remark
+    for treatment in ({"normalize": True}, {"gain_db": -20 * np.log10(scale)}):
+        treated, remarks = taken(samples, **treatment)
+        assert remarks == []
+        peak = 10 ** (-1 / 20) if "normalize" in treatment else 0.9
+        assert np.abs(treated).max() == pytest.approx(peak, rel=1e-5)
+
+
+def test_silence_is_not_normalised() -> None:
+    treated, remarks = taken(np.zeros((2, 100), np.float32), normalize=True, mono=True)
+    assert remarks == []
+    assert not treated.any()

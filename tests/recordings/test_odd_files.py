@@ -1,0 +1,318 @@
+"""Files as people have them: several in one, cut, never finished, with headers that say something else.
+
+All of the sound is read, or an error or a remark says what is not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from opensnac.errors import AudioError
+from opensnac.recordings import audio, mp3, ogg
+from opensnac.recordings.remarks import RecordingWarning
+
+RATE = 24000
+SAMPLES = (0.3 * np.random.default_rng(0).standard_normal(60_000)).astype(np.float32)
+CONTAINERS = {  # kind and coding, and how far samples may be from what was written
+    "wav": ("WAV", "PCM_16"),
+    "float.wav": ("WAV", "FLOAT"),
+    "rf64": ("RF64", "PCM_16"),
+    "aiff": ("AIFF", "PCM_16"),
+    "aiff24": ("AIFF", "PCM_24"),
+    "w64": ("W64", "PCM_16"),
+    "caf": ("CAF", "PCM_16"),
+    "au": ("AU", "PCM_16"),
+}
+LOSSY = {"vorbis": ("OGG", "VORBIS"), "opus": ("OGG", "OPUS"), "mp3": ("MP3", None), "flac": ("FLAC", None)}
+
+
+def encoded(kind: str, samples: np.ndarray = SAMPLES, rate: int = RATE) -> bytes:
+    container, subtype = (CONTAINERS | LOSSY)[kind]
+    content = io.BytesIO()
+    soundfile.write(content, samples.T, rate, subtype, format=container)
+    return content.getvalue()
+
+
+def read(content: bytes, *expected: str) -> np.ndarray:
+    """The samples of one channel; `expected` are parts of the remarks, in order."""
+    with audio.Source(io.BytesIO(content)) as source:
+        blocks = list(source.blocks())
+        remarks = list(source.remarks)
+    assert len(remarks) == len(expected), remarks
+    for remark, part in zip(remarks, expected, strict=True):
+        assert part in remark
+    if expected:
+        with (
+            pytest.raises(AudioError, match="--strict refuses that"),
+            audio.Source(io.BytesIO(content), strict=True) as s,
+        ):
+            list(s.blocks())
+    return np.concatenate(blocks, axis=1)[0]
+
+
+@pytest.mark.parametrize("kind", CONTAINERS | LOSSY)
+def test_what_is_in_order_has_no_remark(kind: str) -> None:
+    assert len(read(encoded(kind))) == len(SAMPLES)
+
+
+@pytest.mark.parametrize("kind", LOSSY)
+@pytest.mark.parametrize("count", [2, 3])
+def test_recordings_in_a_row_are_all_read(kind: str, count: int) -> None:
+    alone = read(encoded(kind))
+    np.testing.assert_array_equal(read(count * encoded(kind)), np.tile(alone, count))
+
+
+def test_links_of_different_codecs_and_lengths_are_all_read() -> None:
+    chain = encoded("vorbis", SAMPLES[:30_000]) + encoded("opus", SAMPLES[:7]) + encoded("vorbis")
+    assert len(read(chain)) == 30_000 + 7 + 60_000
+
+
+@pytest.mark.parametrize("kind", LOSSY)
+def test_a_row_that_changes_its_rate_or_channels_is_refused(kind: str) -> None:
+    other_rate = encoded(kind) + encoded(kind, rate=48000)
+    stereo = encoded(kind) + encoded(kind, np.stack([SAMPLES, SAMPLES]))
+    for content in (other_rate, stereo):
+        with pytest.raises(AudioError, match=r"changes from 1 channels at 24000 Hz to .* at byte \d+; split it there"):
+            read(content)
+
+
+def test_tags_around_mp3s_are_no_sound() -> None:
+    tag = b"ID3\x04\x00\x00\x00\x00\x00\x0a" + bytes(10)
+    ape = b"APETAGEX" + struct.pack("<III", 2000, 32, 0) + bytes(40)
+    content = tag + encoded("mp3") + b"TAG" + bytes(125) + tag + encoded("mp3") + ape
+    assert len(read(content)) == 2 * len(SAMPLES)
+
+
+@pytest.mark.parametrize("count", [0, 10, 100_000])
+def test_an_mp3_that_counts_wrongly_is_read_whole(count: int) -> None:
+    content = bytearray(encoded("mp3"))
+    at = content.find(b"Xing")
+    content[at + 8 : at + 12] = struct.pack(">I", count)
+    np.testing.assert_array_equal(read(bytes(content), f"counts {count} frames"), read(encoded("mp3")))
+
+
+def without_count(content: bytes) -> bytes:
+    """An MP3 of varying bit rate without the frame that counts."""
+    frame = mp3._frame(content[:4])
+    assert frame is not None
+    return content[frame.length :]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_mp3_that_counts_nothing_is_read_whole(count: int) -> None:
+    content = without_count(encoded("mp3"))
+    assert len(SAMPLES) * count <= len(read(content * count)) <= (len(SAMPLES) + 3000) * count
+
+
+def test_an_mp3_after_one_that_counts_is_read_too() -> None:
+    samples = read(encoded("mp3") + without_count(encoded("mp3")), "frames")
+    assert len(samples) >= 2 * len(SAMPLES)
+
+
+def test_what_lies_between_mp3_frames_is_passed_over_with_a_remark() -> None:
+    content = encoded("mp3")
+    assert len(read(content[:5000] + b"no frame" * 40 + content[5000:], "320 bytes between its frames")) > 59_000
+
+
+def test_mp3_blocks_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decoder keeps its state from one block to the next."""
+    whole = read(encoded("mp3"))
+    monkeypatch.setattr(audio, "BLOCK_SAMPLES", 4096)
+    np.testing.assert_array_equal(read(encoded("mp3")), whole)
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.999])
+def test_a_header_that_promises_more_than_is_there(kind: str, share: float) -> None:
+    content = encoded(kind)
+    cut = read(content[: int(share * len(content))], "its header promises 2.500 s and ")
+    assert share * len(SAMPLES) - 2100 < len(cut) <= share * len(SAMPLES)
+    np.testing.assert_array_equal(cut, read(content)[: len(cut)])
+
+
+@pytest.mark.parametrize("kind", ["vorbis", "opus"])
+def test_a_cut_ogg_is_read_as_far_as_its_pages_go(kind: str) -> None:
+    content = encoded(kind)
+    cut = read(content[: len(content) * 3 // 4], "last page never came", "last page is not whole")
+    assert 20_000 < len(cut) < 55_000
+
+
+def test_a_cut_mp3_is_read_as_far_as_its_frames_go() -> None:
+    content = encoded("mp3")
+    assert 25_000 < len(read(content[: len(content) // 2], "frames", "last frame is not whole")) < 35_000
+
+
+def test_pages_that_are_missing_are_counted() -> None:
+    content = encoded("vorbis")
+    pages = [i for i in range(len(content)) if content.startswith(b"OggS", i)]
+    assert len(pages) > 4
+    read(content[: pages[3]] + content[pages[4] :], "1 of its pages are missing", "of them are missing")
+
+
+def crashed(kind: str) -> bytes:
+    """As a recorder leaves it that wrote a header before all samples and never came back to it."""
+    content = bytearray(encoded(kind))
+    if kind in ("wav", "float.wav"):
+        at = content.find(b"data")
+        content[4:8], content[at + 4 : at + 8] = struct.pack("<I", 36), bytes(4)
+    elif kind == "rf64":
+        content[20:36] = bytes(16)
+    elif kind.startswith("aiff"):
+        at, common = content.find(b"SSND"), content.find(b"COMM")
+        content[4:8], content[at + 4 : at + 8], content[common + 10 : common + 14] = bytes(4), bytes(4), bytes(4)
+    elif kind == "w64":
+        at = content.find(b"data")
+        content[16:24], content[at + 16 : at + 24] = struct.pack("<Q", 104), struct.pack("<Q", 24)
+    elif kind == "caf":
+        at = content.find(b"data\0")
+        content[at + 4 : at + 12] = bytes(8)
+    else:
+        content[8:12] = bytes(4)
+    return bytes(content)
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_the_file_of_a_recorder_that_crashed_is_read(kind: str) -> None:
+    remark = "were read too" if kind == "au" else "its header was never completed"
+    np.testing.assert_array_equal(read(crashed(kind), remark), read(encoded(kind)))
+
+
+@pytest.mark.parametrize("riff", [0, 36, 44, 0xFFFFFFFF])
+def test_a_crashed_wav_with_any_outer_size(riff: int) -> None:
+    content = bytearray(crashed("wav"))
+    content[4:8] = struct.pack("<I", riff)
+    assert len(read(bytes(content), "its header was never completed")) == len(SAMPLES)
+
+
+def test_a_header_that_was_last_written_half_way() -> None:
+    content = bytearray(encoded("wav"))
+    content[4:8], content[40:44] = struct.pack("<I", 36 + 60_000), struct.pack("<I", 60_000)
+    assert len(read(bytes(content), "60000 bytes more than its header says are there, and were read too")) == 60_000
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0xFFFF0000, 0x7FFFFFFF, 0x7FFFF000, 0x80000000])
+def test_a_stream_of_unknown_length_is_no_trouble(size: int) -> None:
+    content = bytearray(encoded("wav"))
+    content[4:8], content[40:44] = struct.pack("<I", min(size + 36, 0xFFFFFFFF)), struct.pack("<I", size)
+    assert len(read(bytes(content))) == len(SAMPLES)
+
+
+def test_streams_of_unknown_length_in_other_containers() -> None:
+    au, caf = bytearray(encoded("au")), bytearray(encoded("caf"))
+    au[8:12] = b"\xff" * 4
+    at = caf.find(b"data\0")
+    caf[at + 4 : at + 12] = b"\xff" * 8
+    assert len(read(bytes(au))) == len(read(bytes(caf))) == len(SAMPLES)
+
+
+def test_an_empty_recording_is_none_that_crashed() -> None:
+    for kind in CONTAINERS:
+        with pytest.raises(AudioError, match="holds no samples"):
+            read(encoded(kind, SAMPLES[:0]))
+
+
+def test_chunks_and_tags_behind_the_samples_are_no_samples() -> None:
+    content = bytearray(encoded("wav"))
+    chunk = b"LIST" + struct.pack("<I", 26) + b"INFOISFT" + struct.pack("<I", 14) + b"Lavf58.29.100\0"
+    inside = bytearray(content + chunk)
+    inside[4:8] = struct.pack("<I", len(inside) - 8)
+    for whole in (inside, content + chunk, content + b"ID3\x04" + bytes(40), content + bytes(1000)):
+        assert len(read(bytes(whole))) == len(SAMPLES)
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_a_second_file_behind_the_first_is_named(kind: str) -> None:
+    content = encoded(kind)
+    samples = read(content + content, f"file follows at byte {len(content)} and is not read; split the file there")
+    assert len(samples) == len(SAMPLES)
+
+
+def flac_total(content: bytes, total: int) -> bytes:
+    changed = bytearray(content)
+    changed[21:26] = struct.pack(">BI", changed[21] & 0xF0 | total >> 32, total & 0xFFFFFFFF)
+    return bytes(changed)
+
+
+def test_a_flac_written_through_a_pipe_is_read() -> None:
+    assert len(read(flac_total(encoded("flac"), 0))) == len(SAMPLES)
+    assert len(read(flac_total(encoded("flac"), 0) * 2)) == 2 * len(SAMPLES)
+    tagged = b"ID3\x04\x00\x00\x00\x00\x00\x0a" + bytes(10) + flac_total(encoded("flac"), 0) + b"TAG" + bytes(125)
+    assert len(read(tagged)) == len(SAMPLES)
+
+
+@pytest.mark.parametrize("total", [1, 59_999, 60_001, (1 << 36) - 1])
+def test_a_flac_that_counts_wrongly_is_read_whole(total: int) -> None:
+    assert len(read(flac_total(encoded("flac"), total), f"promises {total} samples and 60000 are there")) == 60_000
+
+
+@pytest.mark.parametrize("total", [0, 60_000])
+def test_a_cut_flac_is_refused_whatever_it_counts(total: int) -> None:
+    content = flac_total(encoded("flac"), total)
+    with pytest.raises(AudioError, match="cut|not readable as audio"):
+        read(content[: len(content) * 3 // 4])
+
+
+def test_a_python_caller_is_warned(tmp_path: Path) -> None:
+    (tmp_path / "cut.wav").write_bytes(encoded("wav")[:60_000])
+    with pytest.warns(
+        RecordingWarning, match=r"cut\.wav: its header promises 2\.500 s and 1\.251 s of them are missing"
+    ):
+        audio.read(tmp_path / "cut.wav")
+    with pytest.raises(AudioError, match="--strict refuses that"):
+        audio.read(tmp_path / "cut.wav", strict=True)
+
+
+class Failing(io.BytesIO):
+    """A file on a disk that breaks in the middle."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self.tell() > 60_000:
+            raise OSError(5, "Input/output error")
+        return super().read(size)
+
+
+@pytest.mark.parametrize("kind", ["wav", "aiff", "caf"])
+def test_a_disk_that_breaks_is_no_end_of_the_recording(kind: str) -> None:
+    with pytest.raises(AudioError, match="cannot be read: Input/output error"):
+        audio.read(Failing(encoded(kind)))
+
+
+def test_a_name_that_is_no_text_is_read(tmp_path: Path) -> None:
+    name = tmp_path / b"caf\xe9.wav".decode(errors="surrogateescape")
+    name.write_bytes(encoded("wav"))
+    assert audio.read(name)[0].shape == (1, len(SAMPLES))
+    for ending in audio.WRITABLE:
+        audio.write(name.with_suffix(ending), SAMPLES[None], RATE, force=True)
+
+
+@pytest.mark.parametrize("damage", [lambda page: page[:22], lambda page: page[:-1], lambda page: b"OggX" + page[4:]])
+def test_pages_are_what_they_say(damage: Callable[[bytes], bytes]) -> None:
+    from opensnac.recordings.views import Bytes
+
+    content = encoded("vorbis")
+    page = content[: content.find(b"OggS", 4)]
+    assert ogg._page(Bytes(io.BytesIO(page)), 0) is not None
+    assert ogg._page(Bytes(io.BytesIO(damage(page))), 0) is None
+
+
+@pytest.mark.parametrize("kind", CONTAINERS | LOSSY)
+@pytest.mark.parametrize("seed", range(3))
+def test_noise_in_a_file_ends_in_an_error_or_in_samples(kind: str, seed: int) -> None:
+    """Nothing that a file holds makes the walk over it fail in words that are not ours, or without an end."""
+    rng = np.random.default_rng(seed)
+    for _ in range(10):
+        content = bytearray(encoded(kind, SAMPLES[:3000]))
+        where = rng.integers(0, min(200, len(content)), 8)
+        for at in where:
+            content[at] = rng.integers(256)
+        with contextlib.suppress(AudioError), audio.Source(io.BytesIO(content)) as source:
+            for block, _ in zip(source.blocks(), range(50), strict=False):
+                assert len(block) == source.channels
