@@ -14,6 +14,8 @@ MEL_WINDOWS = (32, 64, 128, 256, 512, 1024, 2048)
 MEL_BANDS = (5, 10, 20, 40, 80, 160, 320)
 MEL_FLOOR = 1e-5
 COMPLEX_WINDOWS = (256, 512, 1024)
+TONE_WINDOW, TONE_NEIGHBOURS = 2048, 41  # samples; bins whose median a line stands above
+TONE_MARGIN_DB = 3.0  # a mean over one batch is off by about as much
 COMPLEX_FLOOR = 1e-2  # of the mean that differences are shares of, so that a silent batch cannot explode
 
 Audio = Float[Tensor, "batch 1 _samples"]
@@ -105,6 +107,30 @@ def _compressed_spectrum(audio: Audio, window: int) -> Float[Tensor, "batch bins
     spectrum = torch.stft(audio[:, 0].float(), window, window // 4, window=hann, return_complex=True)
     parts = torch.view_as_real(spectrum)
     return parts * (parts.square().sum(-1, keepdim=True) + 1e-8) ** -0.25
+
+
+def mean_power(audio: Audio) -> Float[Tensor, " bins"]:
+    """Power in windows of 2048 samples, mean over clips and frames: the long-term spectrum."""
+    hann = torch.hann_window(TONE_WINDOW, device=audio.device)
+    spectrum = torch.stft(audio[:, 0].float(), TONE_WINDOW, TONE_WINDOW // 4, window=hann, return_complex=True)
+    return (spectrum.real.square() + spectrum.imag.square()).mean((0, 2))
+
+
+def line_levels(power: Float[Tensor, " bins"]) -> Float[Tensor, " bins"]:
+    """How far each bin of a long-term spectrum stands above the median of its 41 neighbours, in dB."""
+    level = 10 * power.clamp(min=1e-10).log10()
+    around = F.pad(level.detach()[None, None], (TONE_NEIGHBOURS // 2, TONE_NEIGHBOURS // 2), mode="reflect")[0, 0]
+    return level - around.unfold(0, TONE_NEIGHBOURS, 1).median(-1).values
+
+
+def tone_loss(power_hat: Float[Tensor, " bins"], power: Float[Tensor, " bins"]) -> Tensor:
+    """Lines of the long-term spectrum that the original's does not have: mean square of their dB beyond 3.
+
+    A steady tone is as good as noise to a mel distance, which hears the energy of a band in a frame. This hears that
+    it stays where it is.
+    """
+    excess = line_levels(power_hat) - line_levels(power) - TONE_MARGIN_DB
+    return excess.clamp(min=0).square().mean()
 
 
 def discriminator_loss(fake: Features, real: Features) -> Tensor:
