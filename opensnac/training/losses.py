@@ -14,7 +14,7 @@ MEL_WINDOWS = (32, 64, 128, 256, 512, 1024, 2048)
 MEL_BANDS = (5, 10, 20, 40, 80, 160, 320)
 MEL_FLOOR = 1e-5
 COMPLEX_WINDOWS = (256, 512, 1024)
-TONE_WINDOW, TONE_NEIGHBOURS = 2048, 41  # samples; bins whose median a line stands above
+TONE_WINDOW, TONE_NEIGHBOURS = 2048, 41  # samples; bins whose mean a line stands above
 TONE_MARGIN_DB = 3.0  # a mean over one batch is off by about as much
 COMPLEX_FLOOR = 1e-2  # of the mean that differences are shares of, so that a silent batch cannot explode
 
@@ -116,21 +116,22 @@ def mean_power(audio: Audio) -> Float[Tensor, " bins"]:
     return (spectrum.real.square() + spectrum.imag.square()).mean((0, 2))
 
 
-def line_levels(power: Float[Tensor, " bins"]) -> Float[Tensor, " bins"]:
-    """How far each bin of a long-term spectrum stands above the median of its 41 neighbours, in dB."""
-    level = 10 * power.clamp(min=1e-10).log10()
-    around = F.pad(level.detach()[None, None], (TONE_NEIGHBOURS // 2, TONE_NEIGHBOURS // 2), mode="reflect")[0, 0]
-    return level - around.unfold(0, TONE_NEIGHBOURS, 1).median(-1).values
-
-
 def tone_loss(power_hat: Float[Tensor, " bins"], power: Float[Tensor, " bins"]) -> Tensor:
     """Lines of the long-term spectrum that the original's does not have: mean square of their dB beyond 3.
 
     A steady tone is as good as noise to a mel distance, which hears the energy of a band in a frame. This hears that
-    it stays where it is.
+    it stays where it is. The level of the whole is nothing to it, nor is its gradient anything to the level.
     """
-    excess = line_levels(power_hat) - line_levels(power) - TONE_MARGIN_DB
+    excess = _above_neighbours(power_hat) - _above_neighbours(power) - TONE_MARGIN_DB
     return excess.clamp(min=0).square().mean()
+
+
+def _above_neighbours(power: Float[Tensor, " bins"]) -> Float[Tensor, " bins"]:
+    """How far each bin stands above the mean of the 41 around it, in dB."""
+    level = 10 * power.clamp(min=1e-10).log10()[None, None]
+    half = TONE_NEIGHBOURS // 2
+    around = F.avg_pool1d(F.pad(level, (half, half), mode="reflect"), TONE_NEIGHBOURS, stride=1)
+    return (level - around)[0, 0]
 
 
 def discriminator_loss(fake: Features, real: Features) -> Tensor:
