@@ -3,7 +3,8 @@
 python benchmarks/tones.py FOLDER [--codec opensnac] [--codec opensnac:MODEL] [--lines 3]
 
 A line is a bin of the mean power in windows of 2048 samples at 24 kHz; its height is taken over the median of the 41
-bins around it. Of each codec the lines that stand highest above the same bins of the originals are shown.
+bins around it. Of each codec the lines that stand highest above the same bins of the originals, or above their
+neighbours where the original has a gap, are shown.
 """
 
 from __future__ import annotations
@@ -39,15 +40,16 @@ def main(arguments: list[str] | None = None) -> None:
     clips = [read(path) for path in find_clips(options.folder)]
     original = line_heights(clips)
     table = Table(title=f"{len(clips)} clips, {sum(map(len, clips)) / RATE:.0f} s")
-    for heading in ("codec", "Hz", "dB over its neighbours", "the same in the original", "difference"):
+    for heading in ("codec", "Hz", "dB over its neighbours", "the same in the original", "added"):
         table.add_column(heading, justify="left" if heading == "codec" else "right")
     top = int(original.argmax())
     table.add_row("original, its tallest", f"{hertz(top):.0f}", f"{original[top]:.1f}", "", "")
     for name in options.codec or ["opensnac"]:
         codec = by_name(name)
         decoded = line_heights([codec(clip, RATE).audio for clip in clips])
-        for line in tallest(decoded - original, options.lines):
-            heights = decoded[line], original[line], decoded[line] - original[line]
+        added = decoded - original.clip(min=0)  # a gap in the original is no line
+        for line in tallest(added, options.lines):
+            heights = decoded[line], original[line], added[line]
             table.add_row(name, f"{hertz(line):.0f}", *(f"{height:.1f}" for height in heights))
     Console().print(table)
 

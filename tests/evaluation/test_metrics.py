@@ -166,7 +166,9 @@ def test_perplexity_is_at_most_the_number_of_entries_used(codes):
 def test_a_metric_without_its_package_says_how_to_install_it():
     metric = Metric("x", "X", 1, True, si_sdr, ("no-such-package-anywhere",))
     assert metric.missing() == ("no-such-package-anywhere not installed; run: pip install 'opensnac[evaluate]'")
-    other = Metric("x", "X", 1, True, si_sdr, ("no-such-package-anywhere",), install="--no-deps no-such-package-anywhere")
+    other = Metric(
+        "x", "X", 1, True, si_sdr, ("no-such-package-anywhere",), install="--no-deps no-such-package-anywhere"
+    )
     assert other.missing().endswith("run: pip install --no-deps no-such-package-anywhere")
     assert METRICS["si_sdr"].missing() is None
     with pytest.raises(OpensnacError, match=r"no-such-package not installed; run: pip install 'opensnac\[evaluate\]'"):
