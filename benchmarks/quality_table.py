@@ -3,6 +3,7 @@
 opensnac evaluate recordings/ --codec opensnac --codec opus:6 --out report/
 python benchmarks/quality_table.py report/results.json --metric pesq_wb --metric stoi
 python benchmarks/quality_table.py report/results.json --label music --codec opensnac --codec opus:12@music
+python benchmarks/quality_table.py report/results.json --each-label --codec original --codec opensnac
 """
 
 from __future__ import annotations
@@ -25,12 +26,24 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--metric", action="append", help="metric's name in results.json; again for more; default: all")
     parser.add_argument("--codec", action="append", help="codec's name in the report; again for more; default: all")
     parser.add_argument("--label", help="the clips of one label alone")
+    parser.add_argument("--each-label", action="store_true", help="the clips of every label by themselves")
     chosen = parser.parse_args(arguments)
     try:
         results = json.loads(chosen.results.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise OpensnacError(f"{chosen.results}: {error}; give the results.json of an evaluation") from error
-    print("\n".join(table(results, chosen.metric, chosen.codec, chosen.label)))
+    make = by_label(results, chosen.metric, chosen.codec) if chosen.each_label else None
+    print("\n".join(make or table(results, chosen.metric, chosen.codec, chosen.label)))
+
+
+def by_label(results: Mapping[str, Any], metrics: Sequence[str] | None, codecs: Sequence[str] | None) -> Iterator[str]:
+    """Lines of one table of all labels, each row with its label and the label's clips in front."""
+    heading, rule = list(table(results, metrics, codecs, None))[:2]
+    yield f"| label | clips {heading}"
+    yield f"| --- | --- {rule}"
+    for label, extent in results["labels"].items():
+        rows = list(table(results, metrics, codecs, label))[2:]
+        yield from (f"| {label} | {extent['clips']} {row}" for row in rows)
 
 
 def table(

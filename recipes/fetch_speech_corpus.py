@@ -1,10 +1,11 @@
-"""A free corpus of speech to train on: ten hours in many languages, each source's folder below train/ and valid/.
+"""A free corpus of speech to train on: many voices and languages, each source's folder below train/ and valid/.
 
     python recipes/fetch_speech_corpus.py corpus
-    opensnac train speech_24khz_tiny --set 'data.train=["corpus/train"]' --set 'data.valid=["corpus/valid"]'
+    opensnac train speech_24khz_small --set "data.train=$(cat corpus/train.txt)" --set 'data.valid=["corpus/valid"]'
 
 speech_corpus.toml names the Debian packages and repositories, with licences and sizes; `--only SOURCE` takes some of
-them. A source that cannot be had is said and left out, one that is there is not fetched again.
+them. A source that cannot be had is said and left out, one that is there is not fetched again. corpus/train.txt lists
+what is there, each source with its weight.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import tomllib
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from debian_packages import unpack
 from opensnac.errors import OpensnacError
 from opensnac.files import whole_file
 from opensnac.recordings import audio
+from opensnac.training.config import toml_value
 
 RECIPE = Path(__file__).with_name("speech_corpus.toml")
 VALID_ONE_IN = 80  # recordings that are kept for validation, chosen by their names
@@ -48,8 +51,16 @@ def main() -> None:
         except OpensnacError as error:
             failed += 1
             print(f"left out: {source['name']}: {error}", file=sys.stderr)
+    listed = toml_value(weighted(sources, options.out))
+    (options.out / "train.txt").write_text(listed + "\n", encoding="utf-8")
     if failed:
         sys.exit(f"{failed} sources are missing; run this again to fetch them alone")
+
+
+def weighted(sources: Sequence[dict[str, Any]], out: Path) -> list[dict[str, Any]]:
+    """The sources that are there, as [data] train takes them."""
+    folders = {out / "train" / source["name"]: source["weight"] for source in sources}
+    return [{"path": str(folder), "weight": weight} for folder, weight in folders.items() if folder.is_dir()]
 
 
 def fetch(source: dict[str, Any], out: Path) -> str:
@@ -60,7 +71,7 @@ def fetch(source: dict[str, Any], out: Path) -> str:
     with tempfile.TemporaryDirectory(dir=_made(out)) as scratch:
         root, version = obtain(source, Path(scratch))
         found = sorted(path for pattern in source["files"] for path in root.glob(pattern) if path.is_file())
-        recordings = [path for path in found if path.suffix in (*audio.READABLE, G722)]
+        recordings = [path for path in found if path.suffix.lower() in (*audio.READABLE, G722)]
         if not recordings:
             raise OpensnacError(f"nothing matches {', '.join(source['files'])} in version {version}")
         for path in recordings:

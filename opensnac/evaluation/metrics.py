@@ -7,13 +7,17 @@ apply to a clip (too short, silent, too low a rate) is None, never zero.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
+import io
 import math
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -25,6 +29,7 @@ from opensnac.recordings import audio
 LONGEST_PESQ = 60.0  # seconds; the library holds 50 utterances and overruns beyond
 SHORTEST_STOI = 0.45  # seconds; one segment of 30 frames, with margin for what the library drops as silence
 SHORTEST_VISQOL = 1.0  # seconds; one patch of its spectrogram
+SHORTEST_DISTILL_MOS = 0.25  # seconds; it pads to 7.68 s, and a syllable in that much silence is rated as noise
 NOT_SPEECH = ("music", "environment")  # labels: PESQ was seen to score 4.5 for rumble that a codec had made up
 SI_SDR_LIMIT = 100.0  # dB; a perfect copy would be infinite, which has no mean
 
@@ -40,6 +45,7 @@ class Metric:
     measure: Callable[[np.ndarray, np.ndarray, int], float | None]
     packages: tuple[str, ...] = ()
     of_speech: bool = False  # made for speech alone, and without meaning for what is labelled as something else
+    install: str = "'opensnac[evaluate]'"  # what pip is asked for
 
     def applies_to(self, label: str) -> bool:
         """Whether the metric means anything for clips of this label; of unknown ones, it does."""
@@ -50,7 +56,7 @@ class Metric:
         absent = [package for package in self.packages if package_version(package) is None]
         if not absent:
             return None
-        return f"{', '.join(absent)} not installed; run: pip install 'opensnac[evaluate]'"
+        return f"{', '.join(absent)} not installed; run: pip install {self.install}"
 
 
 def package_version(package: str) -> str | None:
@@ -157,6 +163,32 @@ def _dnsmos_model() -> Any:
     return model
 
 
+def distill_mos(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> float | None:
+    """Distill-MOS (Stahl and Gamper 2025), 1 to 5: hears the decoded audio alone, at 16 kHz."""
+    import torch
+
+    if len(reference) < SHORTEST_DISTILL_MOS * sample_rate or silent(reference) or silent(decoded):
+        return None
+    _, copy = _both_at(16_000, reference, decoded, sample_rate)
+    with torch.inference_mode():
+        return float(_distill_mos_model()(torch.from_numpy(copy)[None]))
+
+
+@functools.cache
+def _distill_mos_model() -> Any:
+    """The package's model. Only its command line needs torchaudio, which fails to load beside another torch's build."""
+    absent = "torchaudio" not in sys.modules
+    sys.modules.setdefault("torchaudio", ModuleType("torchaudio"))
+    try:
+        from distillmos import ConvTransformerSQAModel
+
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints where its weights are
+            return ConvTransformerSQAModel().eval()
+    finally:
+        if absent:
+            del sys.modules["torchaudio"]
+
+
 def si_sdr(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> float | None:
     """Scale-invariant signal-to-distortion ratio (Le Roux et al. 2019) in dB, means removed, within ±100."""
     original = reference.astype(np.float64) - reference.mean(dtype=np.float64)
@@ -205,6 +237,7 @@ def _both_at(rate: int, reference: np.ndarray, decoded: np.ndarray, sample_rate:
 
 
 _SPEECHMOS = ("speechmos", "onnxruntime", "librosa", "requests")  # it imports what it does not ask for
+_DISTILL_MOS = ("distillmos", "xls-r-sqa")
 _METRICS = (
     Metric("pesq_wb", "PESQ-WB", 2, True, pesq_wideband, ("pesq",), of_speech=True),
     Metric("stoi", "STOI", 3, True, stoi, ("pystoi",), of_speech=True),
@@ -214,6 +247,16 @@ _METRICS = (
         "visqol_speech", "ViSQOL speech", 2, True, visqol_speech, ("visqol-python", "ai-edge-litert"), of_speech=True
     ),
     Metric("dnsmos", "DNSMOS", 2, True, dnsmos, _SPEECHMOS, of_speech=True),
+    Metric(
+        "distill_mos",
+        "Distill-MOS",
+        2,
+        True,
+        distill_mos,
+        _DISTILL_MOS,
+        of_speech=True,
+        install=f"--no-deps {' '.join(_DISTILL_MOS)}",
+    ),
     Metric("si_sdr", "SI-SDR, dB", 1, True, si_sdr),
     Metric("mel_distance", "Mel distance, dB", 2, False, mel_distance),
     Metric("stft_distance", "STFT distance", 3, False, stft_distance),

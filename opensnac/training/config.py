@@ -76,6 +76,7 @@ class LossConfig:
     offset: float = 0.0  # means of clips, which mel distances hardly see; the recipe has none
     complex: float = 0.0  # spectra with their phase; the recipe has none
     loudness: float = 0.0  # what PESQ's model of hearing makes of a difference; the recipe has none
+    tones: float = 0.0  # steady tones that the original does not have; the recipe has none
     feature: float = 2.0
     adversarial: float = 1.0
     codebook: float = 1.0

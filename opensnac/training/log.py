@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,12 +112,11 @@ class Log:
             self.line.update(self.line.task_ids[0], completed=progress, description=text)
         else:
             ending = f"  left {left}" if progress is not None else ""
-            self.say("  ".join(f"{key} {value}" for key, value in rounded.items()) + ending)
+            shown = {key: value for key, value in rounded.items() if not isinstance(value, dict)}
+            self.say("  ".join(f"{key} {value}" for key, value in shown.items()) + ending)
         if self.writer is not None:
-            for key, value in entry.items():
-                for i, number in enumerate(value if isinstance(value, list) else [value]):
-                    name = f"{key}/{i}" if isinstance(value, list) else key
-                    self.writer.add_scalar(name, number, entry["step"])
+            for name, number in _curves(entry):
+                self.writer.add_scalar(name, number, entry["step"])
 
     def show(self, step: int, sample_rate: int, originals: Sequence[Tensor], heard: Sequence[Heard]) -> None:
         """Decoded validation clips (1, 1, samples) to hear, and to see below their originals."""
@@ -151,8 +150,20 @@ def _picture(clips: Sequence[np.ndarray], sample_rate: int) -> np.ndarray:
     return np.concatenate(panels)
 
 
+def _curves(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Every number of an entry and its name; those of lists and tables by place or key behind a slash."""
+    for name, value in values.items():
+        inner = dict(enumerate(value)) if isinstance(value, list) else value
+        if isinstance(inner, Mapping):
+            yield from _curves({f"{name}/{key}": number for key, number in inner.items()})
+        else:
+            yield name, value
+
+
 def _rounded(value: Any) -> Any:
     """Five digits are enough to read; what is no number is null in JSON."""
+    if isinstance(value, dict):
+        return {key: _rounded(v) for key, v in value.items()}
     if isinstance(value, list):
         return [_rounded(v) for v in value]
     if isinstance(value, float):

@@ -245,8 +245,10 @@ class Run:
         heard = validate(self.trainer.ema, self.clips, self.processes)
         entry = {"step": self.trainer.step, "minutes": self.elapsed / 60}
         entry |= {f"valid_{name}": value for name, value in heard.quality.items()}
-        self.log.record(entry | {"valid_codes": heard.codes})
-        self.log.show(self.trainer.step, self.config.model.sampling_rate, self.clips, heard.heard)
+        by_label = {"valid_by_label": heard.by_label} if len(heard.by_label) > 1 else {}
+        self.log.record(entry | {"valid_codes": heard.codes} | by_label)
+        originals = [clip.audio for clip in self.clips]
+        self.log.show(self.trainer.step, self.config.model.sampling_rate, originals, heard.heard)
         criterion = self.config.schedule.best_by
         quality = heard.quality.get(criterion, math.nan)
         distance = -quality if criterion in HIGHER_IS_BETTER else quality

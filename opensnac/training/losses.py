@@ -14,6 +14,8 @@ MEL_WINDOWS = (32, 64, 128, 256, 512, 1024, 2048)
 MEL_BANDS = (5, 10, 20, 40, 80, 160, 320)
 MEL_FLOOR = 1e-5
 COMPLEX_WINDOWS = (256, 512, 1024)
+TONE_WINDOW, TONE_NEIGHBOURS = 2048, 41  # samples; bins whose mean a line stands above
+TONE_MARGIN_DB = 3.0  # a mean over one batch is off by about as much
 COMPLEX_FLOOR = 1e-2  # of the mean that differences are shares of, so that a silent batch cannot explode
 
 Audio = Float[Tensor, "batch 1 _samples"]
@@ -105,6 +107,31 @@ def _compressed_spectrum(audio: Audio, window: int) -> Float[Tensor, "batch bins
     spectrum = torch.stft(audio[:, 0].float(), window, window // 4, window=hann, return_complex=True)
     parts = torch.view_as_real(spectrum)
     return parts * (parts.square().sum(-1, keepdim=True) + 1e-8) ** -0.25
+
+
+def mean_power(audio: Audio) -> Float[Tensor, " bins"]:
+    """Power in windows of 2048 samples, mean over clips and frames: the long-term spectrum."""
+    hann = torch.hann_window(TONE_WINDOW, device=audio.device)
+    spectrum = torch.stft(audio[:, 0].float(), TONE_WINDOW, TONE_WINDOW // 4, window=hann, return_complex=True)
+    return (spectrum.real.square() + spectrum.imag.square()).mean((0, 2))
+
+
+def tone_loss(power_hat: Float[Tensor, " bins"], power: Float[Tensor, " bins"]) -> Tensor:
+    """Lines of the long-term spectrum that the original's does not have: mean square of their dB beyond 3.
+
+    A steady tone is as good as noise to a mel distance, which hears the energy of a band in a frame. This hears that
+    it stays where it is. The level of the whole is nothing to it, nor is its gradient anything to the level.
+    """
+    excess = _above_neighbours(power_hat) - _above_neighbours(power) - TONE_MARGIN_DB
+    return excess.clamp(min=0).square().mean()
+
+
+def _above_neighbours(power: Float[Tensor, " bins"]) -> Float[Tensor, " bins"]:
+    """How far each bin stands above the mean of the 41 around it, in dB."""
+    level = 10 * power.clamp(min=1e-10).log10()[None, None]
+    half = TONE_NEIGHBOURS // 2
+    around = F.avg_pool1d(F.pad(level, (half, half), mode="reflect"), TONE_NEIGHBOURS, stride=1)
+    return (level - around)[0, 0]
 
 
 def discriminator_loss(fake: Features, real: Features) -> Tensor:

@@ -83,12 +83,16 @@ class _Slice(io.RawIOBase):
 
 @dataclass(frozen=True)
 class Recording:
-    """A readable file: where it is, its rate in Hz, its length in samples at that rate, its hours' weight."""
+    """A readable file: where it is, its rate in Hz, its length in samples at that rate, its hours' weight.
+
+    Its label is the first folder below its source that it lies in; empty where it lies in none.
+    """
 
     place: Place
     sample_rate: int
     num_samples: int
     weight: float = 1.0
+    label: str = ""
 
     @property
     def seconds(self) -> float:
@@ -99,23 +103,29 @@ class Recording:
 def find_recordings(sources: Iterable[Source | str | Path]) -> tuple[list[Recording], list[str]]:
     """Recordings at all sources, in order of name, and a line for each file that is broken.
 
-    What two sources name is taken once, with the first one's weight.
+    What two sources name is taken once, with the first one's weight and label.
     """
-    weights: dict[Place, float] = {}
+    known: dict[Place, tuple[float, str]] = {}
     broken: list[str] = []
     for source in sources:
         source = source if isinstance(source, Source) else Source(str(source))
         for place in _places(source.path, broken):
-            weights.setdefault(place, source.weight)
+            known.setdefault(place, (source.weight, _label(place, Path(source.path))))
     found = []
-    places = sorted(weights, key=str)
+    places = sorted(known, key=str)
     with ThreadPoolExecutor() as pool:
         for place, info in zip(places, pool.map(_probe, places), strict=True):
             if isinstance(info, str):
                 broken.append(f"{place}: {info}")
             else:
-                found.append(Recording(place, *info, weights[place]))
+                found.append(Recording(place, *info, *known[place]))
     return found, broken
+
+
+def _label(place: Place, source: Path) -> str:
+    folder = source if source.is_dir() else source.parent
+    inside = place.path.relative_to(folder).parts if place.path.is_relative_to(folder) else ()
+    return inside[0] if len(inside) > 1 else ""
 
 
 def _probe(place: Place) -> tuple[int, int] | str:

@@ -101,6 +101,8 @@ class Trainer:
                 values["complex"] = losses.complex_loss(audio_hat, clips, levels)
             if self.config.losses.loudness:
                 values["loudness"] = loudness_loss(audio_hat, clips, self.config.model.sampling_rate)
+            if self.config.losses.tones:
+                values["tones"] = self._tone_loss(audio_hat, clips)
             if quantized is not None:
                 seen.append(quantized)
                 values["codebook"] = losses.codebook_loss(quantized.projected, quantized.chosen)
@@ -137,6 +139,12 @@ class Trainer:
         with self._autocast():
             audio_hat = self.decode(latent, seeds)
         return audio_hat.float(), quantized
+
+    def _tone_loss(self, audio_hat: Tensor, clips: Tensor) -> Tensor:
+        """Of the long-term spectra of all processes' clips; gradients flow into this one's."""
+        power_hat, power = losses.mean_power(audio_hat), losses.mean_power(clips)
+        elsewhere = self.processes.mean(power_hat.detach()) - power_hat.detach()
+        return losses.tone_loss(power_hat + elsewhere, self.processes.mean(power))
 
     def _learn_to_tell(self, clips: Tensor, audio_hat: Tensor, values: dict[str, Tensor]) -> losses.Features:
         """The discriminators' gradients; returns what they made of the real clips."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,40 +19,59 @@ from opensnac.evaluation.metrics import METRICS
 from opensnac.training.config import Source
 from opensnac.training.losses import MEL_WINDOWS, Audio, mel_loss
 from opensnac.training.processes import Processes
-from opensnac.training.sources import BrokenRecordingError, find_recordings, read_mono, report_broken
+from opensnac.training.sources import BrokenRecordingError, Recording, find_recordings, read_mono, report_broken
 
-SECONDS, CLIPS = 4.0, 24
+SECONDS, CLIPS = 4.0, 40
 SHOWN = 4  # clips that are kept to be heard and seen
 STFT_WINDOWS = (512, 1024, 2048)
 LISTENERS = ("pesq_wb", "stoi")  # of opensnac.evaluation.metrics, where they are installed
 HIGHER_IS_BETTER = tuple(LISTENERS)
 
 
+class Clip(NamedTuple):
+    """The beginning of a recording, (1, 1, samples), and the recording's label."""
+
+    audio: Tensor
+    label: str
+
+
 @dataclass(frozen=True)
 class Validation:
-    """Mean qualities by name, how many codes of each scale occur and their perplexity, the first clips decoded."""
+    """Mean qualities by name, also by label; codes of each scale that occur, perplexity; the first clips decoded."""
 
     quality: dict[str, float]
+    by_label: dict[str, dict[str, float]]
     codes: list[int]
     perplexity: list[float]
     heard: list[tuple[int, Tensor]]
 
 
-def find_clips(sources: Sequence[Source], sample_rate: int, report: Path | None = None) -> list[Tensor]:
-    """The beginnings of evenly chosen validation recordings, (1, 1, samples) each."""
+def find_clips(sources: Sequence[Source], sample_rate: int, report: Path | None = None) -> list[Clip]:
+    """The beginnings of validation recordings, of as many folders as there are."""
     recordings, broken = find_recordings(sources)
     clips = []
-    for index in np.linspace(0, len(recordings) - 1, min(len(recordings), CLIPS)).astype(int):
-        length = int(SECONDS * recordings[index].sample_rate)
+    for recording in spread(recordings, CLIPS):
         try:
-            samples = read_mono(recordings[index], sample_rate, 0, length)
+            samples = read_mono(recording, sample_rate, 0, int(SECONDS * recording.sample_rate))
         except BrokenRecordingError as error:
-            broken.append(f"{recordings[index].place}: {error}")
+            broken.append(f"{recording.place}: {error}")
             continue
         samples = np.pad(samples, (0, max(0, MEL_WINDOWS[-1] - len(samples))))
-        clips.append(torch.from_numpy(samples)[None, None].clone())  # aligned, see Crops.draw
+        clips.append(Clip(torch.from_numpy(samples)[None, None].clone(), recording.label))  # aligned, see Crops.draw
     report_broken(broken, report)
     return clips
+
+
+def spread(recordings: Sequence[Recording], count: int) -> list[Recording]:
+    """At most `count` recordings of as many folders as possible, evenly from each: a folder is often a speaker."""
+    folders: dict[Path, list[Recording]] = {}
+    for recording in recordings:
+        folders.setdefault(recording.place.path.parent, []).append(recording)
+    turns = [folder for turn in range(count) for folder, own in folders.items() if turn < len(own)]
+    if len(folders) > count:
+        turns = [[*folders][index] for index in np.linspace(0, len(folders) - 1, count).astype(int)]
+    shares = Counter(turns[:count])
+    return [own[i * len(own) // shares[f]] for f, own in folders.items() for i in range(shares[f])]
 
 
 def require_listener(quality: str) -> None:
@@ -61,14 +81,14 @@ def require_listener(quality: str) -> None:
 
 
 @torch.inference_mode()
-def validate(model: SNAC, clips: Sequence[Tensor], processes: Processes) -> Validation:
+def validate(model: SNAC, clips: Sequence[Clip], processes: Processes) -> Validation:
     """Every process hears its share of the clips, and all get the same figures."""
     rate, weight = model.config.sampling_rate, next(model.parameters())
     rows: list[tuple[int, dict[str, float | None]]] = []
     used = [torch.zeros(model.config.codebook_size, device=weight.device) for _ in model.config.vq_strides]
     heard = []
     for index in range(processes.rank, len(clips), processes.count):
-        audio = clips[index].to(weight)
+        audio = clips[index].audio.to(weight)
         codes = model.encode(audio)
         for seen, code in zip(used, codes, strict=True):
             seen += torch.bincount(code.flatten(), minlength=len(seen))
@@ -77,15 +97,19 @@ def validate(model: SNAC, clips: Sequence[Tensor], processes: Processes) -> Vali
         if index < SHOWN:
             heard.append((index, audio_hat.float().cpu().clone()))
     rows = sorted(processes.gather_objects(rows), key=lambda row: row[0])
-    quality = {}
-    for name in rows[0][1]:
-        values = [value for _, row in rows if (value := row[name]) is not None]
-        if values:
-            quality[name] = sum(values) / len(values)
+    labels = dict.fromkeys(clip.label for clip in clips)
+    by_label = {label: _means([row for index, row in rows if clips[index].label == label]) for label in labels}
     used = [processes.mean(seen) for seen in used]
     counts = [int((seen > 0).sum()) for seen in used]
     perplexity = [float(torch.exp(torch.distributions.Categorical(seen).entropy())) for seen in used]
-    return Validation(quality, counts, perplexity, sorted(processes.gather_objects(heard), key=lambda clip: clip[0]))
+    heard = sorted(processes.gather_objects(heard), key=lambda clip: clip[0])
+    return Validation(_means([row for _, row in rows]), by_label, counts, perplexity, heard)
+
+
+def _means(rows: Sequence[dict[str, float | None]]) -> dict[str, float]:
+    """Of each quality, over the clips that have it."""
+    values = {name: [value for row in rows if (value := row[name]) is not None] for name in rows[0]}
+    return {name: sum(some) / len(some) for name, some in values.items() if some}
 
 
 def _quality(audio_hat: Audio, audio: Audio, rate: int) -> dict[str, float | None]:

@@ -31,7 +31,7 @@ def results(tmp_path):
         for name, rate, mean in (("original", None, 3.5), ("opus:6", 5302.4, 2.42))
     ]  # fmt: skip
     file = tmp_path / "results.json"
-    file.write_text(json.dumps({"metrics": metrics, "codecs": codecs, "labels": {"speech": {}}}))
+    file.write_text(json.dumps({"metrics": metrics, "codecs": codecs, "labels": {"speech": {"clips": 2}}}))
     return file
 
 
@@ -45,6 +45,16 @@ def test_the_table_is_markdown_of_what_was_asked_for(results, capsys):
     ]
     quality_table.main([str(results), "--metric", "pesq_wb", "--codec", "opus:6", "--label", "speech"])
     assert capsys.readouterr().out.splitlines()[2:] == ["| opus:6 | 5302 | 3.42 ± 0.10 |"]
+
+
+def test_every_label_by_itself(results, capsys):
+    quality_table.main([str(results), "--each-label", "--metric", "pesq_wb"])
+    assert capsys.readouterr().out.splitlines() == [
+        "| label | clips | codec | b/s | PESQ-WB ↑ |",
+        "| --- | --- | --- | --- | --- |",
+        "| speech | 2 | original | – | 4.50 ± 0.10 |",
+        "| speech | 2 | opus:6 | 5302 | 3.42 ± 0.10 |",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,20 @@
 """Metrics: perfect on identity, worse with more noise, right by hand, absent where they do not apply."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from opensnac.errors import OpensnacError
+from opensnac.evaluation import metrics
 from opensnac.evaluation.metrics import METRICS, Metric, codebook_use, pesq_wideband, require, si_sdr
+from opensnac.recordings import audio
 
 RATE = 24_000
+EXAMPLE = Path(__file__).parents[2] / "examples/lj_speech.flac"
 PERFECT = {
     "pesq_wb": (4.6439, 1e-3),  # the highest that P.862.2 gives
     "stoi": (1.0, 1e-6),
@@ -78,7 +84,7 @@ def test_silence_has_no_score_but_no_intelligibility_and_a_spectrum(name, clip):
         assert as_silence == pytest.approx(0, abs=0.01) if "stoi" in name else as_silence is None
 
 
-@pytest.mark.parametrize("name", ["pesq_wb", "stoi", "estoi", "visqol_audio", "visqol_speech"])
+@pytest.mark.parametrize("name", ["pesq_wb", "stoi", "estoi", "visqol_audio", "visqol_speech", "distill_mos"])
 def test_what_is_too_short_has_no_score(name, clip):
     short = clip[: RATE // 10]
     assert installed(name).measure(short, short, RATE) is None
@@ -108,11 +114,31 @@ def test_pesq_is_absent_beyond_what_its_library_holds(clip):
     assert pesq_wideband(long, long, RATE) is None
 
 
-def test_dnsmos_hears_the_decoded_audio_alone(clip):
-    measure = installed("dnsmos").measure
+@pytest.mark.parametrize("name", ["dnsmos", "distill_mos"])
+def test_some_metrics_hear_the_decoded_audio_alone(name, clip):
+    measure = installed(name).measure
     score = measure(clip, clip, RATE)
     assert 1 < score < 5
     assert measure(clip[::-1].copy(), clip, RATE) == score
+
+
+def test_distill_mos_likes_speech_and_no_noise():
+    """Of a person's speech: what is made up for the other tests it rates as noise, more of it or less."""
+    measure = installed("distill_mos").measure
+    speech, rate = audio.read(EXAMPLE)
+    noise = np.random.default_rng(1).standard_normal(speech.shape[1]).astype(np.float32)
+    scores = [measure(speech[0], speech[0] + level * noise, rate) for level in (0, 0.01, 0.1)]
+    assert scores[0] > 3.5
+    assert (np.diff(scores) < -0.3).all(), scores
+
+
+def test_distill_mos_prints_nothing_and_leaves_no_stand_in_behind(capsys):
+    installed("distill_mos")
+    before = sys.modules.get("torchaudio")
+    metrics._distill_mos_model.cache_clear()
+    metrics._distill_mos_model()
+    assert capsys.readouterr().out == ""
+    assert sys.modules.get("torchaudio") is before
 
 
 def test_si_sdr_by_hand():
@@ -140,6 +166,10 @@ def test_perplexity_is_at_most_the_number_of_entries_used(codes):
 def test_a_metric_without_its_package_says_how_to_install_it():
     metric = Metric("x", "X", 1, True, si_sdr, ("no-such-package-anywhere",))
     assert metric.missing() == ("no-such-package-anywhere not installed; run: pip install 'opensnac[evaluate]'")
+    other = Metric(
+        "x", "X", 1, True, si_sdr, ("no-such-package-anywhere",), install="--no-deps no-such-package-anywhere"
+    )
+    assert other.missing().endswith("run: pip install --no-deps no-such-package-anywhere")
     assert METRICS["si_sdr"].missing() is None
     with pytest.raises(OpensnacError, match=r"no-such-package not installed; run: pip install 'opensnac\[evaluate\]'"):
         require("numpy", "no-such-package")

@@ -27,6 +27,25 @@ def test_every_source_says_where_it_comes_from_and_its_licence():
         assert ("package" in source) != ("repository" in source)
         assert source["licence"]
         assert source["files"]
+        assert 0 < source["weight"] < 1 if "16k" in source["name"] or "asterisk" in source["name"] else source["weight"]
+
+
+def test_what_is_there_is_listed_with_its_weight(recipe, apt, tmp_path, monkeypatch):
+    out, sources = tmp_path / "corpus", [NOISE | {"weight": 0.5}, NOISE | {"name": "elsewhere", "weight": 2.0}]
+    (out / "train" / "noise").mkdir(parents=True)
+    (out / "noise.txt").touch()
+    monkeypatch.setattr(recipe.tomllib, "loads", lambda text: {"source": sources})
+    monkeypatch.setattr("sys.argv", ["fetch", str(out), "--only", "noise"])
+    recipe.main()
+    listed = (out / "train.txt").read_text()
+    assert listed == f'[{{path = "{out}/train/noise", weight = 0.5}}]\n'
+
+
+def test_capital_endings_are_recordings_too(recipe, tmp_path, monkeypatch):
+    audio.write(tmp_path / "root" / "A.wav", np.zeros((1, 8)), RATE)
+    (tmp_path / "root" / "A.wav").rename(tmp_path / "root" / "A.WAV")
+    monkeypatch.setattr(recipe, "obtain", lambda source, scratch: (tmp_path / "root", "1"))
+    assert "1 recordings" in recipe.fetch(NOISE | {"files": ["*.WAV"]}, tmp_path / "corpus")
 
 
 def test_a_package_is_brought_once(recipe, apt, tmp_path):

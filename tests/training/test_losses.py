@@ -148,3 +148,34 @@ def test_complex_loss_in_shares_of_given_levels() -> None:
     torch.testing.assert_close(losses.complex_loss(audio_hat, audio, 2 * levels), whole / 2)
     halves = [losses.complex_loss(audio_hat[i : i + 1], audio[i : i + 1], levels) for i in range(2)]
     torch.testing.assert_close(torch.stack(halves).mean(), whole)
+
+
+def test_tones_cost_what_stands_out_beyond_three_decibels() -> None:
+    power = torch.ones(1025)
+    sung = power.clone()
+    sung[768] = 100.0  # 20 dB, of which the mean of the 41 bins around it gets a share
+    assert float(losses.tone_loss(sung, power)) == pytest.approx((20 - 20 / 41 - 3) ** 2 / 1025)
+    assert float(losses.tone_loss(power, sung)) == 0, "what is left out is no tone"
+    assert float(losses.tone_loss(10 * sung, sung)) == pytest.approx(0, abs=1e-6), "nor is a level"
+
+
+def test_tones_say_nothing_about_the_level() -> None:
+    """Along its own direction the gradient is zero: nothing becomes softer or louder for it."""
+    noise = torch.randn(2, 1, 4096, generator=torch.Generator().manual_seed(0))
+    decoded = (noise + torch.sin(2.4 * torch.arange(4096))).requires_grad_()
+    loss = losses.tone_loss(losses.mean_power(decoded), losses.mean_power(noise))
+    (gradient,) = torch.autograd.grad(loss, decoded)
+    assert loss.item() > 0.1
+    assert abs((gradient * decoded).sum().item()) < 1e-3 * (gradient.norm() * decoded.norm()).item()
+
+
+def test_the_loss_of_tones_lowers_the_tone_alone() -> None:
+    time = torch.arange(24000) / 24000
+    noise = 0.01 * torch.randn(1, 1, 24000, generator=torch.Generator().manual_seed(0))
+    power = losses.mean_power(noise)
+    level = torch.tensor(0.01, requires_grad=True)
+    before = losses.tone_loss(losses.mean_power(noise + level * torch.sin(2 * torch.pi * 9000 * time)), power)
+    before.backward()
+    assert level.grad > 0
+    quieter = noise + 0.5 * level.detach() * torch.sin(2 * torch.pi * 9000 * time)
+    assert losses.tone_loss(losses.mean_power(quieter), power) < before

@@ -34,7 +34,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_train_the_weights_of_one(corpus: Path, tmp_path: Path) -> None:
     """Codebooks start, follow and are revived, a step is skipped because of one process's clip, and all is logged."""
     values = values_of(corpus, STEPS, validate_every=8, checkpoint_every=8, **STAGES)
-    values |= {"losses": {"complex": 1.0}, "codebooks": {"revive_every": 5, "patience": 2}}
+    values |= {"losses": {"complex": 1.0, "tones": 1.0}, "codebooks": {"revive_every": 5, "patience": 2}}
     config = tmp_path / "run.toml"
     config.write_text(to_toml(values))
     poison = str(4 * POISONED_STEP + 3)  # the last clip of that step: the second process's
