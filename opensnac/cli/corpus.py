@@ -48,7 +48,8 @@ def tokenize(
         float | None, typer.Option(min=0.01, metavar="SECONDS", help="Cut codes of recordings into rows so long.")
     ] = None,
     trim_silence: Annotated[
-        float | None, typer.Option(metavar="DB", help="Cut what is softer off both ends, such as -50. Default: nothing.")
+        float | None,
+        typer.Option(metavar="DB", help="Cut what is softer off both ends, such as -50. Default: nothing."),
     ] = None,
     loudness: Annotated[
         float | None, typer.Option(metavar="LUFS", help="Bring every recording to it, such as -23. Default: as it is.")
@@ -219,7 +220,8 @@ class _Watch:
             self._line = time.monotonic()
             left = (self._line - self._start) * (self._total / max(1, self._bytes) - 1) / 60
             print(
-                f"opensnac: {self._bytes / self._total:.0%}: {self._said()}, about {left:,.0f} min left", file=sys.stderr
+                f"opensnac: {self._bytes / self._total:.0%}: {self._said()}, about {left:,.0f} min left",
+                file=sys.stderr,
             )
 
 

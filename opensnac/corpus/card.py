@@ -37,7 +37,8 @@ def card(facts: Mapping[str, Any]) -> str:
     lines = [
         "# Tokens of speech",
         "",
-        f"{totals['seconds'] / 3600:,.2f} hours in {totals['rows']:,} rows, {totals['tokens']:,} codes, made by opensnac with",
+        f"{totals['seconds'] / 3600:,.2f} hours in {totals['rows']:,} rows, {totals['tokens']:,} codes, made by",
+        "opensnac with",
         "",
         "```sh",
         facts["command"],
@@ -54,8 +55,8 @@ def card(facts: Mapping[str, Any]) -> str:
         "",
         READ[facts["format"]].format(**facts) if facts["format"] == "bin" else READ[facts["format"]],
         "",
-        "or, in any format, with `opensnac.corpus.Corpus(folder)`. `opensnac detokenize FOLDER --rows 0 -o OUT` makes rows",
-        "audible.",
+        "or, in any format, with `opensnac.corpus.Corpus(folder)`. `opensnac detokenize FOLDER --rows 0 -o OUT` makes",
+        "rows audible.",
         "",
     ]
     return "\n".join([*_front_matter(facts), *lines])

@@ -1,4 +1,4 @@
-"""How loud a recording is, learned block by block: peak, level and clipped share of each row; loudness as it is heard."""
+"""How loud a recording is, learned block by block: peak, level and clipped share; loudness as it is heard."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class Levels:
     def __init__(self, channels: int, border: Callable[[int], int | None]) -> None:
         self.num_samples = 0
         self._channels, self._border = channels, border
-        self._segment, self._end = -1, 0
+        self._segment = -1
+        self._end: int | None = 0
         self._peak: list[np.ndarray] = []
         self._square: list[np.ndarray] = []
         self._clipped: list[np.ndarray] = []
@@ -114,7 +115,10 @@ def _k_weighting(rate: int) -> np.ndarray:
     The constants are those from which the standard's coefficients at 48 kHz follow (Mansbridge, Finn and Reiss 2012).
     """
     sections = []
-    for gain_db, q, hertz in ((3.999843853973347, 0.7071752369554196, 1681.974450955533), (0.0, 0.5003270373238773, 38.13547087602444)):
+    for gain_db, q, hertz in (
+        (3.999843853973347, 0.7071752369554196, 1681.974450955533),
+        (0.0, 0.5003270373238773, 38.13547087602444),
+    ):
         k = np.tan(np.pi * hertz / rate)
         down = [1 + k / q + k * k, 2 * (k * k - 1), 1 - k / q + k * k]
         if gain_db:

@@ -10,13 +10,14 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch
 
-from opensnac.corpus.work import Job, Record, Worker
+from opensnac.corpus.work import Job, Worker
 from opensnac.errors import OpensnacError
 
 MOST_DEATHS = 3  # of workers over one shard
@@ -115,10 +116,8 @@ class _Pool:
     def _give(self, hand: _Hand) -> None:
         hand.shard, hand.reads = (self._waiting.pop() if self._waiting else None), None
         if hand.shard is not None:
-            try:
+            with suppress(BrokenPipeError, ConnectionResetError):  # its end is seen where its answer should come
                 hand.pipe.send((hand.shard, self._deaths.get(hand.shard, _Deaths()).skip()))
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # its end is seen where its answer should come
 
     def _hear(self, hand: _Hand, event: str, value: Any) -> None:
         if event == "error":
@@ -187,6 +186,3 @@ def _sendable(error: Exception) -> Exception:
     if isinstance(error, OSError):
         return OSError(error.errno, error.strerror or str(error), error.filename)
     return error if isinstance(error, OpensnacError) else OpensnacError(f"{type(error).__name__}: {error}")
-
-
-__all__ = ["Record", "default_workers", "devices", "run"]

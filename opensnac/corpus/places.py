@@ -19,8 +19,8 @@ ATTEMPTS, PAUSE = 3, 1.0  # to open what is behind a URL; seconds after the firs
 class Place:
     """A file, `size` bytes of it from `offset` on (a member of a tar file), or the audio `column` of a Parquet `row`.
 
-    `path` is a file name or a URL that fsspec opens: s3://, gs://, memory://, ... A row that holds no bytes names a file
-    as its `member`, as the hub's `{"bytes", "path"}` does.
+    `path` is a file name or a URL that fsspec opens: s3://, gs://, memory://, ... A row that holds no bytes names a
+    file as its `member`, as the hub's `{"bytes", "path"}` does.
     """
 
     path: str
@@ -97,6 +97,13 @@ def open_binary(path: str) -> BinaryIO:
     raise AssertionError("unreachable")
 
 
+def parquet_file(path: str) -> Any:
+    """A Parquet file or URL for reading."""
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(open_binary(path) if is_url(path) else path)
+
+
 def join(folder: str, name: str) -> str:
     """A name below a folder, unless the name says itself where it is."""
     return name if is_url(name) or os.path.isabs(name) or not folder else f"{folder.rstrip('/')}/{name}"
@@ -113,9 +120,7 @@ class _EmbeddedAudio:
     ROWS_AT_ONCE = 16
 
     def __init__(self, path: str, column: str) -> None:
-        import pyarrow.parquet as pq
-
-        self._file, self._column = pq.ParquetFile(open_binary(path)), column
+        self._file, self._column = parquet_file(path), column
         metadata = self._file.metadata
         self._groups = [0]
         for group in range(metadata.num_row_groups):

@@ -1,7 +1,7 @@
 """The plan of a corpus: every recording in its place, in shards that are named by what they will hold.
 
-It is made once, in two passes that hold a few rows at a time, and kept in the corpus's folder as a Parquet file with one
-row group a shard. Whoever works on a shard reads its row group and needs nothing else.
+It is made once, in two passes that hold a few rows at a time, and kept in the corpus's folder as a Parquet file with
+one row group a shard. Whoever works on a shard reads its row group and needs nothing else.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class Plan:
 
     @cached_property
     def _file(self) -> pq.ParquetFile:
-        return pq.ParquetFile(self.store.open(PLAN))
+        return self.store.parquet(PLAN)
 
     @cached_property
     def _facts(self) -> dict[str, Any]:
@@ -85,6 +86,12 @@ class Plan:
     def recordings(self) -> int:
         """How many there are."""
         return int(self._file.metadata.num_rows)
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """The number of each shard's first recording, and of all of them."""
+        rows = (self._file.metadata.row_group(shard).num_rows for shard in range(self.shards))
+        return list(accumulate(rows, initial=0))
 
     @cached_property
     def sizes(self) -> list[int]:
@@ -147,7 +154,9 @@ def _list(inputs: Iterable[str], listing: Path) -> _Found:
 def _learn(kinds: dict[str, str], columns: dict[str, Any]) -> None:
     """Widen the kinds of columns so that these values fit."""
     for name, value in columns.items():
-        came = next((k for t, k in ((bool, "bool"), (int, "int"), (float, "float"), (str, "str")) if type(value) is t), "json")
+        came = next(
+            (k for t, k in ((bool, "bool"), (int, "int"), (float, "float"), (str, "str")) if type(value) is t), "json"
+        )
         if came == "int" and not -(2**63) <= value < 2**63:
             came = "json"
         known = kinds.get(name, came)
@@ -161,7 +170,9 @@ def _hash(text: str) -> int:
 
 
 def _require_different_ids(hashes: array[int], listing: Path) -> None:
-    values, counts = np.unique(np.frombuffer(hashes, np.uint64) if hashes else np.zeros(0, np.uint64), return_counts=True)
+    values, counts = np.unique(
+        np.frombuffer(hashes, np.uint64) if hashes else np.zeros(0, np.uint64), return_counts=True
+    )
     doubtful = set(values[counts > 1].tolist())
     seen: dict[str, Place] = {}
     for batch in pq.ParquetFile(listing).iter_batches(ROWS_AT_ONCE) if doubtful else ():

@@ -7,6 +7,7 @@ corpus's folder by the same names: a shared disk, or URLs of an object store.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -31,7 +32,7 @@ def run(job: Job, shards: Sequence[int], workers: int | None, on: On, address: s
 
     here = not ray.is_initialized()
     if here:
-        ray.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
+        _start(address)
     try:
         on_gpu = job.device.startswith("cuda")
         cores = 1 + job.readers
@@ -80,3 +81,11 @@ class _Actor:
         except (OpensnacError, OSError) as error:  # no other node could do better
             return {"record": [""], "error": [f"shard {shard}: {error}"]}
         return {"record": [json.dumps(asdict(record))], "error": [""]}
+
+
+def _start(address: str | None) -> None:
+    import ray
+
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    options: dict[str, Any] = {"include_dashboard": False} if address is None else {"address": address}
+    ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)

@@ -96,7 +96,7 @@ class Settings:
 
 
 def layout_by_name(name: str, config: CodecConfig) -> TokenLayout:
-    """The layout called `name`: tree, tree:OFFSET or orpheus. ConfigError where there is none, or not for this model."""
+    """The layout called `name`: tree, tree:OFFSET or orpheus. ConfigError for others, or where the model has none."""
     offset = _offset(name)
     if name == "orpheus" and (tuple(config.vq_strides), config.codebook_size) != ((4, 2, 1), 4096):
         raise ConfigError(

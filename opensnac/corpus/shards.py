@@ -103,7 +103,7 @@ def _lists(values: Sequence[np.ndarray], dtype: Any) -> pa.ListArray:
 def write_webdataset(
     path: Path, shard: int, rows: Sequence[Row], columns: dict[str, str], model: tuple[str, str], config: CodecConfig
 ) -> None:
-    """A tar file with KEY.snac, which `opensnac decode` reads, and KEY.json for each row. No clock leaves a mark in it."""
+    """A tar file with KEY.snac, which `opensnac decode` reads, and KEY.json for each row. It keeps no times."""
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
         for number, row in enumerate(rows):
             key = f"{shard:06d}_{number:06d}"
@@ -147,10 +147,8 @@ def bin_dtype(end: int) -> type[np.uint16] | type[np.uint32]:
     return np.uint16 if end < 1 << 16 else np.uint32
 
 
-def write_bin(
-    tokens: Path, index: Path, rows: Sequence[Row], columns: dict[str, str], layout: TokenLayout
-) -> None:
-    """A shard's tokens, little-endian, row after row, each with the end token; and the rows with their numbers of tokens."""
+def write_bin(tokens: Path, index: Path, rows: Sequence[Row], columns: dict[str, str], layout: TokenLayout) -> None:
+    """A shard's tokens, little-endian, row after row, each with the end token; and the rows with their counts."""
     counts = []
     with tokens.open("wb") as file:
         for row in rows:

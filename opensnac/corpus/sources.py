@@ -17,7 +17,7 @@ from typing import Any
 
 import fsspec
 
-from opensnac.corpus.places import Place, is_url, join, open_binary
+from opensnac.corpus.places import Place, is_url, join, open_binary, parquet_file
 from opensnac.recordings.audio import READABLE
 from opensnac.recordings.jobs import PlanError
 
@@ -133,7 +133,9 @@ def _row(source: str, number: int, row: Any, prefix: str) -> Entry:
     if not isinstance(row, dict):
         raise PlanError(f"{source}, row {number}: expected an object of keys and values, got {row!r}")
     if None in row:
-        raise PlanError(f"{source}, row {number}: expected {len(row) - 1} cells as the header has, got {row[None]!r} more")
+        raise PlanError(
+            f"{source}, row {number}: expected {len(row) - 1} cells as the header has, got {row[None]!r} more"
+        )
     column = _path_column(source, row)
     named = row.pop(column)
     named = named.get("path") if isinstance(named, dict) else named
@@ -169,10 +171,9 @@ def _path_column(source: str, columns: Iterable[str]) -> str:
 def _parquet(source: str, prefix: str) -> Iterator[Entry]:
     """The rows of a Parquet file: paths, or bytes after the hub's `{"bytes", "path"}`, which are not read here."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(open_binary(source))
+        file = parquet_file(source)
     except pa.ArrowInvalid as error:
         raise PlanError(f"{source}: expected a Parquet file, got {error}") from error
     schema = file.schema_arrow

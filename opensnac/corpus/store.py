@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import fsspec
+import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from opensnac.files import whole_file
@@ -57,6 +58,10 @@ class Store:
         """A file for reading."""
         file: BinaryIO = self._fs.open(self.path(name), "rb")
         return file
+
+    def parquet(self, name: str) -> pq.ParquetFile:
+        """A Parquet file for reading."""
+        return pq.ParquetFile(self.path(name) if self.is_local else self.open(name))
 
     def read(self, name: str) -> bytes:
         """All of a file."""

@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 from opensnac.corpus import local, shards
 from opensnac.corpus.card import card
 from opensnac.corpus.plan import PLAN, Plan, make_plan
+from opensnac.corpus.readers import CORPUS, INDEX, TOKENS
 from opensnac.corpus.settings import Settings
 from opensnac.corpus.store import Store
 from opensnac.corpus.work import RECORDS, Job, Record, facts_of, load_model
 from opensnac.errors import OpensnacError
 
-CORPUS, FAILED, CARD = "corpus.json", "failed.parquet", "README.md"
-TOKENS, INDEX = "tokens.bin", "index.parquet"  # of the format bin
+FAILED, CARD = "failed.parquet", "README.md"
 FAILURE = pa.schema([("id", pa.string()), ("source", pa.string()), ("reason", pa.string())])
 
 On = Callable[[str, Any], None]
@@ -59,6 +59,7 @@ def tokenize(
     store = Store(out)
     model = load_model(settings, "cpu")
     settings = replace(settings, fingerprint=model.fingerprint)
+    facts = facts_of(settings, model)
     with store.alone():
         plan = make_plan(store, settings)
         if not store.exists(CORPUS):
@@ -72,7 +73,7 @@ def tokenize(
                 ray.run(job, todo, workers, on, address)
             elif todo:
                 local.run(job, todo, local.default_workers(device) if workers is None else workers, on)
-            _finish(store, plan, facts_of(settings, model))
+            _finish(store, plan, facts)
         _clean(store)
         return totals(store)
 
@@ -96,7 +97,9 @@ def _finish(store: Store, plan: Plan, facts: dict[str, Any]) -> None:
     """Say of the corpus as a whole what the records say of its shards. The last file written is the sign of the end."""
     missing = plan.shards - len(list(finished(store, plan)))
     if missing:
-        raise OpensnacError(f"{store}: expected {plan.shards} shards, got {plan.shards - missing}; run the command again")
+        raise OpensnacError(
+            f"{store}: expected {plan.shards} shards, got {plan.shards - missing}; run the command again"
+        )
     settings = plan.settings
     records = [Record.read(store, plan.name(shard)) for shard in range(plan.shards)]
     own = Totals(
@@ -114,8 +117,10 @@ def _finish(store: Store, plan: Plan, facts: dict[str, Any]) -> None:
     facts |= {"columns": plan.columns, "totals": asdict(own), "licences": _licences(settings, records)}
     if settings.format == "bin":
         facts |= _join(store, records, facts["vocabulary"][1])
-    else:
-        facts["shards"] = [{"rows": r.rows, "tokens": r.tokens, "files": r.files} for r in records]
+    kept = settings.format != "bin"  # else shards were joined
+    facts["shards"] = [
+        {"rows": record.rows, "tokens": record.tokens} | ({"files": record.files} if kept else {}) for record in records
+    ]
     store.write(CARD, card(facts).encode())
     store.write(CORPUS, (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode())
 
@@ -142,8 +147,7 @@ def _join(store: Store, records: list[Record], end: int) -> dict[str, Any]:
     with store.whole(INDEX) as part:
         writer = None
         for record in records:
-            with store.open(f"data/{record.name}.parquet") as file:
-                table = pq.read_table(file)
+            table = store.parquet(f"data/{record.name}.parquet").read()
             counts = table["num_tokens"].to_numpy()
             ends = position + np.cumsum(counts + 1)
             table = table.append_column("offset", pa.array(ends - counts - 1, pa.int64()))

@@ -154,7 +154,7 @@ class Worker:
     def _heard(
         self, entries: list[Entry], tell: Tell, skip: Mapping[int, str]
     ) -> Iterator[tuple[Entry, Heard | LeftOut | str]]:
-        """Each recording as it was read, LeftOut, or the reason why it cannot be; read ahead by other processes if asked."""
+        """Each recording as it was read, LeftOut, or why it cannot be; read ahead by other processes if asked."""
         dataset = _Hearing(entries, self.settings, self.model.config, skip)
         if not self._readers:
             for number, entry in enumerate(entries):
