@@ -51,5 +51,5 @@ $(VENV)/demo.stamp: $(VENV)/torch.stamp pyproject.toml
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/torch.stamp pyproject.toml
-	$(PIP_INSTALL) -e '.[train,evaluate,peers,recognition,test]'
+	$(PIP_INSTALL) -e '.[train,evaluate,peers,recognition,corpus,ray,test]'
 	@touch $@ $(VENV)/demo.stamp

@@ -100,7 +100,9 @@ def test_workers_that_die_of_nothing_known_stop_the_run(
     many: Path, here: Path, settings: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "_work", _die)
-    with pytest.raises(OpensnacError, match=r"a worker died at shard 0 \(exit code 3\) for the 4th time; is there enough"):
+    with pytest.raises(
+        OpensnacError, match=r"a worker died at shard 0 \(exit code 3\) for the 4th time; is there enough"
+    ):
         tokenize("out", settings("many"), workers=1)
 
 
