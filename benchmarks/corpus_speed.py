@@ -3,8 +3,8 @@
     python benchmarks/corpus_speed.py [ROUNDS [MINUTES [CORES]]]
 
 Utterances are cut from the example recordings and stored as FLAC at 24 kHz. The speed of `tokenize` counts reading and
-writing, from the first recording that is done to the last; the start of its processes is told beside it. Where other work runs
-beside, take one core: threads of `bench` wait for each other, workers do not.
+writing, from the first recording that is done to the last; the start of its processes is told beside it. Where other
+work runs beside, take one core: threads of `bench` wait for each other, workers do not.
 """
 
 from __future__ import annotations

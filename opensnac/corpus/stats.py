@@ -63,7 +63,7 @@ class _Count:
 
 
 def write_stats(folder: str, by: str | None = None) -> str:
-    """Write stats.html and stats.json into the corpus; the page's name. OpensnacError for a column that is not there."""
+    """Write stats.html and stats.json into the corpus; the page's name. OpensnacError for a column it has not."""
     corpus = Corpus(folder)
     if by is not None and by not in corpus.facts["columns"]:
         columns = ", ".join(corpus.facts["columns"]) or "none"
@@ -190,14 +190,14 @@ def page(facts: Mapping[str, Any]) -> str:
             "<!doctype html><meta charset=utf-8><title>Corpus statistics</title>",
             f"<style>{(Path(__file__).parent / 'web' / 'stats.css').read_text(encoding='utf-8')}</style>",
             "<main><h1>Corpus statistics</h1>",
-            f"<p><code>{escape(facts['corpus']['command'])}</code><br>model {escape(facts['corpus']['model'])}, weights "
-            f"{facts['corpus']['fingerprint'][:16]}</p>",
+            f"<p><code>{escape(facts['corpus']['command'])}</code><br>",
+            f"model {escape(facts['corpus']['model'])}, weights {facts['corpus']['fingerprint'][:16]}</p>",
             "<dl>" + "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in summary) + "</dl>",
             "<h2>Lengths</h2>",
             _bars(facts["lengths"]["rows"], facts["lengths"]["edges"]),
             "<h2>Codebooks</h2>",
-            f"<p>How often each of {books['size']:,} codes came, the most frequent first; logarithmic. Perplexity by scale, "
-            f"coarse to fine: {', '.join(map(str, books['perplexity']))}.</p>",
+            f"<p>How often each of {books['size']:,} codes came, the most frequent first; logarithmic. Perplexity by "
+            f"scale, coarse to fine: {', '.join(map(str, books['perplexity']))}.</p>",
             _curves(books["sorted_use"]),
             f"<h2>By {escape(facts['by'])}</h2>",
             _groups(facts["groups"]),
@@ -229,8 +229,8 @@ def _bars(counts: Sequence[int], edges: Sequence[float]) -> str:
         for n, count in enumerate(counts)
     )
     ticks = "".join(
-        f'<text x="{place * WIDTH:.0f}" y="{HEIGHT + 16}" text-anchor="{anchor}">{edges[round(place * (len(edges) - 1))]:.1f}'
-        " s</text>"
+        f'<text x="{place * WIDTH:.0f}" y="{HEIGHT + 16}" text-anchor="{anchor}">'
+        f"{edges[round(place * (len(edges) - 1))]:.1f} s</text>"
         for place, anchor in ((0, "start"), (0.5, "middle"), (1, "end"))
     )
     return _svg(HEIGHT + 20, bars + ticks, "Rows by length")
