@@ -35,9 +35,9 @@ def row_schema(columns: dict[str, str], scales: int | None) -> pa.Schema:
         ("num_samples", pa.int64()),
         ("sampling_rate", pa.int32()),
         ("seconds", pa.float64()),
-        ("peak", pa.float32()),
-        ("level_db", pa.float32()),
-        ("clipped", pa.float32()),
+        ("peak", pa.float64()),
+        ("level_db", pa.float64()),
+        ("clipped", pa.float64()),
     ]
     if scales == 0:
         fields.append(("tokens", pa.list_(pa.int32())))

@@ -126,11 +126,15 @@ class Store:
                 fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise PlanError(f"{self.root}: another run writes to it; wait for its end or stop it") from error
-            for part in Path(self._path).rglob(".*.part"):
-                part.unlink(missing_ok=True)
+            self._remove_unfinished()
             yield
+            self._remove_unfinished()  # of workers that died
         finally:
             os.close(folder)
+
+    def _remove_unfinished(self) -> None:
+        for part in Path(self._path).rglob(".*.part"):
+            part.unlink(missing_ok=True)
 
 
 def _to_disk(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import glob
 import io
 import json
@@ -86,10 +87,12 @@ def test_the_bridge_gives_data_sets(corpora: Path, monkeypatch: pytest.MonkeyPat
     assert rows[3]["codes_1"].tolist() == Corpus(str(corpora / "parquet"))[3].codes[1].tolist()
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # its files
 def test_outside_code_reads_webdataset(corpora: Path) -> None:
     webdataset = pytest.importorskip("webdataset")
     samples = list(webdataset.WebDataset(sorted(glob.glob(str(corpora / "webdataset/data/*.tar"))), shardshuffle=False))
     corpus = Corpus(str(corpora / "webdataset"))
+    gc.collect()
     assert len(samples) == 13
     assert json.loads(samples[7]["json"]) == corpus[7].facts
     recording = bitstream.read(io.BytesIO(samples[7]["snac"]))
