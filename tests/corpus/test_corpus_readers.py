@@ -6,7 +6,6 @@ import gc
 import glob
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
