@@ -1,31 +1,31 @@
-"""How fast `opensnac tokenize` is on utterances of 2 to 15 s beside what `opensnac bench` encodes, in turns.
+"""How fast a worker of `opensnac tokenize` is on utterances of 2 to 15 s beside the encoder alone, on one core, in turns.
 
-    python benchmarks/corpus_speed.py [ROUNDS [MINUTES [CORES]]]
+    python benchmarks/corpus_speed.py
 
-Utterances are cut from the example recordings and stored as FLAC at 24 kHz. The speed of `tokenize` counts reading and
-writing, from the first recording that is done to the last; the start of its processes is told beside it. Where other
-work runs beside, take one core: threads of `bench` wait for each other, workers do not.
+Both in seconds of processor time, which other work on the machine changes little. Utterances are cut from the example
+recordings and stored as FLAC at 24 kHz; reading and writing count. The encoder codes ten seconds at once, as in `bench`.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soundfile
+import torch
 
+from opensnac import SNAC
+from opensnac.corpus.plan import make_plan
 from opensnac.corpus.settings import Settings
-from opensnac.corpus.tokenize import tokenize
+from opensnac.corpus.store import Store
+from opensnac.corpus.work import Job, Worker
 from opensnac.recordings import audio
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 RATE = 24000
+ROUNDS, CALLS = 3, 3
 
 
 def utterances(folder: Path, minutes: float) -> float:
@@ -47,45 +47,28 @@ def _mono(path: Path) -> tuple[np.ndarray, int]:
     return samples.mean(axis=0, keepdims=True), rate
 
 
-def bench(out: Path, cores: int) -> float:
-    """Seconds of audio a second that the bundled model encodes on so many threads."""
-    command = [sys.executable, "-m", "opensnac", "bench", "--threads", str(cores), "--rounds", "5", "--out", str(out)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    facts = json.loads(out.read_text())
-    calls = sorted(facts["timings"]["opensnac"]["encode"]["calls"])
-    return float(facts["seconds_of_audio"] / calls[len(calls) // 2])
-
-
-def corpus(recordings: Path, out: Path, cores: int) -> tuple[float, float]:
-    """Seconds of audio a second that so many workers make tokens of, and the seconds that their start took."""
-    begin, times, done = time.perf_counter(), [], []
-
-    def on(event: str, value: Any) -> None:
-        if event == "done":
-            times.append(time.perf_counter())
-            done.append(value[0])
-
-    tokenize(str(out), Settings(inputs=(str(recordings),)), workers=cores, on=on)
-    return sum(done[1:]) / (times[-1] - times[0]), times[0] - begin
-
-
-def main(rounds: int = 3, minutes: float = 10.0, cores: int = 2) -> None:
-    """Measure in turns; print each and the ratio of the medians."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        seconds = utterances(folder / "recordings", minutes)
-        print(f"{seconds:.0f} s of utterances")
-        encoded, made = [], []
-        for turn in range(rounds):
-            encoded.append(bench(folder / "bench.json", cores))
-            speed, start = corpus(folder / "recordings", folder / f"out{turn}", cores)
-            made.append(speed)
-            print(
-                f"bench encodes {encoded[-1]:.1f}, tokenize makes {speed:.1f} s a second (first after {start:.1f} s)",
-                flush=True,
-            )
-        print(f"ratio of the medians: {np.median(made) / np.median(encoded):.2f}")
+def main() -> None:
+    """Measure in turns and print."""
+    torch.set_num_threads(1)
+    model = SNAC.from_pretrained().fold_weight_norm()
+    noise = 0.1 * torch.randn(1, 1, 10 * RATE)
+    model.encode(noise)
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = utterances(Path(folder) / "recordings", 1.0)
+        settings = Settings((f"{folder}/recordings",), fingerprint=model.fingerprint, shard_megabytes=100.0)
+        plan = make_plan(Store(f"{folder}/out"), settings)
+        worker = Worker(Job(f"{folder}/out"))
+        worker.make(0)
+        for _ in range(ROUNDS):
+            start = time.process_time()
+            for _ in range(CALLS):
+                model.encode(noise)
+            middle = time.process_time()
+            for shard in range(plan.shards):
+                worker.make(shard)
+            encodes, makes = 10 * CALLS / (middle - start), seconds / (time.process_time() - middle)
+            print(f"encode {encodes:.1f}, tokenize {makes:.1f} s a second, ratio {makes / encodes:.2f}", flush=True)
 
 
 if __name__ == "__main__":
-    main(*(float(value) if "." in value else int(value) for value in sys.argv[1:]))
+    main()

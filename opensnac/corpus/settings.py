@@ -77,7 +77,7 @@ class Settings:
             value, option = getattr(self, field.name), f"--{field.name.replace('_', '-')}"
             if field.name in ("inputs", "fingerprint") or value == field.default:
                 continue
-            words += [option] if value is True else [option, f"{value:g}" if isinstance(value, float) else value]
+            words += [option] if value is True else [option, str(value)]
         return shlex.join(words)
 
     def layout(self, config: CodecConfig) -> TokenLayout | None:
