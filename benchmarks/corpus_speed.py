@@ -1,9 +1,10 @@
-"""How fast a worker of `opensnac tokenize` is on utterances of 2 to 15 s beside the encoder alone, on one core, in turns.
+"""How fast a worker of `opensnac tokenize` is on utterances of 2 to 15 s beside the encoder alone, on one core.
 
     python benchmarks/corpus_speed.py
 
-Both in seconds of processor time, which other work on the machine changes little. Utterances are cut from the example
-recordings and stored as FLAC at 24 kHz; reading and writing count. The encoder codes ten seconds at once, as in `bench`.
+They take turns, both in seconds of processor time, which other work on the machine changes little. Utterances are cut
+from the example recordings and stored as FLAC at 24 kHz; reading and writing count. The encoder codes ten seconds at
+once, as in `bench`.
 """
 
 from __future__ import annotations
