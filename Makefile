@@ -7,7 +7,7 @@ BUILT_FROM := pyproject.toml setup.py $(wildcard opensnac/kernels/*.[ch])
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint train-smoke quality quality-update clean
+.PHONY: help demo test test-ray lint train-smoke quality quality-update clean
 
 help:  ## List what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -17,6 +17,9 @@ demo: $(VENV)/demo.stamp  ## Code an example recording: sizes, speed, quality an
 
 test: $(VENV)/test.stamp  ## Run all tests
 	$(BIN)/pytest
+
+test-ray: $(VENV)/test.stamp  ## Run the test that starts a Ray of its own: half a minute
+	OPENSNAC_TEST_RAY=1 $(BIN)/pytest tests/corpus/test_corpus_ray.py
 
 lint: $(VENV)/test.stamp  ## Check style and types
 	$(BIN)/ruff check .
@@ -52,5 +55,5 @@ $(VENV)/demo.stamp: $(VENV)/torch.stamp $(BUILT_FROM)
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/torch.stamp $(BUILT_FROM)
-	$(PIP_INSTALL) -e '.[train,evaluate,peers,recognition,test]'
+	$(PIP_INSTALL) -e '.[train,evaluate,peers,recognition,corpus,ray,test]'
 	@touch $@ $(VENV)/demo.stamp

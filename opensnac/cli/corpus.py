@@ -1,0 +1,261 @@
+"""tokenize, detokenize."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from opensnac.cli.app import Model, app
+from opensnac.cli.reporting import FAILED, needs_extra, reporting
+from opensnac.recordings.jobs import PlanError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+LINE_EVERY = 60.0  # seconds between lines of progress where there is no terminal
+
+
+@app.command(epilog="Example: [bold]opensnac tokenize talks/ -o corpus/ --segment 20 --mono[/bold]")
+def tokenize(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IN",
+            help="Folders, files, globs, CSV, TSV, JSONL or Parquet manifests, tar shards; paths or URLs. With --check "
+            "or --stats: a folder that this command wrote.",
+        ),
+    ],
+    out: Annotated[str | None, typer.Option("--out", "-o", metavar="DIR", help="Folder or URL of the corpus.")] = None,
+    form: Annotated[
+        str, typer.Option("--format", metavar="parquet|webdataset|bin", help="bin: one memory map of tokens.")
+    ] = "parquet",
+    tokens: Annotated[
+        str | None,
+        typer.Option(
+            metavar="tree|tree:OFFSET|orpheus",
+            help="One flat list of tokens a row in this layout, instead of a list of codes a scale.",
+        ),
+    ] = None,
+    model: Model = None,
+    mono: Annotated[bool, typer.Option("--mono", help="Mix channels into one; else each is a row.")] = False,
+    min_seconds: Annotated[float, typer.Option(min=0, help="Leave out what is shorter.")] = 0.0,
+    max_seconds: Annotated[float | None, typer.Option(min=0, help="Leave out recordings that are longer.")] = None,
+    segment: Annotated[
+        float | None, typer.Option(min=0.01, metavar="SECONDS", help="Cut codes of recordings into rows so long.")
+    ] = None,
+    trim_silence: Annotated[
+        float | None,
+        typer.Option(metavar="DB", help="Cut what is softer off both ends, such as -50. Default: nothing."),
+    ] = None,
+    loudness: Annotated[
+        float | None, typer.Option(metavar="LUFS", help="Bring every recording to it, such as -23. Default: as it is.")
+    ] = None,
+    drop_repeated_frames: Annotated[
+        bool,
+        typer.Option(
+            "--drop-repeated-frames",
+            help="Leave out a coarse frame whose coarsest code is that of the one before, as Orpheus' recipe does.",
+        ),
+    ] = False,
+    licence: Annotated[str | None, typer.Option(help="Of recordings that no column `licence` names one for.")] = None,
+    shard_megabytes: Annotated[
+        float | None, typer.Option(min=0.001, help="Recordings of a shard. Default: 4 to 256 MB, by the corpus's size.")
+    ] = None,
+    reduced: Annotated[bool, typer.Option("--reduced", help="Multiply in bfloat16, as in `encode`.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda (all GPUs) or cuda:N.")] = "cpu",
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that code. Default: one a core or GPU; 0: this one alone.")
+    ] = None,
+    readers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that read for each of them. Default: 4 on a GPU, else 0.")
+    ] = None,
+    engine: Annotated[str, typer.Option(metavar="local|ray", help="Where workers run.")] = "local",
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster. Default: one is started here.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Verify a corpus: files, counts, and some codes against the recordings.")
+    ] = False,
+    sample: Annotated[int, typer.Option(min=0, help="Recordings that --check codes again.")] = 10,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Write statistics of a corpus, a page and JSON: stats.html, stats.json.")
+    ] = False,
+    by: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="What --stats groups by. Default: the first folder of an id.")
+    ] = None,
+) -> None:
+    """Code recordings into a data set of tokens: for language models, with any number of processes, always the same.
+
+    A killed run goes on where it was when the same command is given again. Recordings that cannot be read are listed in
+    DIR/failed.parquet; the rest is done. docs/corpus.md has the formats, Ray, and how to read tokens in training.
+    """
+    with reporting():
+        needs_extra("corpus", "pyarrow")
+        if check or stats:
+            _look_at(inputs, check, stats, sample, by)
+            return
+        if out is None:
+            raise PlanError("expected a folder for the corpus, got none; give it with -o DIR")
+        if engine not in ("local", "ray"):
+            raise PlanError(f"--engine: expected local or ray, got {engine!r}")
+        if engine == "ray":
+            needs_extra("ray", "ray")
+        if loudness is not None:
+            needs_extra("corpus", "scipy")
+        from opensnac.corpus.settings import Settings
+        from opensnac.corpus.tokenize import tokenize as run
+
+        settings = Settings(
+            inputs=tuple(inputs),
+            model=model,
+            format=form,
+            tokens=tokens,
+            min_seconds=min_seconds,
+            max_seconds=max_seconds,
+            segment=segment,
+            mono=mono,
+            trim_silence=trim_silence,
+            loudness=loudness,
+            drop_repeated_frames=drop_repeated_frames,
+            reduced=reduced,
+            licence=licence,
+            shard_megabytes=shard_megabytes,
+        )
+        with _Watch() as watch:
+            totals = run(
+                out,
+                settings,
+                engine=engine,
+                workers=workers,
+                device=device,
+                readers=(4 if device.startswith("cuda") else 0) if readers is None else readers,
+                address=address,
+                on=watch.on,
+            )
+        print(
+            f"{out}: {totals.seconds / 3600:,.2f} h in {totals.rows:,} rows of {totals.recordings:,} recordings, "
+            f"{totals.tokens:,} codes{watch.speed()}"
+        )
+        if totals.left_out:
+            print(f"{totals.left_out:,} recordings were left out by the selection")
+        if totals.failed:
+            print(f"opensnac: {totals.failed:,} recordings failed; {out}/failed.parquet says why", file=sys.stderr)
+            raise typer.Exit(FAILED)
+
+
+def _look_at(folders: list[str], check: bool, stats: bool, sample: int, by: str | None) -> None:
+    problems = 0
+    for folder in folders:
+        if stats:
+            from opensnac.corpus.stats import write_stats
+
+            print(write_stats(folder, by))
+        if check:
+            from opensnac.corpus.check import check_corpus
+
+            result = check_corpus(folder, sample)
+            for problem in result.problems:
+                print(f"opensnac: {problem}", file=sys.stderr)
+            print(result)
+            problems += len(result.problems)
+    if problems:
+        raise typer.Exit(FAILED)
+
+
+class _Watch:
+    """What a run tells, as a bar on a terminal or as a line now and then."""
+
+    def __init__(self) -> None:
+        self.seconds = self.failed = 0.0
+        self._coded = 0.0  # seconds, in this run
+        self._bytes = self._total = 0
+        self._start = self._line = time.monotonic()
+
+    def __enter__(self) -> _Watch:
+        self._bar = _bar()
+        self._bar.__enter__()
+        self._task = self._bar.add_task("listing recordings", total=None)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._bar.__exit__(*error)
+
+    def on(self, event: str, value: Any) -> None:
+        """Take what is told."""
+        if event == "plan":
+            self._begin(*value)
+        elif event in ("done", "failed"):
+            seconds, size = value
+            self.seconds += seconds
+            self._coded += seconds
+            self._bytes += size
+            self.failed += event == "failed"
+            self._show()
+        elif event == "died":
+            print(f"opensnac: {value}", file=sys.stderr)
+
+    def speed(self) -> str:
+        """How fast it was, where anything was done."""
+        taken = time.monotonic() - self._start
+        return f"; {self._coded / taken:,.1f} times real time" if self._coded else "; nothing was left to do"
+
+    def _begin(self, plan: Any, done: list[Any]) -> None:
+        self._start = self._line = time.monotonic()
+        self._total = max(1, sum(plan.sizes))
+        self._bytes = sum(plan.sizes[record.shard] for record in done)
+        self.seconds = sum(record.seconds for record in done)
+        self.failed = sum(len(record.failed) for record in done)
+        self._bar.update(self._task, total=self._total, completed=self._bytes, description=self._said())
+
+    def _said(self) -> str:
+        taken = max(1e-3, time.monotonic() - self._start)
+        failed = f", {self.failed:,.0f} failed" if self.failed else ""
+        return f"{self.seconds / 3600:,.2f} h, {self._coded / taken:,.0f} times real time{failed}"
+
+    def _show(self) -> None:
+        self._bar.update(self._task, completed=min(self._bytes, self._total), description=self._said())
+        if self._bar.disable and time.monotonic() - self._line > LINE_EVERY:
+            self._line = time.monotonic()
+            left = (self._line - self._start) * (self._total / max(1, self._bytes) - 1) / 60
+            print(
+                f"opensnac: {self._bytes / self._total:.0%}: {self._said()}, about {left:,.0f} min left",
+                file=sys.stderr,
+            )
+
+
+def _bar() -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    )
+
+
+@app.command(epilog="Example: [bold]opensnac detokenize corpus/ --rows 1,5 -o heard/[/bold]")
+def detokenize(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A folder or URL that `tokenize` wrote.")],
+    rows: Annotated[str, typer.Option(metavar="1,5,7-9", help="Rows by number, from 0; or --rows all.")] = "0",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the recordings.")] = Path("detokenized"),
+    form: Annotated[str, typer.Option("--format", metavar="wav|flac|ogg", help="Of the recordings.")] = "wav",
+    model: Annotated[
+        str | None,
+        typer.Option(help="A bundled model's name, a folder, or a hub id. Default: the one that the corpus names."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace outputs that exist.")] = False,
+) -> None:
+    """Make rows of a corpus audible."""
+    with reporting():
+        needs_extra("corpus", "pyarrow")
+        from opensnac.corpus.detokenize import detokenize as make
+
+        for path in make(folder, rows, out, form, model, force):
+            print(path)

@@ -1,0 +1,193 @@
+"""A recording to what is coded of it: opened, selected, cut, levelled and, where it is short, resampled."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from opensnac.config import CodecConfig
+from opensnac.corpus.levels import Levels, Loudness
+from opensnac.corpus.places import Place
+from opensnac.corpus.settings import Settings
+from opensnac.errors import AudioError
+from opensnac.recordings import audio
+
+LONGEST_SECONDS = 60.0  # of all channels together; what is longer is coded in pieces, by itself
+VOICED_SECONDS = 0.02  # in which the level is measured that --trim-silence looks at
+KEPT_SECONDS = 0.1  # of silence before and after what is heard
+
+
+class LeftOut(Exception):  # noqa: N818
+    """A recording that the selection leaves out: no failure."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The samples `start` to `stop` of a recording, at its own rate, and what they are multiplied by."""
+
+    start: int = 0
+    stop: int | None = None
+    gain: float = 1.0
+
+
+@dataclass
+class Heard:
+    """A recording as it was read: channels, rate (Hz) and samples that are coded, and their levels, segment by segment.
+
+    `samples`, (channels, samples) at the codec's rate within ±1, are those of a short one; None where it is too long.
+    """
+
+    channels: int
+    rate: int
+    cut: Cut
+    levels: Levels
+    samples: torch.Tensor | None = None
+
+    @property
+    def num_samples(self) -> int:
+        """Of each channel, once they were read."""
+        return self.levels.num_samples
+
+
+@contextmanager
+def opened(place: Place) -> Iterator[audio.Source]:
+    """The recording at a place. AudioError names the place."""
+    source = place.open()
+    try:
+        with audio.Source(source) as recording:
+            yield recording
+    except AudioError as error:
+        said = str(error).removeprefix(f"{audio.stream_name(source)}: ")
+        raise AudioError(f"{place}: {said.removeprefix(f'{place}: ')}") from error
+    finally:
+        if not isinstance(source, str):
+            source.close()
+
+
+def hear(place: Place, settings: Settings, config: CodecConfig) -> Heard:
+    """Read a short recording; of a long one no more than must be known before it is coded.
+
+    LeftOut where the selection does not want it, AudioError or OSError where it cannot be read.
+    """
+    with opened(place) as recording:
+        channels = 1 if settings.mono else recording.channels
+        promised = recording.num_samples
+        rate = recording.rate
+        long = promised is None or channels * promised > LONGEST_SECONDS * rate
+    cut = Cut()
+    if settings.trim_silence is not None or settings.loudness is not None or (long and settings.max_seconds):
+        cut = _scan(place, settings)
+    heard = Heard(channels, rate, cut, Levels(channels, segment_borders(settings, config, rate)))
+    if not long:
+        with opened(place) as recording:
+            parts = [*at_codec_rate(blocks_of(recording, heard, settings), heard, config)]
+        check_length(heard, settings)
+        heard.samples = torch.from_numpy(np.concatenate(parts, axis=1))
+    return heard
+
+
+def blocks_of(recording: audio.Source, heard: Heard, settings: Settings) -> Iterator[np.ndarray]:
+    """(channels, samples) blocks of what is coded, at the recording's rate; `heard.levels` learns of each."""
+    position, cut = 0, heard.cut
+    for block in recording.blocks():
+        block = block.mean(axis=0, keepdims=True) if settings.mono else block
+        stop = None if cut.stop is None else max(0, cut.stop - position)
+        part = block[:, max(0, cut.start - position) : stop]
+        position += block.shape[1]
+        if part.shape[1]:
+            part = part if cut.gain == 1 else part * np.float32(cut.gain)
+            heard.levels.add(part)
+            yield part
+
+
+def at_codec_rate(blocks: Iterable[np.ndarray], heard: Heard, config: CodecConfig) -> Iterator[np.ndarray]:
+    """Blocks of a recording as the model takes them: at its rate, within full scale."""
+    resampler = audio.Resampler(heard.rate, config.sampling_rate, heard.channels)
+    for block in blocks:
+        yield resampler.push(block).clip(-1, 1)
+    yield resampler.finish().clip(-1, 1)
+
+
+def check_length(heard: Heard, settings: Settings) -> None:
+    """LeftOut for a recording of another length than is wanted."""
+    seconds = heard.num_samples / heard.rate
+    if seconds < settings.min_seconds or seconds > (settings.max_seconds or math.inf):
+        raise LeftOut
+
+
+def segment_frames(settings: Settings, config: CodecConfig) -> int | None:
+    """Frames of a segment: whole groups, no longer than was asked for if one fits."""
+    if settings.segment is None:
+        return None
+    return max(1, int(settings.segment * config.frame_rate / config.frame_multiple)) * config.frame_multiple
+
+
+def segment_borders(settings: Settings, config: CodecConfig, rate: int) -> Callable[[int], int | None]:
+    """Where segment n ends, in samples of a recording at `rate`; None for its own end."""
+    frames = segment_frames(settings, config)
+    if frames is None:
+        return lambda n: None
+    return lambda n: (n + 1) * frames * config.hop_length * rate // config.sampling_rate
+
+
+def _scan(place: Place, settings: Settings) -> Cut:
+    """What is to be cut off and how much louder the rest must be: a recording read once before it is coded."""
+    with opened(place) as recording:
+        blocks = recording.blocks()
+        first = next(blocks)
+        channels = 1 if settings.mono else recording.channels
+        voiced, loudness = _Voiced(recording.rate, settings.trim_silence), Loudness(recording.rate, channels)
+        length = 0
+        for block in itertools.chain([first], blocks):
+            block = block.mean(axis=0, keepdims=True) if settings.mono else block
+            length += block.shape[1]
+            if settings.trim_silence is None and length > (settings.max_seconds or math.inf) * recording.rate:
+                raise LeftOut
+            if settings.trim_silence is not None:
+                voiced.add(block)
+            if settings.loudness is not None:
+                loudness.add(block)
+        start, stop = voiced.ends(length) if settings.trim_silence is not None else (0, length)
+        gain = 1.0 if settings.loudness is None else loudness.gain_to(settings.loudness)
+        if stop - start > (settings.max_seconds or math.inf) * recording.rate:
+            raise LeftOut
+        return Cut(start, stop, gain)
+
+
+class _Voiced:
+    """The first and the last stretch of a recording that is louder than a level."""
+
+    def __init__(self, rate: int, threshold_db: float | None) -> None:
+        self._size = max(1, round(VOICED_SECONDS * rate))
+        self._margin = round(KEPT_SECONDS * rate)
+        self._threshold_db = threshold_db
+        self._power = 0.0 if threshold_db is None else 10 ** (-abs(threshold_db) / 10)
+        self._rest = np.zeros(0)
+        self._count = 0
+        self._first: int | None = None
+        self._last = 0
+
+    def add(self, block: np.ndarray) -> None:
+        power = np.concatenate([self._rest, np.square(block, dtype=np.float64).mean(axis=0)])
+        whole = len(power) // self._size
+        self._rest = power[whole * self._size :]
+        loud = np.flatnonzero(power[: whole * self._size].reshape(whole, self._size).mean(axis=1) > self._power)
+        if len(loud):
+            self._first = self._count + int(loud[0]) if self._first is None else self._first
+            self._last = self._count + int(loud[-1])
+        self._count += whole
+
+    def ends(self, length: int) -> tuple[int, int]:
+        """Samples from where to where the recording is heard, with a margin. LeftOut for silence."""
+        if self._first is None:
+            raise AudioError(f"is silent: expected something above {-abs(self._threshold_db or 0):g} dB")
+        return (
+            max(0, self._first * self._size - self._margin),
+            min(length, (self._last + 1) * self._size + self._margin),
+        )

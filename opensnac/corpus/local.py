@@ -1,0 +1,188 @@
+"""Shards made by processes of this machine, each with a model of its own on one core, or on a GPU of its own.
+
+They are spawned and talk through a pipe each, so that the death of either side is seen by the other: a worker that dies
+is replaced and its shard made again, workers whose run dies stop at their next word.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import torch
+
+from opensnac.corpus.work import Job, Worker
+from opensnac.errors import OpensnacError
+
+MOST_DEATHS = 3  # of workers over one shard
+BLAMED = 2  # deaths while one recording was read; the third time it is left out
+
+On = Callable[[str, Any], None]  # as in `work.Tell`, and ("shard", Record), ("died", a line about it)
+
+
+@dataclass
+class _Hand:
+    """A worker as the run sees it."""
+
+    process: Any
+    pipe: Connection
+    shard: int | None = None
+    reads: int | None = None  # the recording that it has last begun to read
+
+
+@dataclass
+class _Deaths:
+    """How often workers died over one shard, and over which of its recordings."""
+
+    count: int = 0
+    blamed: dict[int, int] = field(default_factory=dict)
+
+    def skip(self) -> dict[int, str]:
+        """The recordings that nobody should touch again."""
+        reason = f"kills the process that reads it ({BLAMED} times)"
+        return {number: reason for number, count in self.blamed.items() if count >= BLAMED}
+
+
+def run(job: Job, shards: Sequence[int], workers: int, on: On) -> None:
+    """Make the shards. With no workers they are made here, one after the other; what goes wrong is raised."""
+    if not workers:
+        _in_this_process(job, shards, on)
+        return
+    pool = _Pool(job, shards, min(workers, len(shards)), on)
+    try:
+        pool.run()
+    finally:
+        pool.stop()
+
+
+def devices(device: str, workers: int) -> list[str]:
+    """Where each of the workers runs its model: one GPU each in turn where `device` is cuda."""
+    count = torch.cuda.device_count() if device == "cuda" else 0
+    return [f"cuda:{n % count}" if count else device for n in range(workers)]
+
+
+def default_workers(device: str) -> int:
+    """One for each core that this process may use, or for each GPU."""
+    return torch.cuda.device_count() if device.startswith("cuda") else len(os.sched_getaffinity(0))
+
+
+def _in_this_process(job: Job, shards: Sequence[int], on: On) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        worker = Worker(job)
+        for shard in shards:
+            on("shard", worker.make(shard, on))
+    finally:
+        torch.set_num_threads(threads)
+
+
+class _Pool:
+    """The workers, and the shards that wait for one."""
+
+    def __init__(self, job: Job, shards: Sequence[int], workers: int, on: On) -> None:
+        self._on = on
+        self._waiting = list(reversed(shards))
+        self._deaths: dict[int, _Deaths] = {}
+        self._jobs = [replace(job, device=device) for device in devices(job.device, workers)]
+        self._hands = [_start(own) for own in self._jobs]
+
+    def run(self) -> None:
+        for hand in self._hands:
+            self._give(hand)
+        while busy := [hand for hand in self._hands if hand.shard is not None]:
+            for pipe in wait([hand.pipe for hand in busy]):
+                hand = next(hand for hand in busy if hand.pipe is pipe)
+                try:
+                    event, value = hand.pipe.recv()
+                except (EOFError, ConnectionResetError):
+                    self._replace(hand)
+                    continue
+                self._hear(hand, event, value)
+
+    def stop(self) -> None:
+        for hand in self._hands:
+            hand.pipe.close()
+        for hand in self._hands:
+            hand.process.terminate()
+            hand.process.join()
+
+    def _give(self, hand: _Hand) -> None:
+        hand.shard, hand.reads = (self._waiting.pop() if self._waiting else None), None
+        if hand.shard is not None:
+            with suppress(BrokenPipeError, ConnectionResetError):  # its end is seen where its answer should come
+                hand.pipe.send((hand.shard, self._deaths.get(hand.shard, _Deaths()).skip()))
+
+    def _hear(self, hand: _Hand, event: str, value: Any) -> None:
+        if event == "error":
+            raise value
+        if event in ("reads", "codes"):
+            hand.reads = value
+            return
+        if event == "shard":
+            self._give(hand)
+        self._on(event, value)
+
+    def _replace(self, hand: _Hand) -> None:
+        hand.process.join()
+        shard = hand.shard
+        assert shard is not None  # only the busy are listened to
+        deaths = self._deaths.setdefault(shard, _Deaths())
+        deaths.count += 1
+        if hand.reads is not None:
+            deaths.blamed[hand.reads] = deaths.blamed.get(hand.reads, 0) + 1
+        end = f"a worker died at shard {shard} ({_exit(hand.process.exitcode)})"
+        if deaths.count > MOST_DEATHS and not deaths.skip():
+            raise OpensnacError(
+                f"{end} for the {deaths.count}th time; is there enough memory? Try fewer --workers. "
+                "What was finished stays, the same command goes on"
+            )
+        self._on("died", f"{end}; its shard is made again")
+        self._waiting.append(shard)
+        at = self._hands.index(hand)
+        self._hands[at] = _start(self._jobs[at])
+        self._give(self._hands[at])
+
+
+def _exit(code: int | None) -> str:
+    try:
+        return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+    except ValueError:
+        return f"signal {-code if code else code}"
+
+
+def _start(job: Job) -> _Hand:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(job, theirs), name="opensnac-tokenize")
+    process.start()
+    theirs.close()
+    return _Hand(process, ours)
+
+
+def _work(job: Job, pipe: Connection) -> None:
+    """A worker's process: makes the shards that it is told, until its pipe ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it says when to stop
+    torch.set_num_threads(1)
+    try:
+        worker = Worker(job)
+        while True:
+            shard, skip = pipe.recv()
+            pipe.send(("shard", worker.make(shard, lambda event, value: pipe.send((event, value)), skip)))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+    except Exception as error:
+        pipe.send(("error", _sendable(error)))
+
+
+def _sendable(error: Exception) -> Exception:
+    """An error that another process can read: of ours and the system's, the rest by its words."""
+    if isinstance(error, OSError):
+        return OSError(error.errno, error.strerror or str(error), error.filename)
+    return error if isinstance(error, OpensnacError) else OpensnacError(f"{type(error).__name__}: {error}")

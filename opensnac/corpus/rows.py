@@ -1,0 +1,93 @@
+"""A coded recording to the rows of a corpus: one for each channel and each segment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from opensnac.config import CodecConfig
+from opensnac.corpus.hearing import Heard, segment_frames
+from opensnac.corpus.settings import Settings
+from opensnac.corpus.sources import Entry
+from opensnac.streaming.tokens import TokenLayout
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a corpus holds of one channel of one recording, or of one segment of it."""
+
+    id: str
+    source: str  # where the recording is
+    channel: int
+    start: float  # seconds of the recording before this row
+    num_samples: int  # at `sampling_rate`
+    sampling_rate: int  # Hz, of the recording
+    peak: float
+    level_db: float
+    clipped: float
+    columns: dict[str, Any]  # passed through
+    codes: list[NDArray[np.uint16]]  # of each scale, coarse to fine
+
+    @property
+    def seconds(self) -> float:
+        """Duration."""
+        return self.num_samples / self.sampling_rate
+
+
+def rows_of(
+    entry: Entry, heard: Heard, codes: Sequence[np.ndarray], settings: Settings, config: CodecConfig
+) -> Iterator[Row]:
+    """The rows of a recording whose codes are (channels, n_i) a scale."""
+    total = codes[0].shape[1] * config.vq_strides[0]
+    frames = segment_frames(settings, config) or total
+    for channel in range(heard.channels):
+        for segment, first in enumerate(range(0, total, frames)):
+            stop = min(first + frames, total)
+            cut = [c[channel, first // s : stop // s] for c, s in zip(codes, config.vq_strides, strict=True)]
+            num_samples = _num_samples(heard, first, stop, total, config)
+            if num_samples < settings.min_seconds * heard.rate:
+                continue
+            yield Row(
+                id=entry.id + f"#{channel}" * (heard.channels > 1) + f"@{segment:05d}" * (settings.segment is not None),
+                source=str(entry.place),
+                channel=channel,
+                start=round(heard.cut.start / heard.rate + first * config.hop_length / config.sampling_rate, 6),
+                num_samples=num_samples,
+                sampling_rate=heard.rate,
+                peak=heard.levels.peak(segment, channel),
+                level_db=heard.levels.level_db(segment, channel),
+                clipped=heard.levels.clipped(segment, channel),
+                columns=entry.columns,
+                codes=_kept(cut, config) if settings.drop_repeated_frames else [c.astype(np.uint16) for c in cut],
+            )
+
+
+def _num_samples(heard: Heard, first: int, stop: int, total: int, config: CodecConfig) -> int:
+    """Samples at the recording's rate that frames `first` to `stop` of its `total` stand for."""
+    if (first, stop) == (0, total):
+        return heard.num_samples
+    coded = -(-heard.num_samples * config.sampling_rate // heard.rate)
+    samples = min(stop * config.hop_length, coded) - first * config.hop_length
+    most = (stop - first) * config.hop_length * heard.rate // config.sampling_rate
+    return min(-(-samples * heard.rate // config.sampling_rate), most)
+
+
+def _kept(codes: Sequence[np.ndarray], config: CodecConfig) -> list[NDArray[np.uint16]]:
+    """The codes without coarse frames whose coarsest code is that of the one before, as Orpheus' recipe has it."""
+    strides = config.vq_strides
+    per_frame = [config.coarse_stride // stride for stride in strides]
+    grids = [code.reshape(-1, count) for code, count in zip(codes, per_frame, strict=True)]
+    coarsest = grids[0][:, 0]
+    kept = np.concatenate([[True], coarsest[1:] != coarsest[:-1]])
+    return [grid[kept].reshape(-1).astype(np.uint16) for grid in grids]
+
+
+def flat_tokens(codes: Sequence[NDArray[np.uint16]], layout: TokenLayout) -> NDArray[np.int32]:
+    """A row's codes as one list of tokens."""
+    scales = [torch.from_numpy(code.astype(np.int64))[None] for code in codes]
+    return layout.flatten(scales)[0].numpy().astype(np.int32)

@@ -1,0 +1,146 @@
+"""The folder that a corpus is written to, on a disk or behind a URL: what is in it is whole."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import fsspec
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+from opensnac.files import whole_file
+from opensnac.recordings.jobs import PlanError
+
+
+class Store:
+    """Files below `root`, each of which appears whole or not at all."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._fs, path = fsspec.core.url_to_fs(root)
+        self._path = str(path).rstrip("/")
+        self.is_local = isinstance(self._fs, LocalFileSystem)
+
+    def __str__(self) -> str:
+        return self.root
+
+    def path(self, name: str) -> str:
+        """The name of a file as its file system has it."""
+        return f"{self._path}/{name}"
+
+    def url(self, name: str) -> str:
+        """The name of a file for other programs."""
+        return f"{self.root.rstrip('/')}/{name}"
+
+    def exists(self, name: str) -> bool:
+        """Whether a file is there, whole as all of them are."""
+        return bool(self._fs.exists(self.path(name)))
+
+    def size(self, name: str) -> int:
+        """Bytes of a file."""
+        return int(self._fs.size(self.path(name)))
+
+    def names(self, folder: str) -> list[str]:
+        """Names of the files in a folder, sorted; none where there is no folder."""
+        if not self._fs.isdir(self.path(folder)):
+            return []
+        names = (entry.rpartition("/")[2] for entry in self._fs.ls(self.path(folder), detail=False))
+        return sorted(name for name in names if not name.startswith("."))
+
+    def open(self, name: str) -> BinaryIO:
+        """A file for reading."""
+        file: BinaryIO = self._fs.open(self.path(name), "rb")
+        return file
+
+    def parquet(self, name: str) -> pq.ParquetFile:
+        """A Parquet file for reading."""
+        return pq.ParquetFile(self.path(name) if self.is_local else self.open(name))
+
+    def read(self, name: str) -> bytes:
+        """All of a file."""
+        with self.open(name) as file:
+            return file.read()
+
+    def digest(self, name: str) -> dict[str, int | str]:
+        """A file's size and SHA-256."""
+        with self.open(name) as file:
+            found = hashlib.sha256()
+            size = 0
+            while data := file.read(1 << 20):
+                found.update(data)
+                size += len(data)
+        return {"bytes": size, "sha256": found.hexdigest()}
+
+    @contextmanager
+    def whole(self, name: str) -> Iterator[Path]:
+        """A path on the disk to write to; its content appears as `name` when the block ends well, else never.
+
+        What was there is replaced. On a disk it is safe from a loss of power too, once the block has ended.
+        """
+        if self.is_local:
+            target = Path(self.path(name))
+            with whole_file(target, force=True) as part:
+                yield part
+                _to_disk(part)
+            _to_disk(target.parent)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            part = Path(folder) / "part"
+            yield part
+            self._fs.makedirs(self.path(name).rpartition("/")[0], exist_ok=True)
+            self._fs.put_file(str(part), self.path(name))
+
+    def write(self, name: str, data: bytes) -> None:
+        """A whole file of these bytes."""
+        with self.whole(name) as part:
+            part.write_bytes(data)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, or an empty folder, if it is there."""
+        if self._fs.isdir(self.path(name)):
+            if not self._fs.ls(self.path(name), detail=False):
+                self._fs.rmdir(self.path(name))
+        elif self.exists(name):
+            self._fs.rm_file(self.path(name))
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the folder for one run, and remove what a killed one left unfinished; PlanError if another holds it.
+
+        On a disk only: behind a URL nothing unfinished ever appears, and two runs write the same.
+        """
+        if not self.is_local:
+            yield
+            return
+        os.makedirs(self._path, exist_ok=True)
+        folder = os.open(self._path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise PlanError(f"{self.root}: another run writes to it; wait for its end or stop it") from error
+            self._remove_unfinished()
+            yield
+            self._remove_unfinished()  # of workers that died
+        finally:
+            os.close(folder)
+
+    def _remove_unfinished(self) -> None:
+        for part in Path(self._path).rglob(".*.part"):
+            part.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Have the system write a file, or a folder's entries, to the disk now."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

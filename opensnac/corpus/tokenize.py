@@ -1,0 +1,178 @@
+"""The whole of it: a plan, its shards by one engine or another, and what a finished corpus says of itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from opensnac.corpus import local, shards
+from opensnac.corpus.card import card
+from opensnac.corpus.plan import PLAN, Plan, make_plan
+from opensnac.corpus.readers import CORPUS, INDEX, TOKENS
+from opensnac.corpus.settings import Settings
+from opensnac.corpus.store import Store
+from opensnac.corpus.work import RECORDS, Job, Record, facts_of, load_model
+from opensnac.errors import OpensnacError
+
+FAILED, CARD = "failed.parquet", "README.md"
+FAILURE = pa.schema([("id", pa.string()), ("source", pa.string()), ("reason", pa.string())])
+
+On = Callable[[str, Any], None]
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What a corpus holds."""
+
+    recordings: int
+    rows: int
+    seconds: float
+    tokens: int  # codes, without what separates rows
+    failed: int
+    left_out: int
+
+
+def tokenize(
+    out: str,
+    settings: Settings,
+    *,
+    engine: str = "local",
+    workers: int | None = None,
+    device: str = "cpu",
+    readers: int = 0,
+    address: str | None = None,
+    on: On = lambda event, value: None,
+) -> Totals:
+    """Make the corpus, or go on with one that was begun by the same settings. `on` is told what happens.
+
+    `workers` are processes, one for each core or GPU unless told; 0: none but this one. `engine` is local or ray, which
+    looks for its cluster at `address`. `readers` decode and resample for each worker.
+    PlanError for inputs that are not there or a folder of something else, OpensnacError where work cannot go on.
+    """
+    store = Store(out)
+    model = load_model(settings, "cpu")
+    settings = replace(settings, fingerprint=model.fingerprint)
+    facts = facts_of(settings, model)
+    with store.alone():
+        plan = make_plan(store, settings)
+        if not store.exists(CORPUS):
+            done = set(finished(store, plan))
+            todo = [shard for shard in range(plan.shards) if shard not in done]
+            on("plan", (plan, [Record.read(store, plan.name(shard)) for shard in sorted(done)]))
+            job = Job(out, device, readers)
+            if todo and engine == "ray":
+                from opensnac.corpus import ray
+
+                ray.run(job, todo, workers, on, address)
+            elif todo:
+                local.run(job, todo, local.default_workers(device) if workers is None else workers, on)
+            _finish(store, plan, facts)
+        _clean(store)
+        return totals(store)
+
+
+def finished(store: Store, plan: Plan) -> Iterator[int]:
+    """The shards that are whole: their files and their records are there."""
+    records, files = set(store.names(RECORDS)), set(store.names("data"))
+    endings = shards.ENDINGS[plan.settings.format]
+    for shard in range(plan.shards):
+        name = plan.name(shard)
+        if f"{name}.json" in records and all(f"{name}{ending}" in files for ending in endings):
+            yield shard
+
+
+def totals(store: Store) -> Totals:
+    """What a finished corpus holds."""
+    return Totals(**json.loads(store.read(CORPUS))["totals"])
+
+
+def _finish(store: Store, plan: Plan, facts: dict[str, Any]) -> None:
+    """Say of the corpus as a whole what the records say of its shards. The last file written is the sign of the end."""
+    missing = plan.shards - len(list(finished(store, plan)))
+    if missing:
+        raise OpensnacError(
+            f"{store}: expected {plan.shards} shards, got {plan.shards - missing}; run the command again"
+        )
+    settings = plan.settings
+    records = [Record.read(store, plan.name(shard)) for shard in range(plan.shards)]
+    own = Totals(
+        recordings=plan.recordings,
+        rows=sum(record.rows for record in records),
+        seconds=round(sum(record.seconds for record in records), 3),
+        tokens=sum(record.tokens for record in records),
+        failed=sum(len(record.failed) for record in records),
+        left_out=sum(record.left_out for record in records),
+    )
+    if own.failed:
+        failures = [failure for record in records for failure in record.failed]
+        with store.whole(FAILED) as part:
+            pq.write_table(pa.Table.from_pylist(failures, FAILURE), part)
+    facts |= {"columns": plan.columns, "totals": asdict(own), "licences": _licences(settings, records)}
+    if settings.format == "bin":
+        facts |= _join(store, records, facts["vocabulary"][1])
+    kept = settings.format != "bin"  # else shards were joined
+    facts["shards"] = [
+        {"rows": record.rows, "tokens": record.tokens} | ({"files": record.files} if kept else {}) for record in records
+    ]
+    store.write(CARD, card(facts).encode())
+    store.write(CORPUS, (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def _licences(settings: Settings, records: list[Record]) -> dict[str, float]:
+    """Hours under each licence, as the recordings' columns or the command have it."""
+    hours: dict[str, float] = {}
+    for record in records:
+        for licence, seconds in record.licences.items():
+            hours[licence] = hours.get(licence, 0.0) + seconds / 3600
+    rest = sum(record.seconds for record in records) / 3600 - sum(hours.values())
+    if settings.licence and rest > 1e-9:
+        hours[settings.licence] = hours.get(settings.licence, 0.0) + rest
+    return {licence: round(count, 4) for licence, count in sorted(hours.items())}
+
+
+def _join(store: Store, records: list[Record], end: int) -> dict[str, Any]:
+    """One file of all shards' tokens, one of all their rows with the place of each; their facts."""
+    with store.whole(TOKENS) as part, part.open("wb") as target:
+        for record in records:
+            with store.open(f"data/{record.name}.bin") as file:
+                shutil.copyfileobj(file, target)
+    position = 0
+    with store.whole(INDEX) as part:
+        writer = None
+        for record in records:
+            table = store.parquet(f"data/{record.name}.parquet").read()
+            counts = table["num_tokens"].to_numpy()
+            ends = position + np.cumsum(counts + 1)
+            table = table.append_column("offset", pa.array(ends - counts - 1, pa.int64()))
+            position = int(ends[-1]) if len(ends) else position
+            writer = writer or pq.ParquetWriter(part, table.schema, compression="zstd")
+            writer.write_table(table)
+        assert writer is not None  # a plan has a shard at least
+        writer.close()
+    return {
+        "dtype": shards.bin_dtype(end).__name__,
+        "end": end,
+        "files": {name: store.digest(name) for name in (TOKENS, INDEX)},
+    }
+
+
+def _clean(store: Store) -> None:
+    """Remove what a finished corpus needs no more."""
+    facts = json.loads(store.read(CORPUS))
+    for name in store.names(RECORDS):
+        store.remove(f"{RECORDS}/{name}")
+    store.remove(RECORDS)
+    if facts["format"] == "bin":
+        for name in store.names("data"):
+            store.remove(f"data/{name}")
+        store.remove("data")
+
+
+__all__ = ["CORPUS", "FAILED", "PLAN", "Totals", "finished", "tokenize", "totals"]

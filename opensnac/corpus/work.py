@@ -1,0 +1,271 @@
+"""One shard of a plan: its recordings heard, coded and written, and a record of what became of each.
+
+The record is written last. A shard without one was not finished, and is made again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from opensnac.corpus import shards
+from opensnac.corpus.hearing import Heard, LeftOut, at_codec_rate, blocks_of, check_length, hear, opened
+from opensnac.corpus.plan import Plan
+from opensnac.corpus.rows import Row, rows_of
+from opensnac.corpus.settings import Settings
+from opensnac.corpus.sources import Entry
+from opensnac.corpus.store import Store
+from opensnac.engine.batches import BATCH_SECONDS, encode_clips
+from opensnac.engine.engine import Engine
+from opensnac.errors import OpensnacError
+from opensnac.recordings.transcode import ModelShelf, encode_blocks
+
+WINDOW_SECONDS = {"cpu": 60.0, "cuda": 600.0}  # of recordings that are held to make batches of similar length from
+BATCH = {"cpu": 0.0, "cuda": BATCH_SECONDS}  # seconds of a batch: one recording keeps a core busy
+RECORDS = "work"
+LICENCES = ("licence", "license")
+
+# ("reads", number of the recording), ("codes", None), ("done" or "failed", (seconds, bytes) of a recording)
+Tell = Callable[[str, Any], None]
+
+
+def quiet(event: str, value: Any) -> None:
+    """Tell nobody."""
+
+
+@dataclass
+class Record:
+    """What became of a shard: its files with their sizes and digests, and the recordings that are not in it."""
+
+    shard: int
+    name: str
+    rows: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    left_out: int = 0  # by the selection
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failed: list[dict[str, str]] = field(default_factory=list)
+    licences: dict[str, float] = field(default_factory=dict)  # seconds
+
+    @property
+    def file(self) -> str:
+        """Where the record is kept."""
+        return f"{RECORDS}/{self.name}.json"
+
+    @classmethod
+    def read(cls, store: Store, name: str) -> Record:
+        """The record of a shard by its name."""
+        return cls(**json.loads(store.read(f"{RECORDS}/{name}.json")))
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker must know: the corpus's folder, where its model runs, how many processes read for it."""
+
+    out: str
+    device: str = "cpu"
+    readers: int = 0
+
+
+def load_model(settings: Settings, device: str) -> Engine:
+    """The model of a corpus, made quick to run."""
+    return ModelShelf(settings.model, reduced=settings.reduced, device=device).get()
+
+
+class Worker:
+    """Makes shards of a plan, one at a time. It holds the model, and at most a window of recordings."""
+
+    def __init__(self, job: Job) -> None:
+        self.store = Store(job.out)
+        self.plan = Plan(self.store)
+        self.settings = self.plan.settings
+        self.model = load_model(self.settings, job.device)
+        if self.model.fingerprint != self.settings.fingerprint:
+            raise OpensnacError(
+                f"{self.settings.model}: expected the weights {self.settings.fingerprint[:16]} that the plan in "
+                f"{job.out} names, got {self.model.fingerprint[:16]}; give the first ones, or choose another folder"
+            )
+        self._device, self._kind, self._readers = job.device, job.device.partition(":")[0], job.readers
+
+    def make(self, shard: int, tell: Tell = quiet, skip: Mapping[int, str] | None = None) -> Record:
+        """Make a shard, write its files and its record. `skip` are recordings that fail for a reason known before."""
+        record = Record(shard, self.plan.name(shard))
+        rows = self._rows(shard, record, tell, dict(skip or {}))
+        layout = self.settings.layout(self.model.config)
+        for row in rows:
+            record.rows += 1
+            record.seconds += row.seconds
+            record.tokens += sum(len(code) for code in row.codes)
+            licence = next((str(row.columns[name]) for name in LICENCES if row.columns.get(name)), None)
+            if licence is not None:
+                record.licences[licence] = record.licences.get(licence, 0.0) + row.seconds
+        self._write(record, rows, layout)
+        self.store.write(record.file, json.dumps(asdict(record), ensure_ascii=False).encode())
+        return record
+
+    def code(self, entry: Entry) -> list[Row]:
+        """The rows of one recording by itself. LeftOut, AudioError or OSError as in `hear`."""
+        heard = hear(entry.place, self.settings, self.model.config)
+        codes = self._alone(entry, heard) if heard.samples is None else next(self._together([heard]))
+        return list(rows_of(entry, heard, codes, self.settings, self.model.config))
+
+    def _rows(self, shard: int, record: Record, tell: Tell, skip: Mapping[int, str]) -> list[Row]:
+        """All rows of a shard in their order, a window of recordings after the other."""
+        rows: list[Row] = []
+        window: list[tuple[Entry, Heard | LeftOut | str]] = []
+        held, most = 0, WINDOW_SECONDS[self._kind] * self.model.config.sampling_rate
+        for entry, heard in self._heard(self.plan.entries(shard), tell, skip):
+            window.append((entry, heard))
+            held += heard.samples.numel() if isinstance(heard, Heard) and heard.samples is not None else 0
+            if held > most:
+                rows += self._coded(window, record, tell)
+                window, held = [], 0
+        return rows + self._coded(window, record, tell)
+
+    def _coded(self, window: list[tuple[Entry, Heard | LeftOut | str]], record: Record, tell: Tell) -> list[Row]:
+        """The rows of a window; what cannot be coded goes into the record."""
+        tell("codes", None)
+        short = [heard for _, heard in window if isinstance(heard, Heard) and heard.samples is not None]
+        batched = self._together(short)
+        rows: list[Row] = []
+        for entry, heard in window:
+            seconds, size = 0.0, max(0, entry.place.size)
+            if isinstance(heard, Heard):
+                coded = next(batched) if heard.samples is not None else self._alone_or_why(entry, heard)
+                if isinstance(coded, list):
+                    rows += rows_of(entry, heard, coded, self.settings, self.model.config)
+                    seconds = heard.num_samples / heard.rate
+            else:
+                coded = heard
+            if isinstance(coded, LeftOut):
+                record.left_out += 1
+            elif isinstance(coded, str):
+                record.failed.append({"id": entry.id, "source": str(entry.place), "reason": coded})
+            tell("failed" if isinstance(coded, str) else "done", (seconds, size))
+        return rows
+
+    def _heard(
+        self, entries: list[Entry], tell: Tell, skip: Mapping[int, str]
+    ) -> Iterator[tuple[Entry, Heard | LeftOut | str]]:
+        """Each recording as it was read, LeftOut, or why it cannot be; read ahead by other processes if asked."""
+        dataset = _Hearing(entries, self.settings, self.model.config, skip)
+        if not self._readers:
+            for number, entry in enumerate(entries):
+                tell("reads", number)
+                yield entry, dataset[number]
+            return
+        loader = DataLoader(
+            dataset,
+            batch_size=None,
+            num_workers=self._readers,
+            multiprocessing_context="spawn",
+            collate_fn=_as_it_is,
+        )
+        yield from zip(entries, loader, strict=True)
+
+    def _together(self, window: Sequence[Heard]) -> Iterator[list[np.ndarray]]:
+        """Codes of short recordings, (channels, n_i) a scale, in their order; batches are of similar length."""
+        channels = [channel for heard in window if heard.samples is not None for channel in heard.samples]
+        clips = [channel[None, None].to(self._device) for channel in channels]
+        seconds = BATCH[self._kind]
+        try:
+            coded = dict(encode_clips(self.model, clips, seconds))
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            coded = dict(encode_clips(self.model, clips, 0.0))
+        first = 0
+        for heard in window:
+            own = [coded[first + n] for n in range(heard.channels)]
+            first += heard.channels
+            yield [torch.cat(scale).cpu().numpy() for scale in zip(*own, strict=True)]
+
+    def _alone_or_why(self, entry: Entry, heard: Heard) -> list[np.ndarray] | LeftOut | str:
+        try:
+            return self._alone(entry, heard)
+        except LeftOut as out:
+            return out
+        except torch.OutOfMemoryError:  # no fault of the recording
+            raise
+        except Exception as error:  # whatever one recording holds, the others are still done
+            return _reason(error, entry)
+
+    def _alone(self, entry: Entry, heard: Heard) -> list[np.ndarray]:
+        """Codes of a long recording, piece by piece."""
+        parts: list[list[np.ndarray]] = [[] for _ in self.model.config.vq_strides]
+        with opened(entry.place) as recording:
+            blocks = at_codec_rate(blocks_of(recording, heard, self.settings), heard, self.model.config)
+            for codes in encode_blocks(blocks, self.model, heard.channels):
+                for scale, code in zip(parts, codes, strict=True):
+                    scale.append(code.astype(np.uint16))
+        check_length(heard, self.settings)
+        return [np.concatenate(scale, axis=1) for scale in parts]
+
+    def _write(self, record: Record, rows: list[Row], layout: Any) -> None:
+        settings, config, columns = self.settings, self.model.config, self.plan.columns
+        names = [f"data/{record.name}{ending}" for ending in shards.ENDINGS[settings.format]]
+        with ExitStack() as stack:
+            paths = [stack.enter_context(self.store.whole(name)) for name in names]
+            if settings.format == "parquet":
+                facts = json.dumps(facts_of(settings, self.model))
+                shards.write_parquet(paths[0], rows, columns, layout, facts, len(config.vq_strides))
+            elif settings.format == "webdataset":
+                model = (self.model.name, self.model.fingerprint)
+                shards.write_webdataset(paths[0], record.shard, rows, columns, model, config)
+            else:
+                shards.write_bin(paths[0], paths[1], rows, columns, layout)
+        record.files = {name: self.store.digest(name) for name in names}
+
+
+class _Hearing(Dataset[Any]):
+    """Recordings by number, read in whichever process asks."""
+
+    def __init__(self, entries: list[Entry], settings: Settings, config: Any, skip: Mapping[int, str]) -> None:
+        self.entries, self.settings, self.config, self.skip = entries, settings, config, skip
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, number: int) -> Heard | LeftOut | str:
+        entry = self.entries[number]
+        if number in self.skip or entry.problem:
+            return self.skip.get(number) or entry.problem
+        try:
+            return hear(entry.place, self.settings, self.config)
+        except LeftOut as out:
+            return out
+        except Exception as error:  # whatever one recording holds, the others are still done
+            return _reason(error, entry)
+
+
+def facts_of(settings: Settings, model: Engine) -> dict[str, Any]:
+    """What the files of a corpus say of the model and the command that made them."""
+    layout = settings.layout(model.config)
+    return {
+        "command": settings.command,
+        "format": settings.format,
+        "model": model.name,
+        "fingerprint": model.fingerprint,
+        "config": model.config.to_dict(),
+        "tokens": settings.tokens,
+        "vocabulary": None if layout is None else [layout.vocabulary.start, layout.vocabulary.stop],
+    }
+
+
+def _reason(error: Exception, entry: Entry) -> str:
+    """What is wrong with a recording, without its name, which stands beside it."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be read: {error.strerror}"
+    if isinstance(error, OpensnacError):
+        return str(error).removeprefix(f"{entry.place}: ")
+    return f"{type(error).__name__}: {error}"
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
