@@ -21,10 +21,11 @@ test: $(VENV)/test.stamp  ## Run all tests
 test-ray: $(VENV)/test.stamp  ## Run the test that starts a Ray of its own: half a minute
 	OPENSNAC_TEST_RAY=1 $(BIN)/pytest tests/corpus/test_corpus_ray.py
 
-lint: $(VENV)/test.stamp  ## Check style and types
+lint: $(VENV)/test.stamp  ## Check style, types and which way imports run
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 train-smoke: $(VENV)/test.stamp  ## Train a miniature for a minute, into runs/smoke/
 	rm -rf runs/smoke
