@@ -20,7 +20,7 @@ from opensnac.files import whole_file
 
 COLUMNS = 3
 PANELS = {  # title: keys of log.jsonl, a list of values being one a scale
-    "losses, training": ("mel", "complex", "loudness", "codebook"),
+    "losses, training": ("mel", "complex", "loudness", "tones", "codebook"),
     "adversaries": ("discriminator", "adversarial", "feature"),
     "distances, validation": ("valid_mel", "valid_stft"),
     "PESQ-WB and STOI, validation": ("valid_pesq_wb", "valid_stoi"),
@@ -71,7 +71,7 @@ def draw(axes: Axes, title: str, keys: tuple[str, ...], lines: list[dict[str, An
             values = [line[key][scale] if isinstance(line[key], list) else line[key] for line in there]
             if values:
                 label = f"scale {scale}" if isinstance(there[0][key], list) else key
-                axes.plot([line["step"] for line in there], values, label=label, linewidth=1)
+                axes.plot([line["step"] for line in there], values, label=label, linewidth=1, marker="." if len(there) == 1 else "")
     axes.set(title=title, xlabel="step")
     if title in ("losses, training", "gradient norm"):
         axes.set_yscale("log")
