@@ -1,11 +1,12 @@
-"""An hour with a GPU: measures throughput, then trains to a deadline, and leaves what can be gone on from.
+"""An hour with a GPU: parity and speed of inference, throughput of training, then a run to a deadline.
 
     python benchmarks/gpu_session.py --config speech_24khz_small --minutes 25 --out session \\
         --set 'data.train=["corpus/train"]' --set 'data.valid=["corpus/valid"]'
 
 The deadline counts from the start of this program, measuring included; what comes after the last step (validation,
-export) gets two minutes of it. In the folder lie throughput.json and throughput.md, the run (run/, see
-docs/training.md), slim.safetensors to go on from (--init), model/ with the averaged weights in fp16, and log.jsonl.
+export) gets two minutes of it. In the folder lie inference_NAME.json (gpu_inference.py), throughput.json and
+throughput.md, the run (run/, see docs/training.md), slim.safetensors to go on from (--init), model/ with the averaged
+weights in fp16, and log.jsonl.
 Without a GPU it does the same on the CPU.
 """
 
@@ -22,6 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gpu_inference
 import torch
 from torch import Tensor, nn
 
@@ -43,6 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="speech_24khz_small", help="a shipped configuration's name or a TOML file")
     parser.add_argument("--measure", nargs="*", default=["speech_24khz_small", "speech_24khz"], help="to be timed")
+    parser.add_argument("--infer", nargs="*", default=["speech_24khz"], help="whose inference is to be timed")
     parser.add_argument("--minutes", type=float, default=25.0, help="from now to the end")
     parser.add_argument("--eager", action="store_true", help="leave torch.compile out, which takes long on a CPU")
     parser.add_argument("--measure-minutes", type=float, default=8.0, help="begin no new measurement after these")
@@ -57,6 +60,9 @@ def main() -> None:
     changes = [*options.changes, *([f"init={json.dumps(options.init)}"] if options.init else [])]
     config = TrainConfig.from_toml(find_config(options.config), changes)
     options.out.mkdir(parents=True, exist_ok=True)
+    for name in options.infer:
+        figures = gpu_inference.measure(name, str(Processes(config.device).device), 10.0, [1, 8, 32], [1, 64, 512], 5)
+        (options.out / f"inference_{name}.json").write_text(json.dumps(figures, indent=2) + "\n")
     rows: list[dict[str, Any]] = []
     for name in options.measure:
         for row in throughput(TrainConfig.from_toml(find_config(name), options.changes), options.rounds, options.eager):

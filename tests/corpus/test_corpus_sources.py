@@ -192,5 +192,5 @@ def test_kinds_of_columns_are_learned(here: Path, settings: Callable[..., Settin
 
 def test_a_place_names_itself_in_errors(broken: Path) -> None:
     entry = next(entry for entry in find([str(broken)]) if entry.id == "c.flac")
-    with pytest.raises(AudioError, match=r"^/.*broken/c.flac: not readable as audio"):
+    with pytest.raises(AudioError, match=r"^/.*broken/c.flac: "):
         length(entry)
