@@ -91,6 +91,12 @@ def choose(name: str | None, device: torch.device, dtype: torch.dtype) -> TorchB
     return KernelBackend(dtype if kernels.has_bfloat16() else torch.float32)
 
 
+def on_a_processor() -> str:
+    """What an engine runs on where nothing else is asked for: a few words for people."""
+    level = kernels.level()
+    return f"C kernels, {level}" if level else f"PyTorch ({kernels.why_none() or 'kernels switched off'})"
+
+
 def _kernels_there() -> bool:
     """Whether the kernels can be used; a word, once, where they are missing without having been switched off."""
     if (reason := kernels.why_none()) is not None:
