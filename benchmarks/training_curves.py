@@ -71,13 +71,8 @@ def draw(axes: Axes, title: str, keys: tuple[str, ...], lines: list[dict[str, An
             values = [line[key][scale] if isinstance(line[key], list) else line[key] for line in there]
             if values:
                 label = f"scale {scale}" if isinstance(there[0][key], list) else key
-                axes.plot(
-                    [line["step"] for line in there],
-                    values,
-                    label=label,
-                    linewidth=1,
-                    marker="." if len(there) == 1 else "",
-                )
+                marker = "." if len(there) == 1 else ""
+                axes.plot([line["step"] for line in there], values, label=label, linewidth=1, marker=marker)
     axes.set(title=title, xlabel="step")
     if title in ("losses, training", "gradient norm"):
         axes.set_yscale("log")
