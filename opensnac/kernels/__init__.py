@@ -67,11 +67,13 @@ def packed(matrix: Float[Tensor, "columns depth"], bfloat16: bool = False) -> Fl
     """
     matrix = check("matrix", matrix.detach(), (None, None))
     columns, depth = matrix.shape
-    panels = F.pad(matrix, (0, 0, 0, -columns % COLUMNS)).unflatten(0, (-1, COLUMNS))
+    if columns % COLUMNS:
+        matrix = F.pad(matrix, (0, 0, 0, -columns % COLUMNS))
+    panels = matrix.unflatten(0, (-1, COLUMNS))
     if bfloat16 and depth % 2 == 0 and has_bfloat16():
         pairs = panels.unflatten(2, (-1, 2)).transpose(1, 2)
         return pairs.to(torch.bfloat16).contiguous().view(-1, depth, COLUMNS)
-    return panels.transpose(1, 2).contiguous()
+    return panels.transpose(1, 2).clone(memory_format=torch.contiguous_format)
 
 
 def linear(
