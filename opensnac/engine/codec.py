@@ -56,7 +56,8 @@ class SNAC(Codec):
         """
         folder, label = pretrained.locate(name, revision, cache_dir, local_files_only, token)
         with torch.inference_mode(False):
-            model = cls.from_config(folder / "config.json")
+            with torch.device("meta"):  # no weights are drawn only to be replaced
+                model = cls.from_config(folder / "config.json")
             pretrained.load_weights(model, folder)
         model.name = label
         return model.eval().to(device=device, dtype=dtype)

@@ -79,11 +79,15 @@ class Codec(nn.Module):
     def fold_weight_norm(self) -> Self:
         """Replace each weight's gain and direction by the weight itself, in place: for inference, not for training."""
         before = self.fingerprint
+        self.fold()
+        self._folded_from = (before, fingerprint(self.state_dict()))
+        return self
+
+    def fold(self) -> None:
+        """As fold_weight_norm, for weights that are about to be replaced: the fingerprint is not kept."""
         for module in self.modules():
             if isinstance(module, Kernel):
                 module.fold()
-        self._folded_from = (before, fingerprint(self.state_dict()))
-        return self
 
     @property
     def fingerprint(self) -> str:

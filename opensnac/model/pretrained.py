@@ -111,19 +111,21 @@ def _download(
 
 
 def load_weights(model: Codec, folder: Path) -> None:
-    """Load a folder's weights strictly, with weight norm folded or not."""
+    """Give a model a folder's weights, all of them, with weight norm folded or not; it may be on the meta device."""
     path = next(folder / name for name in WEIGHT_FILES if (folder / name).exists())
     state, metadata = _read(path)
     folded = not any(".parametrizations." in key for key in state)
     if folded:
-        model.fold_weight_norm()
+        model.fold()
+    own = model.state_dict()
+    state = {name: value.to(own[name].dtype) if name in own else value for name, value in state.items()}
     try:
-        model.load_state_dict(state, strict=True)
+        model.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
         raise ModelError(f"{path} does not fit {folder / 'config.json'}: {error}") from error
     if folded:
-        own = fingerprint(model.state_dict())
-        model._folded_from = (metadata.get("fingerprint", own), own)
+        print_of_folded = fingerprint(model.state_dict())
+        model._folded_from = (metadata.get("fingerprint", print_of_folded), print_of_folded)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
