@@ -7,7 +7,7 @@ BUILT_FROM := pyproject.toml setup.py $(wildcard opensnac/kernels/*.[ch])
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-ray lint train-smoke quality quality-update wheel package clean
+.PHONY: help demo test test-plain test-ray lint train-smoke quality quality-update wheel package clean
 
 help:  ## List what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -17,6 +17,9 @@ demo: $(VENV)/demo.stamp  ## Code an example recording: sizes, speed, quality an
 
 test: $(VENV)/test.stamp  ## Run all tests
 	$(BIN)/pytest
+
+test-plain: $(VENV)/test.stamp  ## Run the tests of the model and the engine without the kernels
+	OPENSNAC_KERNELS=0 $(BIN)/pytest tests/model tests/engine tests/streaming tests/kernels
 
 test-ray: $(VENV)/test.stamp  ## Run the test that starts a Ray of its own: half a minute
 	OPENSNAC_TEST_RAY=1 $(BIN)/pytest tests/corpus/test_corpus_ray.py
