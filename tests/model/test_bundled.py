@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from opensnac import SNAC
+from opensnac import SNAC, kernels
 from opensnac.evaluation.metrics import METRICS
 from opensnac.model.pretrained import DEFAULT_MODEL, bundled_models
 from opensnac.recordings import audio
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LARGEST_BYTES = 15_000_000
+BFLOAT16 = pytest.mark.skipif(not kernels.has_bfloat16(), reason="the kernels here do not multiply in bfloat16")
 STOI_FLOOR = {"lj_speech.flac": 0.88, "thorsten.flac": 0.848}  # a little under what the weights reach
 
 
@@ -36,6 +37,7 @@ def test_bundled_models_are_small_and_described(name: str) -> None:
         assert word in card, word
 
 
+@BFLOAT16
 @torch.inference_mode()
 def test_reduced_precision_stays_close() -> None:
     model = SNAC.from_pretrained()
@@ -46,9 +48,10 @@ def test_reduced_precision_stays_close() -> None:
     exact, close = model.decode(codes), reduced.decode(codes)
     error = float((close - exact).square().sum() / exact.square().sum())
     assert error < 10**-3.5  # 35 dB below
-    assert (error > 0) == (reduced.dtype == torch.bfloat16)
+    assert error > 0
 
 
+@BFLOAT16
 @pytest.mark.parametrize("example", STOI_FLOOR)
 @torch.inference_mode()
 def test_a_reduced_encoder_changes_codes_and_is_as_intelligible(example: str) -> None:
@@ -58,7 +61,7 @@ def test_a_reduced_encoder_changes_codes_and_is_as_intelligible(example: str) ->
     recording = torch.from_numpy(np.array(samples))[:, None]
     codes, others = model.encode(recording), reduced.encode(recording)
     same = [float((a == b).float().mean()) for a, b in zip(codes, others, strict=True)]
-    assert all(0.5 < share < 1 for share in same) or reduced.dtype == torch.float32
+    assert all(0.5 < share < 1 for share in same)
     decoded = [model.decode(each, samples.shape[1])[0, 0].numpy() for each in (codes, others)]
     exact, close = (METRICS["stoi"].measure(samples[0], each, rate) for each in decoded)
     assert abs(exact - close) < 0.01
