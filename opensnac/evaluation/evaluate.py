@@ -25,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from opensnac import __version__
 from opensnac.errors import OpensnacError
 from opensnac.evaluation import matching, metrics, page, recognition, report, spectral, summary
+from opensnac.evaluation.code import code_of
 from opensnac.evaluation.codecs import DEFAULT_CODECS, Codec, by_name
 from opensnac.evaluation.codecs.base import peak_memory
 from opensnac.evaluation.metrics import METRICS, Metric, package_version, require
@@ -186,15 +187,14 @@ def _measured_by(metric: Metric, transcript: str | None) -> list[str | None]:
     """Tells scores apart that may differ: by packages, and by model and words where there is a model."""
     by = [package_version(package) for package in metric.packages]
     if isinstance(metric, recognition.ModelMetric):
-        by += [metric.load(metric.model).version, inspect.getsource(recognition)]
+        by += [metric.load(metric.model).version, code_of([Path(inspect.getfile(recognition))])]
     return by + ([transcript] if metric.name == recognition.WORD_ERRORS else [])
 
 
 @functools.cache
 def _scoring_code() -> str:
     """Tells versions of the code apart that turns decoded audio into scores."""
-    code = "".join(inspect.getsource(module) for module in (matching, metrics, spectral))
-    return hashlib.sha256(code.encode()).hexdigest()[:16]
+    return code_of(Path(inspect.getfile(module)) for module in (matching, metrics, spectral))
 
 
 def run(tasks: Sequence[Task], store: Path, jobs: int) -> list[Record]:

@@ -10,13 +10,23 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+import opensnac
 from opensnac import __version__, bitstream
 from opensnac.errors import OpensnacError
+from opensnac.evaluation.code import code_of
 from opensnac.evaluation.codecs.base import Codec, Coded, fit
 from opensnac.recordings import audio
 
 if TYPE_CHECKING:
     from opensnac import Engine
+
+
+CODEC = ("bitstream", "engine", "kernels", "model", "recordings", "streaming")  # packages that a clip goes through
+
+
+@functools.cache
+def _codec_code() -> str:
+    return code_of(Path(opensnac.__file__).parent / name for name in CODEC)
 
 
 class Opensnac(Codec):
@@ -44,7 +54,10 @@ class Opensnac(Codec):
         return None
 
     def version(self) -> str:
-        return f"opensnac {__version__}, {self.model.name} {self.model.fingerprint[:16]}"
+        from opensnac import kernels  # imports torch
+
+        model, run_by = self.model, f"{self.model.backend.name} {kernels.level() or ''}".strip()
+        return f"opensnac {__version__}, {model.name} {model.fingerprint[:16]}, backend {run_by}, code {_codec_code()}"
 
     def __call__(self, clip: np.ndarray, sample_rate: int) -> Coded:
         from opensnac.recordings import transcode  # imports torch
