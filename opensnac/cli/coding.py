@@ -237,7 +237,7 @@ def models() -> None:
             print(f"{name}  bundled{', default' if name == DEFAULT_MODEL else ''}")
         for name in cached_models():
             print(f"{name}  cached")
-        print(f"On this processor they run by {on_a_processor()}.", file=sys.stderr)
+        print(f"\nOn this processor they run by {on_a_processor()}.")
 
 
 class _Pending:
