@@ -17,6 +17,7 @@ from opensnac.corpus.places import Place
 from opensnac.corpus.settings import Settings
 from opensnac.errors import AudioError
 from opensnac.recordings import audio
+from opensnac.recordings.mixing import Balance, Mix
 
 LONGEST_SECONDS = 60.0  # of all channels together; what is longer is coded in pieces, by itself
 VOICED_SECONDS = 0.02  # in which the level is measured that --trim-silence looks at
@@ -29,11 +30,12 @@ class LeftOut(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class Cut:
-    """The samples `start` to `stop` of a recording, at its own rate, and what they are multiplied by."""
+    """The samples `start` to `stop` of a recording, at its own rate, how its channels are mixed and multiplied."""
 
     start: int = 0
     stop: int | None = None
     gain: float = 1.0
+    mix: Mix | None = None  # to one channel; None leaves all of them
 
 
 @dataclass
@@ -80,9 +82,10 @@ def hear(place: Place, settings: Settings, config: CodecConfig) -> Heard:
         promised = recording.num_samples
         rate = recording.rate
         long = promised is None or channels * promised > LONGEST_SECONDS * rate
-    cut = Cut()
+    mix = _mix(place) if settings.mono and recording.channels > 1 else None
+    cut = Cut(mix=mix)
     if settings.trim_silence is not None or settings.loudness is not None or (long and settings.max_seconds):
-        cut = _scan(place, settings)
+        cut = _scan(place, settings, mix)
     heard = Heard(channels, rate, cut, Levels(channels, segment_borders(settings, config, rate)))
     if not long:
         with opened(place) as recording:
@@ -96,7 +99,7 @@ def blocks_of(recording: audio.Source, heard: Heard, settings: Settings) -> Iter
     """(channels, samples) blocks of what is coded, at the recording's rate; `heard.levels` learns of each."""
     position, cut = 0, heard.cut
     for block in recording.blocks():
-        block = block.mean(axis=0, keepdims=True) if settings.mono else block
+        block = block if cut.mix is None else cut.mix(block)
         stop = None if cut.stop is None else max(0, cut.stop - position)
         part = block[:, max(0, cut.start - position) : stop]
         position += block.shape[1]
@@ -136,7 +139,16 @@ def segment_borders(settings: Settings, config: CodecConfig, rate: int) -> Calla
     return lambda n: (n + 1) * frames * config.hop_length * rate // config.sampling_rate
 
 
-def _scan(place: Place, settings: Settings) -> Cut:
+def _mix(place: Place) -> Mix:
+    """How the channels of a recording become one, as `opensnac encode --mono` has it."""
+    with opened(place) as recording:
+        balance = Balance(recording.channels, recording.rate)
+        for block in recording.blocks():
+            balance.push(block)
+        return balance.mix()
+
+
+def _scan(place: Place, settings: Settings, mix: Mix | None) -> Cut:
     """What is to be cut off and how much louder the rest must be: a recording read once before it is coded."""
     with opened(place) as recording:
         blocks = recording.blocks()
@@ -145,7 +157,7 @@ def _scan(place: Place, settings: Settings) -> Cut:
         voiced, loudness = _Voiced(recording.rate, settings.trim_silence), Loudness(recording.rate, channels)
         length = 0
         for block in itertools.chain([first], blocks):
-            block = block.mean(axis=0, keepdims=True) if settings.mono else block
+            block = block if mix is None else mix(block)
             length += block.shape[1]
             if settings.trim_silence is None and length > (settings.max_seconds or math.inf) * recording.rate:
                 raise LeftOut
@@ -157,7 +169,7 @@ def _scan(place: Place, settings: Settings) -> Cut:
         gain = 1.0 if settings.loudness is None else loudness.gain_to(settings.loudness)
         if stop - start > (settings.max_seconds or math.inf) * recording.rate:
             raise LeftOut
-        return Cut(start, stop, gain)
+        return Cut(start, stop, gain, mix)
 
 
 class _Voiced:

@@ -67,6 +67,20 @@ def test_rows_hold_the_codes_of_encode(
     assert check_corpus("out", sample=10).problems == []
 
 
+def test_channels_that_cancel_are_mixed_as_encode_does(
+    tmp_path: Path, here: Path, settings: Make, model_folder: Path
+) -> None:
+    folder = tmp_path / "cancelling"
+    folder.mkdir()
+    one = 0.2 * np.random.default_rng(0).standard_normal(12_000)
+    soundfile.write(folder / "a.wav", np.stack([one, -0.9 * one], axis=1), 24_000)
+    corpus, _ = make("out", settings(folder, mono=True))
+    stream = encoded(folder / "a.wav", model_folder, mono=True)
+    for ours, theirs in zip(corpus.codes(corpus[0]), stream.codes, strict=True):
+        assert np.array_equal(ours, theirs[0])
+    assert any(len(np.unique(scale)) > 1 for scale in stream.codes)  # not silence
+
+
 def test_all_shards_are_the_same_whoever_makes_them(talks: Path, here: Path, settings: Make) -> None:
     own = settings(talks, tokens="tree:100")
     make("one", own)
