@@ -8,6 +8,7 @@ import resource
 import struct
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -220,33 +221,33 @@ def test_a_failure_midway_leaves_nothing_and_keeps_what_was_there(tmp_path: Path
     assert (tmp_path / "a.wav").read_text() == "older"
 
 
-@pytest.fixture
+@contextmanager
 def small_disk() -> Iterator[None]:
-    """No file may grow beyond 4,096 bytes, as on a full disk or with a quota."""
+    """No file may grow beyond 4,096 bytes, as on a full disk; not for longer than needed, or pytest's own log may not."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.usefixtures("small_disk")
 @pytest.mark.parametrize("ending", audio.WRITABLE)
 @pytest.mark.parametrize("num_samples", [5000, 200_000])
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path, ending: str, num_samples: int) -> None:
     noise = np.random.default_rng(0).uniform(-1, 1, (1, num_samples)).astype(np.float32)
-    with pytest.raises(OSError, match="File too large") as raised:
+    with pytest.raises(OSError, match="File too large") as raised, small_disk():
         audio.write(tmp_path / f"a{ending}", noise, 24000)
     assert raised.value.filename == str(tmp_path / f"a{ending}")
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.usefixtures("small_disk")
 def test_a_full_disk_for_bytes_too(tmp_path: Path) -> None:
     def fill() -> None:
         with whole_file(tmp_path / "a.snac") as path, OutputFile(path, tmp_path / "a.snac") as file:
             file.write(bytes(5000))
 
-    with pytest.raises(OSError, match="File too large") as raised:
+    with pytest.raises(OSError, match="File too large") as raised, small_disk():
         fill()
     assert raised.value.filename == str(tmp_path / "a.snac")
     assert list(tmp_path.iterdir()) == []
