@@ -223,7 +223,7 @@ def test_a_failure_midway_leaves_nothing_and_keeps_what_was_there(tmp_path: Path
 
 @contextmanager
 def small_disk() -> Iterator[None]:
-    """No file may grow beyond 4,096 bytes, as on a full disk; not for longer than needed, or pytest's own log may not."""
+    """No file may grow beyond 4,096 bytes, as on a full disk; briefly, for pytest may write its own log to one."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     try:
