@@ -2,6 +2,7 @@
 
 import base64
 import io
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,7 @@ def test_pieces_of_any_size_are_played_sample_by_sample(tab, keep):
     tab.evaluate(OPEN_PLAYER, {"lead": 0.05, "keep": keep})
     tab.evaluate("player.play()")
     cuts = [0, 1, 2, 700, 701, 5000, 5000, 9000, len(sound)]
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in pairwise(cuts):
         tab.evaluate("(piece) => player.push(floats(piece))", packed(sound[start:end]))
     tab.evaluate("player.end()")
     tab.wait_for_function("player.finished && !player.playing")
@@ -179,7 +180,7 @@ def test_a_file_keeps_its_own_rate_until_it_is_resampled_here(tab, suffix, rate,
     )
     assert (own, count) == (rate, len(sound))
     got, wanted = unpacked(text), soxr.resample(pcm, rate, RATE, "VHQ")
-    assert decibels(wanted, got) > (85 if same else 45), "browsers divide positive samples of 16 bits by 32767"
+    assert decibels(wanted, got) > (85 if rate == RATE else 45), "browsers divide positive samples of 16 bits by 32767"
 
 
 def test_what_is_no_sound_is_refused(tab):
@@ -197,7 +198,8 @@ def test_a_recorder_hands_on_whole_pieces_of_what_was_played_to_it(tab):
           oscillator.start();
           const pieces = [];
           const onpiece = (piece) => pieces.push(piece);
-          const recorder = await Recorder.open({ sampleRate: 24000, pieceSeconds: 0.1, onpiece, stream: destination.stream });
+          const { stream } = destination;
+          const recorder = await Recorder.open({ sampleRate: 24000, pieceSeconds: 0.1, onpiece, stream });
           while (pieces.length < 8) await new Promise((resolve) => setTimeout(resolve, 50));
           await recorder.stop();
           const middle = pieces.slice(4, 8);
@@ -213,7 +215,7 @@ def test_a_spectrogram_is_told_and_drawn_in_the_page_s_colours(tab):
     tone = np.sin(2 * np.pi * 3000 * np.arange(RATE) / RATE).astype(np.float32)
     tab.evaluate(
         "(text) => { window.view = new Spectrogram(picture, { sampleRate: 24000, label: 'tone', seconds: 4 }); "
-        "const samples = floats(text); for (let at = 0; at < 24000; at += 999) view.push(samples.subarray(at, at + 999)); "
+        "const tone = floats(text); for (let at = 0; at < 24000; at += 999) view.push(tone.subarray(at, at + 999)); "
         "view.describe(); }",
         packed(tone),
     )
@@ -245,7 +247,7 @@ def test_a_spectrogram_is_told_and_drawn_in_the_page_s_colours(tab):
 def test_codes_are_rows_of_their_scales(tab):
     tab.evaluate(
         "window.row = new Tokens(codes, { strides: [4, 2, 1], size: 4096, shown: 2 }); "
-        "for (let n = 0; n < 3; n++) row.push([[n], [10 + n, 20 + n], [30, 31, 32, BigInt64Array.of(33n + BigInt(n))[0]]]);"
+        "for (let n = 0; n < 3; n++) row.push([[n], [10 + n, 20 + n], BigInt64Array.of(30n, 31n, 32n, 33n + BigInt(n))]);"
     )
     rows = tab.evaluate("[...codes.children].map((r) => [...r.children].map((cell) => Number(cell.textContent)))")
     assert rows == [[1, 2], [11, 21, 12, 22], [30, 31, 32, 34, 30, 31, 32, 35]]
@@ -257,11 +259,10 @@ def test_codes_are_rows_of_their_scales(tab):
 
 def test_a_blind_comparison_by_keyboard(tab):
     tab.evaluate(
-        "([a, b]) => { window.compared = new Comparison(ab, { original: floats(a), other: floats(b), sampleRate: 24000, "
-        "trials: 4, ondone: (result) => (window.result = result) }); }",
+        "([a, b]) => { const sounds = { original: floats(a), other: floats(b), sampleRate: 24000 }; window.compared = "
+        "new Comparison(ab, { ...sounds, trials: 4, ondone: (result) => (window.result = result) }); }",
         [packed(noise(RATE, 1)), packed(noise(RATE + 50, 2))],
     )
-    orders = set()
     for trial in range(4):
         assert tab.inner_text("#ab p") == f"{trial + 1} of 4: which is the original?"
         answers = tab.locator("#ab button", has_text="is the original")
@@ -270,9 +271,8 @@ def test_a_blind_comparison_by_keyboard(tab):
         assert [answer.is_disabled() for answer in answers.all()] == [True, True], "B was not heard yet"
         tab.keyboard.press("2")
         order = tab.evaluate("compared.order")
-        orders.add(tuple(order))
         tab.wait_for_function(
-            "compared.voices.every(({ gain }, index) => Math.abs(gain.gain.value - (index === compared.order[1])) < 0.01)"
+            "compared.voices.every((voice, i) => Math.abs(voice.gain.gain.value - (i === compared.order[1])) < 0.01)"
         )
         answers.nth(order.index(0) if trial else order.index(1)).focus()  # wrong once
         tab.keyboard.press("Enter")
