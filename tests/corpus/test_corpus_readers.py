@@ -39,7 +39,6 @@ class Letters:
 @pytest.fixture(scope="module")
 def corpora(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
     """The same recordings with texts in each format."""
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("corpora")
     rows = []
     for n in range(12):

@@ -106,7 +106,7 @@ def test_opensnac_counts_the_snac_file_and_shows_its_codes(model_folder, clip):
     payload = 6 * sum(len(scale) for scale in coded.codes) / 8
     assert payload < coded.num_bytes <= payload + 100
     assert coded.file_bytes == coded.num_bytes
-    assert re.fullmatch(r"opensnac \S+, tiny [0-9a-f]{16}", codec.version())
+    assert re.fullmatch(r"opensnac \S+, tiny [0-9a-f]{16}, backend (torch|c \w+), code [0-9a-f]{16}", codec.version())
 
 
 def test_a_model_that_is_not_there_is_missing_with_a_message():
