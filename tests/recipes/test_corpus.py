@@ -2,6 +2,7 @@
 
 import subprocess
 import tomllib
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +18,52 @@ NOISE = {"name": "noise", "package": "noise-data", "megabytes": 1, "licence": "n
 
 @pytest.fixture
 def recipe(load_recipe):
-    return load_recipe("fetch_speech_corpus")
+    return load_recipe("fetch_corpus")
 
 
-def test_every_source_says_where_it_comes_from_and_its_licence():
-    sources = tomllib.loads((RECIPES / "speech_corpus.toml").read_text())["source"]
+@pytest.mark.parametrize("kind", ["speech", "music"])
+def test_every_source_says_where_it_comes_from_and_its_licence(kind):
+    sources = tomllib.loads((RECIPES / f"{kind}_corpus.toml").read_text())["source"]
     assert len({source["name"] for source in sources}) == len(sources)
     for source in sources:
         assert ("package" in source) != ("repository" in source)
         assert source["licence"]
         assert source["files"]
-        assert 0 < source["weight"] < 1 if "16k" in source["name"] or "asterisk" in source["name"] else source["weight"]
+        assert source.get("split") in (None, "valid", "test")
+        narrow = "16k" in source["name"] or "asterisk" in source["name"]
+        assert 0 < source.get("weight", 1) < (1 if narrow else 10)
+
+
+def test_no_music_is_trained_on_that_evaluations_use():
+    trained, evaluated = (
+        {entry["package"] if "package" in entry else entry["name"] for entry in tomllib.loads(text)[key]}
+        for text, key in (
+            ((RECIPES / "music_corpus.toml").read_text(), "source"),
+            ((RECIPES / "evaluation_set.toml").read_text(), "package"),
+        )
+    )
+    assert not trained & evaluated
+
+
+def test_a_whole_album_is_held_out_and_archives_are_opened(recipe, tmp_path, monkeypatch):
+    def unpack(name, scratch):
+        audio.write(scratch / "root" / "a" / "piece.wav", np.zeros((1, 8)), RATE)
+        with zipfile.ZipFile(scratch / "root" / "base.pk3", "w") as archive:
+            archive.write(scratch / "root" / "a" / "piece.wav", "music/other.wav")
+        return "2"
+
+    monkeypatch.setattr(recipe, "unpack", unpack)
+    album = NOISE | {"archives": ["base.pk3"], "files": ["a/*.wav", "music/*.wav"], "split": "test"}
+    assert recipe.fetch(album, tmp_path / "corpus") == "noise: 2 recordings of version 2; none"
+    held_out = sorted(path.name for path in (tmp_path / "corpus" / "test" / "noise").iterdir())
+    assert held_out == ["a_piece.wav", "music_other.wav"]
+
+
+def test_an_unknown_source_is_named(recipe, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["fetch", "music", "corpus", "--only", "wesnot"])
+    with pytest.raises(SystemExit):
+        recipe.main()
+    assert "unknown source wesnot; expected of wesnoth, ufoai" in capsys.readouterr().err
 
 
 def test_what_is_there_is_listed_with_its_weight(recipe, apt, tmp_path, monkeypatch):
@@ -35,7 +71,7 @@ def test_what_is_there_is_listed_with_its_weight(recipe, apt, tmp_path, monkeypa
     (out / "train" / "noise").mkdir(parents=True)
     (out / "noise.txt").touch()
     monkeypatch.setattr(recipe.tomllib, "loads", lambda text: {"source": sources})
-    monkeypatch.setattr("sys.argv", ["fetch", str(out), "--only", "noise"])
+    monkeypatch.setattr("sys.argv", ["fetch", "speech", str(out), "--only", "noise"])
     recipe.main()
     listed = (out / "train.txt").read_text()
     assert listed == f'[{{path = "{out}/train/noise", weight = 0.5}}]\n'

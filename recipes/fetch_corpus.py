@@ -1,11 +1,11 @@
-"""A free corpus of speech to train on: many voices and languages, each source's folder below train/ and valid/.
+"""A free corpus to train on, speech or music, each source's folder below train/, valid/ or test/.
 
-    python recipes/fetch_speech_corpus.py corpus
+    python recipes/fetch_corpus.py speech corpus
     opensnac train speech_24khz_small --set "data.train=$(cat corpus/train.txt)" --set 'data.valid=["corpus/valid"]'
 
-speech_corpus.toml names the Debian packages and repositories, with licences and sizes; `--only SOURCE` takes some of
-them. A source that cannot be had is said and left out, one that is there is not fetched again. corpus/train.txt lists
-what is there, each source with its weight.
+speech_corpus.toml and music_corpus.toml name the Debian packages and repositories, with licences and sizes; `--only
+SOURCE` takes some of them. A source that cannot be fetched is reported and left out, one that is there is not fetched
+again. corpus/train.txt lists what is there to train on, each source with its weight.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,18 +29,22 @@ from opensnac.files import whole_file
 from opensnac.recordings import audio
 from opensnac.training.config import toml_value
 
-RECIPE = Path(__file__).with_name("speech_corpus.toml")
+RECIPES = {kind: Path(__file__).with_name(f"{kind}_corpus.toml") for kind in ("speech", "music")}
 VALID_ONE_IN = 80  # recordings that are kept for validation, chosen by their names
 G722 = ".g722"  # ffmpeg turns them into what can be read
 
 
 def main() -> None:
     """Fetch into the folder named, and say what came."""
-    sources = tomllib.loads(RECIPE.read_text(encoding="utf-8"))["source"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, help="folder that takes train/ and valid/")
-    parser.add_argument("--only", action="append", choices=[source["name"] for source in sources], metavar="SOURCE")
+    parser.add_argument("kind", choices=RECIPES)
+    parser.add_argument("out", type=Path, help="folder that takes train/, valid/ and test/")
+    parser.add_argument("--only", action="append", metavar="SOURCE", help="a source's name; may be given again")
     options = parser.parse_args()
+    sources = tomllib.loads(RECIPES[options.kind].read_text(encoding="utf-8"))["source"]
+    names = [source["name"] for source in sources]
+    if unknown := [name for name in options.only or [] if name not in names]:
+        parser.error(f"unknown source {', '.join(unknown)}; expected of {', '.join(names)}")
     failed = 0
     for source in sources:
         if options.only and source["name"] not in options.only:
@@ -59,13 +64,14 @@ def main() -> None:
 
 def weighted(sources: Sequence[dict[str, Any]], out: Path) -> list[dict[str, Any]]:
     """The sources that are there, as [data] train takes them."""
-    folders = {out / "train" / source["name"]: source["weight"] for source in sources}
+    folders = {out / "train" / source["name"]: source.get("weight", 1.0) for source in sources}
     return [{"path": str(folder), "weight": weight} for folder, weight in folders.items() if folder.is_dir()]
 
 
 def fetch(source: dict[str, Any], out: Path) -> str:
     """Bring one source's recordings to `out`; a line on what came. The folder appears whole or not at all."""
     name, notice = source["name"], out / f"{source['name']}.txt"
+    one_in = source.get("valid_one_in", VALID_ONE_IN)
     if notice.exists():
         return f"{name}: is there"
     with tempfile.TemporaryDirectory(dir=_made(out)) as scratch:
@@ -76,9 +82,9 @@ def fetch(source: dict[str, Any], out: Path) -> str:
             raise OpensnacError(f"nothing matches {', '.join(source['files'])} in version {version}")
         for path in recordings:
             inside = path.relative_to(root).as_posix()
-            split = "valid" if zlib.crc32(inside.encode()) % VALID_ONE_IN == 0 else "train"
+            split = source.get("split") or ("valid" if zlib.crc32(inside.encode()) % one_in == 0 else "train")
             bring(path, Path(scratch) / split / inside.replace("/", "_"))
-        for split in ("train", "valid"):
+        for split in ("train", "valid", "test"):
             if (Path(scratch) / split).exists():
                 shutil.rmtree(out / split / name, ignore_errors=True)
                 (Path(scratch) / split).rename(_made(out / split) / name)
@@ -92,6 +98,9 @@ def obtain(source: dict[str, Any], scratch: Path) -> tuple[Path, str]:
     """A source's files below a folder, and their version."""
     if "repository" not in source:
         version = unpack(source["package"], scratch)
+        for archive in source.get("archives", ()):  # ZIP files by another ending
+            with zipfile.ZipFile(scratch / "root" / archive) as opened:
+                opened.extractall(scratch / "root")
         return scratch / "root", version
     root = scratch / "root"
     clone = ["git", "clone", "--quiet", "--depth", "1", source["repository"], str(root)]
