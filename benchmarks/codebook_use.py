@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from opensnac.recordings import audio
+from opensnac.recordings.source import READABLE
 from opensnac.recordings.transcode import ModelShelf
 
 
@@ -25,7 +26,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60.0, help="of recordings, drawn at random (seed 0)")
     options = parser.parse_args()
     model = ModelShelf(options.model).get()
-    paths = sorted(path for path in options.folder.rglob("*") if path.suffix.lower() in audio.READABLE)
+    paths = sorted(path for path in options.folder.rglob("*") if path.suffix.lower() in READABLE)
     random.Random(0).shuffle(paths)
     counts = np.zeros((len(model.config.vq_strides), model.config.codebook_size), int)
     seconds = 0.0

@@ -25,6 +25,10 @@ class ModelError(OpensnacError):
     """A model cannot be found, or its weights do not fit its configuration."""
 
 
+class LimitError(OpensnacError):
+    """A stream or recording, whole as it may be, that is larger, longer or slower than `Limits` allow."""
+
+
 class BackendError(OpensnacError):
     """An engine cannot be made here: no such backend, type or device."""
 

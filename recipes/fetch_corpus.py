@@ -26,7 +26,7 @@ from debian_packages import unpack
 
 from opensnac.errors import OpensnacError
 from opensnac.files import whole_file
-from opensnac.recordings import audio
+from opensnac.recordings.source import READABLE
 from opensnac.training.config import toml_value
 
 RECIPES = {kind: Path(__file__).with_name(f"{kind}_corpus.toml") for kind in ("speech", "music")}
@@ -77,7 +77,7 @@ def fetch(source: dict[str, Any], out: Path) -> str:
     with tempfile.TemporaryDirectory(dir=_made(out)) as scratch:
         root, version = obtain(source, Path(scratch))
         found = sorted(path for pattern in source["files"] for path in root.glob(pattern) if path.is_file())
-        recordings = [path for path in found if path.suffix.lower() in (*audio.READABLE, G722)]
+        recordings = [path for path in found if path.suffix.lower() in (*READABLE, G722)]
         if not recordings:
             raise OpensnacError(f"nothing matches {', '.join(source['files'])} in version {version}")
         for path in recordings:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opensnac.bitstream.header import FORMAT_VERSION, PAYLOAD_FIXED_WIDTH, Header, read_header
+from opensnac.bitstream.limits import Limits
 from opensnac.bitstream.packets import (
     CHECKSUM_BYTES,
     END_OF_STREAM,
@@ -32,13 +33,22 @@ class Reader:
     array (channels, n_i) a scale, coarse to fine. Iteration that ends without an error has seen the whole
     stream intact and the input end after it; else a DamagedStreamError says what is wrong and where.
 
+    With `limits` a LimitError ends the stream before more of it is read, or where it comes too slowly. A read that
+    never returns is not interrupted: sockets need a timeout of their own.
+
     `num_frames`, `num_packets` and `num_bytes` count what was read so far; `num_samples` (of one channel, at
     `header.original_rate`) is known once the end record was read, None before.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._source = ByteSource(file)
+    def __init__(self, file: BinaryIO, limits: Limits | None = None) -> None:
+        self.limits = limits
+        self._clock = None if limits is None else limits.clock()
+        if self._clock is not None:
+            self._clock.begin("the header to come")
+        self._source = ByteSource(file, None if self._clock is None else self._clock.check)
         self.header = read_header(self._source)
+        if limits is not None:
+            limits.check_header(self.header)
         self.num_frames = 0
         self.num_packets = 0
         self.num_samples: int | None = None
@@ -66,6 +76,7 @@ class Reader:
         preceding = self.header.to_bytes()[-CHECKSUM_BYTES:]
         try:
             while (coarse_frames := self._take_count()) != END_OF_STREAM:
+                self._check_limits(coarse_frames)
                 body = bytes([coarse_frames]) + self._take_payload(coarse_frames)
                 preceding = self._take_checksum(body, preceding)
                 yield self._accept(body[1:], coarse_frames)
@@ -74,7 +85,14 @@ class Reader:
         except DamagedStreamError as error:
             raise type(error)(error.problem, self._advice()) from None
 
+    def _check_limits(self, coarse_frames: int) -> None:
+        if self.limits is not None:
+            self.limits.check_packet(coarse_frames, self.header)
+            self.limits.check_frames(self.num_frames + coarse_frames * self.header.coarse_frame, self.header)
+
     def _take_count(self) -> int:
+        if self._clock is not None:
+            self._clock.begin(f"{self._packet_name} to come")
         count = self._source.take_up_to(1)
         if not count:
             where = f"after packet {self.num_packets}" if self.num_packets else "after the header"
@@ -123,6 +141,8 @@ class Reader:
                 f"{self.header.original_rate} Hz, which need {needed_frames} frames; the packets hold "
                 f"{self.num_frames}"
             )
+        if self.limits is not None:
+            self.limits.check_length(num_samples, self.header.original_rate)
         self.num_samples = num_samples
 
     def _require_nothing_more(self) -> None:
@@ -187,13 +207,13 @@ class Recording:
         }
 
 
-def read(file: BinaryIO, salvage: bool = False) -> Recording:
-    """Read a whole stream, of which every byte must be intact.
+def read(file: BinaryIO, salvage: bool = False, limits: Limits | None = None) -> Recording:
+    """Read a whole stream, of which every byte must be intact; `limits` as in Reader.
 
     With `salvage` a damaged stream gives what precedes the damage, cut to whole multiples of
     `header.frame_multiple`, and the error as `damage`; it is raised where nothing can be kept.
     """
-    reader = Reader(file)
+    reader = Reader(file, limits)
     packets: list[Codes] = []
     damage = None
     try:

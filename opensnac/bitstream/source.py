@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from typing import BinaryIO
 
 from opensnac.errors import BitstreamError, TruncatedStreamError
@@ -13,11 +14,13 @@ PIECE = 1 << 16  # bytes asked for at once: memory follows what arrives, not wha
 class ByteSource:
     """Reads a binary file forwards only, so that a pipe will do.
 
-    `position` counts the bytes taken so far and `crc32` is their running CRC-32.
+    `position` counts the bytes taken so far and `crc32` is their running CRC-32. `in_time` is called whenever some have
+    come, and raises where that took too long.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self, file: BinaryIO, in_time: Callable[[], None] | None = None) -> None:
+        self._read = file.read if in_time is None else getattr(file, "read1", file.read)  # read1: what is there now
+        self._in_time = in_time
         self.position = 0
         self.crc32 = 0
 
@@ -34,12 +37,14 @@ class ByteSource:
         """The next `count` bytes, or fewer where the file ends; short reads of a pipe are joined."""
         data = bytearray()
         while len(data) < count:
-            piece = self._file.read(min(count - len(data), PIECE))
+            piece = self._read(min(count - len(data), PIECE))
             if piece is None:
                 raise BitstreamError("the input is non-blocking and empty now; open it in blocking mode")
             if not piece:
                 break
             data += piece
+            if self._in_time is not None:
+                self._in_time()
         self.position += len(data)
         self.crc32 = zlib.crc32(data, self.crc32)
         return bytes(data)

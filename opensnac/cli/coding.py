@@ -174,11 +174,11 @@ def decode(
     """
     with reporting():
         ending = _ending(audio_format)
-        from opensnac.recordings import audio
+        from opensnac.recordings.sink import WRITABLE
 
         left_out = LeftOut()
         search = Search([SNAC], expected=_sound_endings(), follow=follow)
-        batch = _plan(inputs, out, search, list(audio.WRITABLE), ending, keep_ending=keep_ending, left_out=left_out)
+        batch = _plan(inputs, out, search, list(WRITABLE), ending, keep_ending=keep_ending, left_out=left_out)
         from opensnac.recordings import finished, transcode
 
         shelf = transcode.ModelShelf(model, reduced=reduced, device=device, trusted=trust or ())
@@ -279,18 +279,20 @@ class _Pending:
 
 def _recordings(follow: bool) -> Search:
     """Recordings that can be read here; those that need an extra are left out with its name."""
-    from opensnac.recordings import audio, media
+    from opensnac.recordings import media
+    from opensnac.recordings.source import READABLE
 
     if media.available():
-        return Search((*audio.READABLE, *media.ENDINGS), [SNAC], follow=follow)
+        return Search((*READABLE, *media.ENDINGS), [SNAC], follow=follow)
     reason = f"readable after: pip install '{media.EXTRA}'"
-    return Search(audio.READABLE, [SNAC], dict.fromkeys(media.ENDINGS, reason), follow)
+    return Search(READABLE, [SNAC], dict.fromkeys(media.ENDINGS, reason), follow)
 
 
 def _sound_endings() -> tuple[str, ...]:
-    from opensnac.recordings import audio, media
+    from opensnac.recordings import media
+    from opensnac.recordings.source import READABLE
 
-    return (*audio.READABLE, *media.ENDINGS)
+    return (*READABLE, *media.ENDINGS)
 
 
 def _plan(

@@ -11,8 +11,8 @@ import numpy as np
 from opensnac.corpus.readers import Corpus, Tokens
 from opensnac.corpus.shards import snac_bytes
 from opensnac.errors import OpensnacError
-from opensnac.recordings import audio
 from opensnac.recordings.jobs import PlanError
+from opensnac.recordings.sink import writable_ending
 from opensnac.recordings.transcode import ModelShelf, decode_file
 
 
@@ -24,7 +24,7 @@ def detokenize(
     PlanError for rows that are not there, ModelMismatchError for another model than the corpus was made with.
     """
     corpus = Corpus(folder)
-    ending = audio.writable_ending(f"row.{ending}")
+    ending = writable_ending(f"row.{ending}")
     shelf = ModelShelf(model)
     for number in row_numbers(rows, len(corpus)):
         target = out / f"{number:08d}{ending}"

@@ -16,8 +16,9 @@ from opensnac.corpus.levels import Levels, Loudness
 from opensnac.corpus.places import Place
 from opensnac.corpus.settings import Settings
 from opensnac.errors import AudioError
-from opensnac.recordings import audio
 from opensnac.recordings.mixing import Balance, Mix
+from opensnac.recordings.resampling import Resampler
+from opensnac.recordings.source import Source, stream_name
 
 LONGEST_SECONDS = 60.0  # of all channels together; what is longer is coded in pieces, by itself
 VOICED_SECONDS = 0.02  # in which the level is measured that --trim-silence looks at
@@ -58,14 +59,14 @@ class Heard:
 
 
 @contextmanager
-def opened(place: Place) -> Iterator[audio.Source]:
+def opened(place: Place) -> Iterator[Source]:
     """The recording at a place. AudioError names the place."""
     source = place.open()
     try:
-        with audio.Source(source) as recording:
+        with Source(source) as recording:
             yield recording
     except AudioError as error:
-        said = str(error).removeprefix(f"{audio.stream_name(source)}: ")
+        said = str(error).removeprefix(f"{stream_name(source)}: ")
         raise AudioError(f"{place}: {said.removeprefix(f'{place}: ')}") from error
     finally:
         if not isinstance(source, str):
@@ -95,7 +96,7 @@ def hear(place: Place, settings: Settings, config: CodecConfig) -> Heard:
     return heard
 
 
-def blocks_of(recording: audio.Source, heard: Heard, settings: Settings) -> Iterator[np.ndarray]:
+def blocks_of(recording: Source, heard: Heard, settings: Settings) -> Iterator[np.ndarray]:
     """(channels, samples) blocks of what is coded, at the recording's rate; `heard.levels` learns of each."""
     position, cut = 0, heard.cut
     for block in recording.blocks():
@@ -111,7 +112,7 @@ def blocks_of(recording: audio.Source, heard: Heard, settings: Settings) -> Iter
 
 def at_codec_rate(blocks: Iterable[np.ndarray], heard: Heard, config: CodecConfig) -> Iterator[np.ndarray]:
     """Blocks of a recording as the model takes them: at its rate, within full scale."""
-    resampler = audio.Resampler(heard.rate, config.sampling_rate, heard.channels)
+    resampler = Resampler(heard.rate, config.sampling_rate, heard.channels)
     for block in blocks:
         yield resampler.push(block).clip(-1, 1)
     yield resampler.finish().clip(-1, 1)

@@ -18,8 +18,8 @@ from typing import Any
 import fsspec
 
 from opensnac.corpus.places import Place, is_url, join, open_binary, parquet_file
-from opensnac.recordings.audio import READABLE
 from opensnac.recordings.jobs import PlanError
+from opensnac.recordings.source import READABLE
 
 # The columns that may name a row's recording, the first that is there: ours, the hub's, NeMo's, others'.
 PATH_COLUMNS = ("audio", "path", "file_name", "audio_filepath", "audio_path", "filepath", "file", "filename", "wav")

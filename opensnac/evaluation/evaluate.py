@@ -31,6 +31,7 @@ from opensnac.evaluation.codecs.base import peak_memory
 from opensnac.evaluation.metrics import METRICS, Metric, package_version, require
 from opensnac.recordings import audio
 from opensnac.recordings.mixing import mix_down
+from opensnac.recordings.source import READABLE
 
 DEFAULT_PLAYERS = 6  # clips that can be heard and seen on the page
 WARM_UP_RATE = 24_000  # Hz; a second of it
@@ -120,12 +121,12 @@ def find_clips(folder: Path) -> list[Path]:
     clips = [
         path
         for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in audio.READABLE
+        if path.suffix.lower() in READABLE
         and path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
     if not clips:
-        raise OpensnacError(f"{folder}: no file there ends in {', '.join(audio.READABLE)}; give recordings")
+        raise OpensnacError(f"{folder}: no file there ends in {', '.join(READABLE)}; give recordings")
     return clips
 
 

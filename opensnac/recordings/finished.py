@@ -8,7 +8,8 @@ from pathlib import Path
 from opensnac import bitstream
 from opensnac.engine.codec import Coder
 from opensnac.errors import OpensnacError
-from opensnac.recordings import audio
+from opensnac.recordings.resampling import resampled_length
+from opensnac.recordings.source import Source
 from opensnac.recordings.transcode import header_for
 
 
@@ -22,7 +23,7 @@ def coded_already(
     try:
         with open(target, "rb") as file:
             there = bitstream.read(file)
-        with audio.Source(source, raw) as recording:
+        with Source(source, raw) as recording:
             channels = 1 if mono else recording.channels
             wanted = header_for(model, channels, recording.rate)
             length = recording.num_samples if recording.exact else None
@@ -44,12 +45,12 @@ def decoded_already(source: Path, target: Path, sample_rate: int | None) -> str 
     try:
         with open(source, "rb") as file:
             coded = bitstream.read(file)
-        with audio.Source(target, strict=True) as recording:
+        with Source(target, strict=True) as recording:
             there = (recording.channels, recording.rate, recording.num_samples)
     except (OpensnacError, OSError) as error:
         return f"cannot be compared: {error}"
     rate = sample_rate or coded.header.original_rate
-    length = audio.resampled_length(coded.num_samples, coded.header.original_rate, rate)
+    length = resampled_length(coded.num_samples, coded.header.original_rate, rate)
     wanted = (coded.header.channels, rate, length)
     if there != wanted:
         return "is of {} channels at {} Hz, {} samples, not of {} at {} Hz, {}".format(*there, *wanted)

@@ -14,8 +14,8 @@ import torch
 from opensnac.engine.batches import BATCH_SECONDS, group_by_length
 from opensnac.engine.codec import Coder, frozen
 from opensnac.errors import OpensnacError
-from opensnac.recordings import audio
 from opensnac.recordings.intake import Intake, Treatment
+from opensnac.recordings.source import Source
 
 __all__ = ["BATCH_SECONDS", "Coded", "Together"]
 
@@ -107,7 +107,7 @@ class Together:
     def _heard(self, file: Path) -> tuple[np.ndarray, Intake] | None:
         """Samples (channels, n) at the model's rate, and what they came from; None if it cannot be read."""
         try:
-            with audio.Source(file, strict=self._treatment.strict) as recording:
+            with Source(file, strict=self._treatment.strict) as recording:
                 intake = Intake(recording, self._model.config.sampling_rate, self._treatment)
                 return np.ascontiguousarray(np.concatenate(list(intake.blocks()), axis=1)), intake
         except (OpensnacError, OSError):
@@ -117,7 +117,7 @@ class Together:
 def _clips(file: Path, mono: bool) -> list[tuple[Path, int]]:
     """The file, and how many milliseconds it lasts as its header has it, once a channel; nothing if it is not short."""
     try:
-        with audio.Source(file) as recording:
+        with Source(file) as recording:
             seconds = (recording.num_samples or 0) / recording.rate
             channels = 1 if mono else recording.channels
     except (OpensnacError, OSError):

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from opensnac.errors import AudioError
-from opensnac.recordings import audio
 from opensnac.recordings.mixing import Balance, Mix, mean_of
+from opensnac.recordings.resampling import Resampler
+from opensnac.recordings.source import Source
 
 NORMAL_DB = -1.0  # of full scale: where `normalize` brings the loudest sample
 FORGIVEN_PEAK, FORGIVEN_SHARE = 1.26, 1e-3  # what decoders of lossy formats make of a loud recording: 2 dB, one in 1000
@@ -33,9 +34,7 @@ class Treatment:
 class Intake:
     """One recording, open. `num_samples`, at its own rate, is known once `blocks` have ended; so are all `remarks`."""
 
-    def __init__(
-        self, recording: audio.Source, sampling_rate: int, treatment: Treatment, max_channels: int = 255
-    ) -> None:
+    def __init__(self, recording: Source, sampling_rate: int, treatment: Treatment, max_channels: int = 255) -> None:
         self.rate = recording.rate
         self.channels = 1 if treatment.mono else recording.channels
         self.num_samples = 0
@@ -54,7 +53,7 @@ class Intake:
 
     def blocks(self, report: Callable[[float], None] = lambda share: None) -> Iterator[np.ndarray]:
         """Float32 (channels, samples) at the model's rate."""
-        resampler = audio.Resampler(self.rate, self._sampling_rate, self.channels)
+        resampler = Resampler(self.rate, self._sampling_rate, self.channels)
         for block in self._treated():
             yield resampler.push(block).clip(-1, 1)
             if self._recording.num_samples:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from opensnac import bitstream
-from opensnac.bitstream import WEIGHTS_HASH_DIGITS, Header
+from opensnac.bitstream import WEIGHTS_HASH_DIGITS, Header, Limits
 from opensnac.engine.codec import SNAC, Coder
 from opensnac.engine.engine import Engine, Progress, no_progress
 from opensnac.errors import (
@@ -33,8 +33,10 @@ from opensnac.errors import (
 )
 from opensnac.files import OutputFile, refuse_existing, whole_file
 from opensnac.model.pretrained import bundled_models
-from opensnac.recordings import audio
 from opensnac.recordings.intake import Intake, Treatment
+from opensnac.recordings.resampling import Resampler, resampled_length
+from opensnac.recordings.sink import Sink, writable_ending
+from opensnac.recordings.source import Source, check_rate, stream_name
 from opensnac.streaming.streams import StreamDecoder, StreamEncoder
 
 MAX_CHANNELS = 255  # what a header can say
@@ -159,7 +161,7 @@ class Recorded(Protocol):
 class Coding:
     """A recording on its way through a model, piece by piece, in flat memory."""
 
-    def __init__(self, recording: audio.Source, model: Coder, treatment: Treatment, report: Progress = no_progress):
+    def __init__(self, recording: Source, model: Coder, treatment: Treatment, report: Progress = no_progress):
         self._intake = Intake(recording, model.config.sampling_rate, treatment, MAX_CHANNELS)
         self.channels, self.rate, self.remarks = self._intake.channels, self._intake.rate, self._intake.remarks
         self._model, self._report = model, report
@@ -206,18 +208,20 @@ def encode_file(
     raw: tuple[int, int] | None = None,
     live: bool = False,
     force: bool = False,
+    limits: Limits | None = None,
     report: Progress = no_progress,
 ) -> Result:
     """Code a recording into a `.snac` file or stream: `Coding`, then `write_codes`.
 
     `raw`, a rate and a number of channels, is for headerless 16-bit samples. `mono`, `gain_db`, `normalize` and
     `strict` are as in Treatment. Samples beyond ±1 are clipped, which the result's `warnings` say, as they say whatever
-    else is odd. Raises AudioError for the recording, FileExistsError for the target.
+    else is odd. Raises AudioError for the recording, LimitError where it goes beyond `limits`, FileExistsError for the
+    target.
     """
     if isinstance(target, str | Path):
         refuse_existing(Path(target), force)  # before the work, not after it
     treatment = Treatment(mono, gain_db, normalize, strict)
-    with audio.Source(source, raw, strict) as recording:
+    with Source(source, raw, strict, limits) as recording:
         result = write_codes(Coding(recording, model, treatment, report), target, model, live=live, force=force)
     report(1.0)
     return result
@@ -234,38 +238,40 @@ def decode_file(
     noise: bool = True,
     salvage: bool = False,
     force: bool = False,
+    limits: Limits | None = None,
     report: Progress = no_progress,
 ) -> Result:
     """Decode a `.snac` file or stream into a WAV, FLAC or OGG file (or stream, as `ending` says) as packets come.
 
     At the recording's own rate unless `sample_rate` (Hz) is given. `salvage` decodes what precedes damage,
-    which the result then names. Raises BitstreamError for the stream, ModelError when its model is not there,
-    ModelMismatchError when the model is another, AudioError or FileExistsError for the target.
+    which the result then names. Raises BitstreamError for the stream, LimitError where it goes beyond `limits`,
+    ModelError when its model is not there, ModelMismatchError when the model is another, AudioError or FileExistsError
+    for the target.
     """
     if isinstance(target, str | Path):
-        audio.writable_ending(target, ending)
+        writable_ending(target, ending)
         refuse_existing(Path(target), force)
     if sample_rate is not None:
-        audio.check_rate(sample_rate, "decoding")
+        check_rate(sample_rate, "decoding")
     with _about(source), _binary_input(source) as file:
-        reader = bitstream.Reader(file)
+        reader = bitstream.Reader(file, limits)
         header = reader.header
         model = models if isinstance(models, Coder) else models.for_header(header)
         check_model(header, model)
         rate = sample_rate or header.original_rate
-        audio.check_rate(rate, "the header")
+        check_rate(rate, "the header")
         playback = _Playback(reader, model, seed if noise else None, salvage)
         blocks = playback.blocks()
         first = next(blocks)  # what cannot be decoded should not begin a file
         size = Path(source).stat().st_size if isinstance(source, str | Path) else None
         at_most = None if size is None else int(8 * size / header.bits_per_second * rate)
-        resampler = audio.Resampler(header.sampling_rate, rate, header.channels)
-        with audio.Sink(target, header.channels, rate, ending, force, at_most) as sink:
+        resampler = Resampler(header.sampling_rate, rate, header.channels)
+        with Sink(target, header.channels, rate, ending, force, at_most) as sink:
             for block in itertools.chain([first], blocks):
                 sink.write(resampler.push(block))
                 if size:
                     report(min(1.0, reader.num_bytes / size))
-            sink.write(resampler.finish(audio.resampled_length(reader.usable_samples, header.original_rate, rate)))
+            sink.write(resampler.finish(resampled_length(reader.usable_samples, header.original_rate, rate)))
     report(1.0)
     return Result(reader.usable_samples / header.original_rate, playback.damage)
 
@@ -328,6 +334,7 @@ class _Playback:
     def __init__(self, reader: bitstream.Reader, model: Coder, seed: int | None, salvage: bool) -> None:
         self.damage: str | None = None
         self._reader, self._model, self._salvage = reader, model, salvage
+        self._clock = None if reader.limits is None else reader.limits.clock()
         self._decoder = StreamDecoder(model)
         self._state = self._decoder.start(reader.header.channels, seed=seed or 0, noise=seed is not None)
 
@@ -345,7 +352,7 @@ class _Playback:
             held = held[:, ready:]
         if self._reader.usable_samples == 0:
             raise BitstreamError("holds no samples; there is nothing to decode")
-        length = audio.resampled_length(self._reader.usable_samples, header.original_rate, header.sampling_rate)
+        length = resampled_length(self._reader.usable_samples, header.original_rate, header.sampling_rate)
         rest = self._heard(self._decoder.flush(self._state, drop_partial=self.damage is not None))
         yield np.concatenate([held, rest], axis=1)[:, : length - given]
 
@@ -355,10 +362,14 @@ class _Playback:
         coarse = max(1, PIECE_SAMPLES // self._reader.header.channels // (self._model.hop_length * strides[0]))
         try:
             for packet in self._reader:
+                if self._clock is not None:
+                    self._clock.begin(f"packet {self._reader.num_packets} to be decoded")
                 codes = [torch.from_numpy(scale).to(self._decoder.engine.device) for scale in packet]
                 for start in range(0, packet[0].shape[1], coarse):
                     frames = slice(start * strides[0], (start + coarse) * strides[0])
                     yield [c[:, frames.start // s : frames.stop // s] for c, s in zip(codes, strides, strict=True)]
+                    if self._clock is not None:
+                        self._clock.check()
         except DamagedStreamError as error:
             if not self._salvage or not self._reader.usable_frames:
                 raise
@@ -397,4 +408,4 @@ def _about(source: str | Path | BinaryIO) -> Iterator[None]:
     try:
         yield
     except OpensnacError as error:
-        raise type(error)(f"{audio.stream_name(source)}: {error}") from error
+        raise type(error)(f"{stream_name(source)}: {error}") from error

@@ -18,6 +18,7 @@ from opensnac.errors import OpensnacError
 from opensnac.evaluation import picture
 from opensnac.evaluation.metrics import METRICS, package_version
 from opensnac.recordings import audio
+from opensnac.recordings.source import READABLE
 from opensnac.recordings.transcode import ModelShelf, decode_file, encode_file
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -74,7 +75,7 @@ def run_demo(out: Path, recording: Path | None = None, model: str | Path | None 
 
 def first_example() -> Path:
     """The first recording in the repository's examples/. OpensnacError where the package was installed without it."""
-    found = sorted(path for path in EXAMPLES.glob("*") if path.suffix in audio.READABLE)
+    found = sorted(path for path in EXAMPLES.glob("*") if path.suffix in READABLE)
     if not found:
         raise OpensnacError(
             f"no example recordings at {EXAMPLES}: they come with the repository, not with the installed package; "

@@ -20,8 +20,8 @@ import soxr
 from numpy.typing import NDArray
 
 from opensnac.errors import AudioError
-from opensnac.recordings.audio import READABLE
 from opensnac.recordings.mixing import mix_down
+from opensnac.recordings.source import READABLE
 from opensnac.training.config import Source
 
 UNKNOWN_LENGTH = 1 << 62  # samples; libsndfile says about this for a stream without an end

@@ -8,6 +8,7 @@ import pytest
 
 from opensnac.errors import OpensnacError
 from opensnac.recordings import audio
+from opensnac.recordings.source import READABLE
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
 RATE = 24_000
@@ -24,7 +25,7 @@ def test_every_package_says_size_licence_and_label():
     assert sum(package["megabytes"] for package in packages) < 50
     for package in packages:
         assert package["licence"]
-        assert all(Path(file).suffix in audio.READABLE for file in package["files"])
+        assert all(Path(file).suffix in READABLE for file in package["files"])
 
 
 def test_excerpts_are_cut_from_a_package_and_their_source_is_told(recipe, apt, tmp_path):

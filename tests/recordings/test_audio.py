@@ -21,6 +21,8 @@ from opensnac.errors import AudioError
 from opensnac.files import OutputFile, whole_file
 from opensnac.recordings import audio
 from opensnac.recordings.remarks import RecordingWarning
+from opensnac.recordings.sink import WRITABLE, _container
+from opensnac.recordings.source import BLOCK_SAMPLES
 
 # Container, subtype and the largest error that its coding may cause.
 FORMATS = {
@@ -66,7 +68,7 @@ def test_rates_come_back(tmp_path: Path, rate: int) -> None:
 
 
 def test_a_long_file_is_read_block_by_block_without_seams(tmp_path: Path) -> None:
-    written = np.random.default_rng(0).uniform(-1, 1, (2, 3 * audio.BLOCK_SAMPLES + 7)).astype(np.float32)
+    written = np.random.default_rng(0).uniform(-1, 1, (2, 3 * BLOCK_SAMPLES + 7)).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", written.T, 48000, "FLOAT")
     np.testing.assert_array_equal(audio.read(tmp_path / "a.wav")[0], written)
 
@@ -167,7 +169,7 @@ def test_what_cannot_be_opened_is_refused(tmp_path: Path, name: str) -> None:
         audio.read(tmp_path / name)
 
 
-@pytest.mark.parametrize("ending", audio.WRITABLE)
+@pytest.mark.parametrize("ending", WRITABLE)
 @pytest.mark.parametrize("channels", [1, 2, 6])
 @pytest.mark.parametrize("num_samples", [1, 1000, 100_000])
 def test_writing_keeps_length_rate_and_channels(tmp_path: Path, ending: str, channels: int, num_samples: int) -> None:
@@ -212,7 +214,7 @@ def test_audio_of_another_shape_is_not_written(tmp_path: Path, shape: tuple[int,
 
 
 def test_a_failure_midway_leaves_nothing_and_keeps_what_was_there(tmp_path: Path) -> None:
-    samples = np.zeros((1, 3 * audio.BLOCK_SAMPLES), np.float32)
+    samples = np.zeros((1, 3 * BLOCK_SAMPLES), np.float32)
     samples[0, -1] = np.nan  # found in the third block, when two are written
     (tmp_path / "a.wav").write_text("older")
     with pytest.raises(AudioError, match="audio to write holds NaN or infinity near sample 131072"):
@@ -232,7 +234,7 @@ def small_disk() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize("ending", audio.WRITABLE)
+@pytest.mark.parametrize("ending", WRITABLE)
 @pytest.mark.parametrize("num_samples", [5000, 200_000])
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path, ending: str, num_samples: int) -> None:
     noise = np.random.default_rng(0).uniform(-1, 1, (1, num_samples)).astype(np.float32)
@@ -272,8 +274,8 @@ def test_long_and_odd_names_are_written(tmp_path: Path, name: str) -> None:
 
 
 def test_wav_beyond_four_gigabytes_becomes_rf64() -> None:
-    assert audio._container(".wav", 6 * 360_000_000) == ("RF64", "PCM_16")
-    assert audio._container(".wav", 360_000_000) == ("WAV", "PCM_16")
+    assert _container(".wav", 6 * 360_000_000) == ("RF64", "PCM_16")
+    assert _container(".wav", 360_000_000) == ("WAV", "PCM_16")
 
 
 @given(num_samples=st.integers(1, 5000), there=RATES, back=RATES, channels=st.integers(1, 3))

@@ -10,6 +10,7 @@ import pytest
 
 from opensnac.errors import AudioError
 from opensnac.recordings import audio, media
+from opensnac.recordings.source import Source
 
 av = pytest.importorskip("av", reason="pip install 'opensnac[media]'")
 
@@ -52,7 +53,7 @@ def test_lengths_and_places_are_right(container: str, codec: str, rate: int, len
 
 
 def test_two_tracks_are_told() -> None:
-    with audio.Source(io.BytesIO(encoded("matroska", "aac", 24000, tracks=2))) as source:
+    with Source(io.BytesIO(encoded("matroska", "aac", 24000, tracks=2))) as source:
         assert len(source.remarks) == 1
         assert "holds 2 tracks of sound" in source.remarks[0]
 

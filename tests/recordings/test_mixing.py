@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from opensnac.recordings import audio
 from opensnac.recordings.intake import Intake, Treatment
 from opensnac.recordings.mixing import mix_down
 from opensnac.recordings.remarks import RecordingWarning
+from opensnac.recordings.source import Source
 from opensnac.training.sources import Place, Recording, read_mono
 
 RATE = 24000
@@ -23,7 +23,7 @@ OTHER = (0.1 * np.random.default_rng(1).standard_normal(RATE)).astype(np.float32
 def taken(samples: np.ndarray, **treatment: bool | float) -> tuple[np.ndarray, list[str]]:
     content = io.BytesIO()
     soundfile.write(content, samples.T, RATE, "FLOAT", format="WAV")
-    with audio.Source(content) as source:
+    with Source(content) as source:
         intake = Intake(source, RATE, Treatment(**treatment))  # type: ignore[arg-type]
         return np.concatenate(list(intake.blocks()), axis=1), list(intake.remarks)
 
@@ -56,7 +56,7 @@ def test_a_pipe_of_opposite_channels_is_said_to_be_silent() -> None:
             return False
 
     stereo = np.stack([VOICE, -VOICE], axis=1)
-    with audio.Source(Pipe((20000 * stereo).clip(-32768, 32767).astype("<i2").tobytes()), raw=(RATE, 2)) as source:
+    with Source(Pipe((20000 * stereo).clip(-32768, 32767).astype("<i2").tobytes()), raw=(RATE, 2)) as source:
         intake = Intake(source, RATE, Treatment(mono=True))
         assert not np.concatenate(list(intake.blocks()), axis=1).any()
         assert "its channels cancel each other" in intake.remarks[0]

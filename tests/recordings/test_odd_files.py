@@ -16,8 +16,10 @@ import pytest
 import soundfile
 
 from opensnac.errors import AudioError
-from opensnac.recordings import audio, mp3, ogg
+from opensnac.recordings import audio, mp3, ogg, source
 from opensnac.recordings.remarks import RecordingWarning
+from opensnac.recordings.sink import WRITABLE
+from opensnac.recordings.source import Source
 
 RATE = 24000
 SAMPLES = (0.3 * np.random.default_rng(0).standard_normal(60_000)).astype(np.float32)
@@ -43,7 +45,7 @@ def encoded(kind: str, samples: np.ndarray = SAMPLES, rate: int = RATE) -> bytes
 
 def read(content: bytes, *expected: str) -> np.ndarray:
     """The samples of one channel; `expected` are parts of the remarks, in order."""
-    with audio.Source(io.BytesIO(content)) as source:
+    with Source(io.BytesIO(content)) as source:
         blocks = list(source.blocks())
         remarks = list(source.remarks)
     assert len(remarks) == len(expected), remarks
@@ -52,7 +54,7 @@ def read(content: bytes, *expected: str) -> np.ndarray:
     if expected:
         with (
             pytest.raises(AudioError, match="--strict refuses that"),
-            audio.Source(io.BytesIO(content), strict=True) as s,
+            Source(io.BytesIO(content), strict=True) as s,
         ):
             list(s.blocks())
     return np.concatenate(blocks, axis=1)[0]
@@ -125,7 +127,7 @@ def test_what_lies_between_mp3_frames_is_passed_over_with_a_remark() -> None:
 def test_mp3_blocks_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """The decoder keeps its state from one block to the next."""
     whole = read(encoded("mp3"))
-    monkeypatch.setattr(audio, "BLOCK_SAMPLES", 4096)
+    monkeypatch.setattr(source, "BLOCK_SAMPLES", 4096)
     np.testing.assert_array_equal(read(encoded("mp3")), whole)
 
 
@@ -289,7 +291,7 @@ def test_a_name_that_is_no_text_is_read(tmp_path: Path) -> None:
     name = tmp_path / b"caf\xe9.wav".decode(errors="surrogateescape")
     name.write_bytes(encoded("wav"))
     assert audio.read(name)[0].shape == (1, len(SAMPLES))
-    for ending in audio.WRITABLE:
+    for ending in WRITABLE:
         audio.write(name.with_suffix(ending), SAMPLES[None], RATE, force=True)
 
 
@@ -313,6 +315,6 @@ def test_noise_in_a_file_ends_in_an_error_or_in_samples(kind: str, seed: int) ->
         where = rng.integers(0, min(200, len(content)), 8)
         for at in where:
             content[at] = rng.integers(256)
-        with contextlib.suppress(AudioError), audio.Source(io.BytesIO(content)) as source:
+        with contextlib.suppress(AudioError), Source(io.BytesIO(content)) as source:
             for block, _ in zip(source.blocks(), range(50), strict=False):
                 assert len(block) == source.channels

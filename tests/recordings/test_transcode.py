@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opensnac import SNAC, bitstream
-from opensnac.errors import AudioError, BitstreamError, ModelError, ModelMismatchError
+from opensnac.bitstream import Limits
+from opensnac.errors import AudioError, BitstreamError, LimitError, ModelError, ModelMismatchError
 from opensnac.recordings import audio, transcode
 
 TINY = {
@@ -323,3 +325,74 @@ def test_nothing_is_held_back_so_memory_stays_flat(model: SNAC) -> None:
     assert len(sound.getvalue()) == len(samples)
     lag = max(read / coded_bytes - written / len(samples) for read, written in coded.progress)
     assert lag * 30 < 1.0
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (Limits(channels=1), "a: expected at most 1 channel, got 2"),
+        (Limits(rates=(8000, 16000)), "a: expected rates of 8000 to 16000 Hz, got 24000 Hz"),
+        (Limits(seconds=0.9), r"a: expected at most 0\.9 s of sound, got 1\.024 s"),
+        (Limits(packet_frames=8), "a: expected packets of at most 8 coarse frames, got 12"),
+        (Limits(packet_seconds=0), "a: expected the header to come within 0 s"),
+    ],
+)
+def test_a_stream_beyond_the_limits_is_not_decoded(model: SNAC, tmp_path: Path, limits: Limits, message: str) -> None:
+    (tmp_path / "a").write_bytes(coded(speech(24000, channels=2), 24000, model))
+    transcode.decode_file(tmp_path / "a", tmp_path / "b.wav", model, limits=Limits())
+    with pytest.raises(LimitError, match=message):
+        transcode.decode_file(tmp_path / "a", tmp_path / "c.wav", model, limits=limits, salvage=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b.wav"]
+
+
+def test_decoding_a_packet_has_its_time(model: SNAC, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = coded(speech(24000), 24000, model)
+    push = transcode.StreamDecoder.push
+
+    def slow(self: transcode.StreamDecoder, *arguments: object) -> object:
+        time.sleep(0.06)
+        return push(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(transcode.StreamDecoder, "push", slow)
+    with pytest.raises(LimitError, match=r"stream: expected packet 1 to be decoded within 0\.05 s"):
+        transcode.decode_file(io.BytesIO(stream), io.BytesIO(), model, limits=Limits(packet_seconds=0.05))
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (Limits(channels=1), "a.wav: expected at most 1 channel, got 2"),
+        (Limits(rates=(8000, 16000)), "a.wav: expected rates of 8000 to 16000 Hz, got 24000 Hz"),
+        (Limits(seconds=0.9), r"a.wav: expected at most 0\.9 s of sound, got 1\.000 s"),
+        (Limits(file_bytes=90_000), "a.wav: expected a file of at most 90000 bytes, got 96044"),
+    ],
+)
+def test_a_recording_beyond_the_limits_is_not_coded(model: SNAC, tmp_path: Path, limits: Limits, message: str) -> None:
+    soundfile.write(tmp_path / "a.wav", speech(24000, channels=2).T, 24000)
+    transcode.encode_file(tmp_path / "a.wav", tmp_path / "b.snac", model, limits=Limits())
+    with pytest.raises(LimitError, match=message):
+        transcode.encode_file(tmp_path / "a.wav", tmp_path / "c.snac", model, limits=limits)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav", "b.snac"]
+
+
+def test_a_pipe_is_put_on_disk_as_far_as_the_limits_go(model: SNAC) -> None:
+    class Endless(io.RawIOBase):
+        given = 0
+
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+            self.given += len(buffer)
+            return len(buffer)
+
+    pipe = Endless()
+    with pytest.raises(LimitError, match="expected a file of at most 1000000 bytes"):
+        transcode.encode_file(io.BufferedReader(pipe), io.BytesIO(), model, limits=Limits(file_bytes=1_000_000))
+    assert pipe.given < 1_200_000
+
+
+def test_raw_samples_are_taken_as_far_as_the_limits_go(model: SNAC) -> None:
+    raw = io.BytesIO(bytes(2 * 24000 * 3))
+    with pytest.raises(LimitError, match=r"stream: expected at most 2 s of sound, got 2\.\d+ s|got 3\.000 s"):
+        transcode.encode_file(raw, io.BytesIO(), model, raw=(24000, 1), limits=Limits(seconds=2))
