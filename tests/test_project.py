@@ -39,6 +39,7 @@ def test_every_error_can_be_caught_as_one() -> None:
 def test_one_version() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["version"] == opensnac.__version__
+    assert f"\nversion: {opensnac.__version__}\n" in (REPOSITORY / "CITATION.cff").read_text(encoding="utf-8")
     assert f"\n## {opensnac.__version__}\n" in (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
 
 

@@ -115,8 +115,9 @@ def test_python_of_the_readme_runs(readme: str, tmp_path: Path, monkeypatch: pyt
     shutil.copytree(REPOSITORY / "examples", tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert blocks(readme, "python")
-    run_python(readme)
+    for name, text in {"README.md": readme, "docs/index.md": (REPOSITORY / "docs/index.md").read_text("utf-8")}.items():
+        assert blocks(text, "python")
+        run_python(text, name)
 
 
 def test_commands_of_the_readme_exist(readme: str) -> None:

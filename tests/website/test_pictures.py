@@ -1,0 +1,31 @@
+"""The drawn pictures show what is: the published configuration, and the layers of the import contract."""
+
+import importlib
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def pictures(monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "website")
+    return importlib.import_module("pictures").pictures()
+
+
+def test_the_pictures_of_the_pages_are_the_newest(pictures):
+    for name, picture in pictures.items():
+        assert (REPOSITORY / "docs" / name).read_text(encoding="utf-8") == picture, "python website/pictures.py"
+
+
+def test_a_picture_says_the_rates(pictures):
+    words = [element.text for element in ElementTree.fromstring(pictures["codec.svg"]).iter() if element.text]
+    assert {"984 bits per second", "46.9 Hz × 768", "341 ms", "÷8", "×2"} <= set(words)
+
+
+def test_every_room_of_the_package_is_a_layer(pictures):
+    rooms = {path.name for path in (REPOSITORY / "opensnac").iterdir() if (path / "__init__.py").exists()}
+    assert rooms <= set(re.findall(r">(\w+)</text>", pictures["layers.svg"]))
