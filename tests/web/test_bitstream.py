@@ -226,6 +226,31 @@ def test_every_cut_is_told_as_python_tells_it(ask):
     assert_read_alike(ask, [recording.data[:size] for size in range(len(recording.data))], 7)
 
 
+def test_every_value_of_a_header_is_bounded_as_python_bounds_it(ask):
+    recording = sample(SPEECH, multiples=1)
+    streams = []
+    for place in range(len(SPEECH.to_bytes()) - 4):
+        for value in (0, 1, 2, 127, 128, 251, 255):
+            changed = bytearray(recording.data)
+            changed[place] = value
+            streams.append(mended(bytes(changed), recording))
+    rates = [value.to_bytes(3) + rate.to_bytes(3) for value in (0, 1) for rate in (0, 1, (1 << 24) - 1)]
+    streams += [mended(recording.data[:7] + both + recording.data[13:], recording) for both in rates]
+    streams += [mended(recording.data[:13] + both + recording.data[17:], recording) for both in (bytes(4), b"\0\1\0\1")]
+    assert_read_alike(ask, streams, 1000)
+
+
+@given(samples())
+@settings(deadline=None, max_examples=40)
+def test_a_promise_of_samples_is_weighed_as_python_weighs_it(ask, recording):
+    header = recording.header
+    frames = recording.codes[0].shape[1] * header.vq_strides[0]
+    bounds = [0, 1 << 40, header.num_samples(frames), header.num_samples(max(0, frames - header.frame_multiple))]
+    promises = {min(max(bound + more, 0), (1 << 40) - 1) for bound in bounds for more in range(-3, 4)}
+    ends = [b"\0" + promise.to_bytes(5) for promise in promises]
+    assert_read_alike(ask, [mended(recording.data[:-10] + end + bytes(4), recording) for end in ends], 1000)
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
