@@ -28,9 +28,9 @@ class _Guess:
 class Alignment:
     """Places tokens of known ranges in a pattern of ranges that repeats. `expected` is the place whose turn it is."""
 
-    def __init__(self, pattern: Sequence[int]) -> None:
+    def __init__(self, pattern: Sequence[int], expected: int = 0) -> None:
         self._pattern = tuple(pattern)
-        self._next = 0  # the place after the last certain token, counted from the stream's beginning
+        self._next = expected  # the place after the last certain token, counted from the stream's beginning
         self._guesses: dict[int, _Guess] = {}  # by the place that would be next; none as long as all is certain
         self._doubted = 0
 
@@ -38,6 +38,11 @@ class Alignment:
     def expected(self) -> int:
         """The place in the coarse frame that comes next, as far as is certain."""
         return self._next % len(self._pattern)
+
+    @property
+    def certain(self) -> bool:
+        """Whether it is known where every token belongs that came."""
+        return not self._guesses
 
     def push(self, which: int, token: int) -> list[Placed | None]:
         """Take a token from range `which`; what is certain now, in order: places with tokens, None for one too many."""

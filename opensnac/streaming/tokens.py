@@ -9,9 +9,9 @@ row, a slot, has its own range of the vocabulary: token = offset + codebook_size
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Int
@@ -26,6 +26,8 @@ from opensnac.streaming.streams import StreamDecoder
 
 Tokens = Int[Tensor, "batch tokens"]
 Rows = Int[Tensor, "batch rows steps"]
+
+MOST_TOKENS = 2**53  # that a saved reader may have counted
 
 
 @dataclass(frozen=True)
@@ -145,9 +147,9 @@ class TokenLayout:
         numbers = re.findall(rf"{re.escape(before)}(\d+){re.escape(after)}", text)
         return [int(number) - self.first + self.offset for number in numbers]
 
-    def frame_codes(self, row: Sequence[int], device: torch.device) -> list[Codes]:
-        """The codes of one coarse frame, (1, n) of each scale, from the code in each slot."""
-        return self._sorted(torch.tensor([[row]], device=device))
+    def frame_codes(self, rows: Sequence[Sequence[int]], device: torch.device) -> list[Codes]:
+        """The codes of coarse frames, (1, n) of each scale, from the code in each slot of each."""
+        return self._sorted(torch.tensor([rows], device=device))
 
     def _sorted(self, grid: Tensor) -> list[Codes]:
         """Codes (batch, coarse frames, slots) -> codes of each scale."""
@@ -250,6 +252,117 @@ class RowLayout:
         return [torch.stack([next(parts) for _ in range(count)], dim=2).flatten(1) for count in counts]
 
 
+Row = list[int]  # the code in each slot of a coarse frame
+
+
+class TokenReader:
+    """Tokens one by one in, coarse frames out as soon as they are certain: the code in each slot of each.
+
+    `repair` is as in TokenStream; `group` is the number of coarse frames that a model takes at once. `frames` counts
+    coarse frames, `concealed` those that were not whole, `ignored` tokens left out, `tokens` all that came.
+    """
+
+    def __init__(self, layout: TokenLayout, *, repair: bool = False, group: int = 1) -> None:
+        self.layout = layout
+        self.tokens = self.ignored = self.frames = self.concealed = 0
+        self._repair, self._group = repair, group
+        self._alignment = Alignment(layout.pattern)
+        self._row: list[int | None] = []  # codes of the coarse frame that is on its way; None where none came
+        self._last: Row | None = None  # codes of the last whole coarse frame
+        self._settled = (0, 0)  # `tokens` and `ignored` when it was last certain where every token belongs
+
+    def push(self, token: int) -> list[Row]:
+        """Take a token; the coarse frames that it makes certain. CodesError, without `repair`, for one out of place."""
+        which = self.layout.range_of(token)
+        if not self._repair and which != self.layout.pattern[self._alignment.expected]:
+            slot = self._alignment.expected - self._lead
+            raise CodesError(f"token {token} came; {self.layout._needed(slot)}")
+        self.tokens += 1
+        if which is None:
+            self.ignored += 1
+            rows = []
+        else:
+            rows = self._take(self._alignment.push(which, token))
+        if self._alignment.certain:
+            self._settled = (self.tokens, self.ignored)
+        return rows
+
+    def finish(self) -> list[Row]:
+        """What is left: with `repair` a coarse frame that has begun, concealed, and repetitions that fill the group.
+
+        Nothing where no whole coarse frame ever came. Without `repair`, CodesError where the last one is not whole, or
+        no token came at all.
+        """
+        self._refuse_unfinished()
+        rows = self._take(self._alignment.finish())
+        if self._last is not None and self._repair:
+            rows += [self._last] * (-self.frames % self._group)
+        return rows
+
+    def save(self) -> dict[str, Any]:
+        """Where the reader stands, as JSON knows it, after the first `tokens` tokens: later ones are in doubt."""
+        tokens, ignored = self._settled
+        counts = {"tokens": tokens, "ignored": ignored, "frames": self.frames, "concealed": self.concealed}
+        return counts | {"place": self._alignment.expected, "row": list(self._row), "last": self._last}
+
+    def resume(self, saved: Mapping[str, Any]) -> None:
+        """Stand where `save` was called. CodesError for what it did not write."""
+        slots, size = len(self.layout.slots), self.layout.codebook_size
+        names, holes = {*_COUNTS, "place", "row", "last"}, (None,) if self._repair else ()
+        if set(saved) != names or not all(type(saved[name]) is int for name in (*_COUNTS, "place")):
+            raise CodesError(f"expected {', '.join(sorted(names))} of a saved reader, got {sorted(saved)}")
+        counts, place = [saved[name] for name in _COUNTS], saved["place"]
+        if min(counts) < 0 or max(counts) > MOST_TOKENS or place not in range(self.layout.tokens_per_frame):
+            raise CodesError(f"expected counts from 0 to {MOST_TOKENS} and a place of a token, got {counts}, {place}")
+        row, last = saved["row"], saved["last"]
+        if not _is_row(row, max(0, place - self._lead), size, holes) or not (last is None or _is_row(last, slots, size)):
+            raise CodesError(f"expected codes below {size} up to place {place}, got {str(row)[:80]}, {str(last)[:80]}")
+        self.tokens, self.ignored, self.frames, self.concealed = counts
+        self._settled = (self.tokens, self.ignored)
+        self._row, self._last = list(row), last
+        self._alignment = Alignment(self.layout.pattern, place)
+
+    @property
+    def _lead(self) -> int:
+        return self.layout.tokens_per_frame - len(self.layout.slots)
+
+    def _refuse_unfinished(self) -> None:
+        came, needed = self._alignment.expected, self.layout.tokens_per_frame
+        if self._repair or (self.frames and not came):
+            return
+        if came:
+            what = f"the last coarse frame has {came} of its {needed} tokens; push the others"
+        else:
+            what = "no token came; push those of a coarse frame"
+        raise CodesError(f"{what}, or repair to go without")
+
+    def _take(self, placed: Iterable[tuple[int, int | None] | None]) -> list[Row]:
+        """Put tokens into their places: (place in the coarse frame, token or None), None for one that is left out."""
+        rows = []
+        for entry in placed:
+            if entry is None:
+                self.ignored += 1
+                continue
+            place, token = entry
+            if place >= self._lead:
+                self._row.append(None if token is None else self.layout.code(token, place - self._lead))
+            if place == self.layout.tokens_per_frame - 1:
+                rows += self._heard(self._row)
+                self._row = []
+        return rows
+
+    def _heard(self, row: Sequence[int | None]) -> list[Row]:
+        """The coarse frame, or the last whole one in its stead; those in front of the first whole one wait for it."""
+        self.frames += 1
+        codes = [code for code in row if code is not None]
+        if len(codes) == len(row):
+            waited = self.frames - 1 if self._last is None else 0
+            self._last = codes
+            return [codes] * (1 + waited)
+        self.concealed += 1
+        return [] if self._last is None else [self._last]
+
+
 class TokenStream:
     """Tokens one by one in, samples out; every frame is heard once, the first and the last too.
 
@@ -276,31 +389,32 @@ class TokenStream:
         seed: int = 0,
     ) -> None:
         self.layout = layout or TokenLayout.of(model.config, offset)
-        self.ignored = self.frames = self.concealed = 0
+        group = model.config.frame_multiple // model.config.coarse_stride
+        self._reader = TokenReader(self.layout, repair=repair, group=group)
         self._decoder = StreamDecoder(model, look_ahead)
         self.look_ahead = self._decoder.look_ahead
         self._state = self._decoder.start(seed=seed)
         self._device = self._decoder.engine.device
         self._frame_samples = model.config.coarse_stride * model.hop_length
-        self._frames_at_once = model.config.frame_multiple // model.config.coarse_stride
-        self._repair = repair
-        self._alignment = Alignment(self.layout.pattern)
-        self._row: list[int | None] = []  # codes of the coarse frame that is on its way; None where none came
-        self._last: list[int] | None = None  # codes of the last whole coarse frame
+
+    @property
+    def frames(self) -> int:
+        """Coarse frames that came."""
+        return self._reader.frames
+
+    @property
+    def concealed(self) -> int:
+        """Of these, the ones that were not whole."""
+        return self._reader.concealed
+
+    @property
+    def ignored(self) -> int:
+        """Tokens that were left out."""
+        return self._reader.ignored
 
     def push(self, token: int) -> Tensor:
         """Take a token; the samples (samples,) that it makes certain."""
-        token = int(token)
-        which = self.layout.range_of(token)
-        if not self._repair:
-            place = self._alignment.expected
-            if which != self.layout.pattern[place]:
-                slot = place - (self.layout.tokens_per_frame - len(self.layout.slots))
-                raise CodesError(f"token {token} came; {self.layout._needed(slot)}")
-        if which is None:
-            self.ignored += 1
-            return self._none()
-        return self._take(self._alignment.push(which, token))
+        return self._hear(self._reader.push(int(token)))
 
     def finish(self) -> Tensor:
         """The rest of the sound.
@@ -308,59 +422,24 @@ class TokenStream:
         With `repair` a coarse frame that has begun is concealed, and a stream without a whole one is silence of its
         length. Without, CodesError where the last coarse frame is not whole, or no token came at all.
         """
-        self._refuse_unfinished()
-        heard = self._take(self._alignment.finish())
-        if self._last is None:
-            return torch.zeros(self.frames * self._frame_samples, device=self._device)
+        rows = self._reader.finish()
         length = self.frames * self._frame_samples
-        while self._repair and self.frames % self._frames_at_once:
-            heard = torch.cat([heard, self._hear([None])])
-        return torch.cat([heard, self._decoder.flush(self._state, length)[0][0]])
+        if not rows and not self._state.pushed[0] and not self._state.waiting.shape[1]:
+            return torch.zeros(length, device=self._device)
+        return torch.cat([self._hear(rows), self._decoder.flush(self._state, length)[0][0]])
 
-    def _refuse_unfinished(self) -> None:
-        came, needed = self._alignment.expected, self.layout.tokens_per_frame
-        if self._repair or (self.frames and not came):
-            return
-        if came:
-            what = f"the last coarse frame has {came} of its {needed} tokens; push the others"
-        else:
-            what = "no token came; push those of a coarse frame"
-        raise CodesError(f"{what}, or repair to go without")
+    def _hear(self, rows: Sequence[Row]) -> Tensor:
+        if not rows:
+            return torch.zeros(0, device=self._device)
+        return self._decoder.push(self.layout.frame_codes(rows, self._device), self._state)[0][0]
 
-    def _take(self, placed: Iterable[tuple[int, int | None] | None]) -> Tensor:
-        """Put tokens into their places: (place in the coarse frame, token or None), None for one that is left out."""
-        heard = [self._none()]
-        lead = self.layout.tokens_per_frame - len(self.layout.slots)
-        for entry in placed:
-            if entry is None:
-                self.ignored += 1
-                continue
-            place, token = entry
-            if place >= lead:
-                self._row.append(None if token is None else self.layout.code(token, place - lead))
-            if place == self.layout.tokens_per_frame - 1:
-                heard.append(self._hear(self._row))
-                self._row = []
-        return torch.cat(heard) if len(heard) > 1 else heard[0]
 
-    def _hear(self, row: Sequence[int | None]) -> Tensor:
-        """The samples of a coarse frame, concealed if it is not whole."""
-        self.frames += 1
-        codes = [code for code in row if code is not None]
-        whole = len(codes) == len(row)
-        self.concealed += not whole
-        waited = 0  # concealed ones in front wait for the first whole one
-        if whole:
-            waited = self.frames - 1 if self._last is None else 0
-            self._last = codes
-        elif self._last is None:
-            return self._none()
-        assert self._last is not None
-        frame = self.layout.frame_codes(self._last, self._device)
-        return torch.cat([self._decoder.push(frame, self._state)[0][0] for _ in range(1 + waited)])
+_COUNTS = ("tokens", "ignored", "frames", "concealed")
 
-    def _none(self) -> Tensor:
-        return torch.zeros(0, device=self._device)
+
+def _is_row(row: Any, length: int, size: int, others: Sequence[None] = ()) -> bool:
+    codes = isinstance(row, list) and all(code in others or (type(code) is int and 0 <= code < size) for code in row)
+    return codes and len(row) == length
 
 
 def _check_frames(codes: Sequence[Codes], strides: Sequence[int]) -> None:

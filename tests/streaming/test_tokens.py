@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import configs
@@ -12,8 +13,7 @@ from hypothesis import strategies as st
 
 from opensnac import SNAC
 from opensnac.errors import CodesError, ConfigError
-from opensnac.streaming.alignment import Alignment
-from opensnac.streaming.tokens import RowLayout, TokenLayout, TokenStream
+from opensnac.streaming.tokens import RowLayout, TokenLayout, TokenReader, TokenStream
 
 ORPHEUS_OFFSET = 128266
 
@@ -87,21 +87,16 @@ def test_repair_leaves_out_what_is_no_code(model: SNAC, codes: list[torch.Tensor
     torch.testing.assert_close(audio, model.decode(codes, seed=4)[0, 0], atol=1e-5, rtol=0)
 
 
-class Recorded(TokenStream):
-    """A stream that notes the codes of every coarse frame, None for one that is concealed, and makes no sound."""
+class Recorded(TokenReader):
+    """A reader that notes the codes of every coarse frame, None for one that is concealed."""
 
     def __init__(self, layout: TokenLayout) -> None:
-        self.layout, self.heard, self._repair = layout, [], True
-        self.ignored = self.frames = self.concealed = 0
-        self._row, self._device, self._last = [], torch.device("cpu"), None
-        self._frame_samples = 0
-        self._alignment = Alignment(layout.pattern)
+        super().__init__(layout, repair=True)
+        self.heard: list[tuple[int, ...] | None] = []
 
-    def _hear(self, row: Sequence[int | None]) -> torch.Tensor:
-        self.frames += 1
-        self.concealed += None in row
+    def _heard(self, row: Sequence[int | None]) -> list[list[int]]:
         self.heard.append(None if None in row else tuple(row))
-        return torch.zeros(0)
+        return super()._heard(row)
 
 
 FRAMES = 12
@@ -199,6 +194,37 @@ def test_any_tokens_end_in_whole_frames(tokens: list[int]) -> None:
         assert stream.frames == len(stream.heard)
         assert stream.frames <= len(tokens)
         assert all(frame is None or len(frame) == len(layout.slots) for frame in stream.heard)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@given(edits=EDITS, where=st.integers(0, 1000))
+@settings(deadline=None)
+def test_a_reader_goes_on_where_it_was_saved(name: str, edits: list[tuple[str, int, int]], where: int) -> None:
+    layout = LAYOUTS[name]
+    tokens = [*edited(frames_of(layout)[1], edits, layout), -5]
+    whole = TokenReader(layout, repair=True, group=2)
+    rows = [row for token in tokens for row in whole.push(token)] + whole.finish()
+    first = TokenReader(layout, repair=True, group=2)
+    heard = [row for token in tokens[: where % len(tokens)] for row in first.push(token)]
+    saved = json.loads(json.dumps(first.save()))
+    second = TokenReader(layout, repair=True, group=2)
+    second.resume(saved)
+    heard += [row for token in tokens[saved["tokens"] :] for row in second.push(token)] + second.finish()
+    assert heard == rows
+    assert second.save() == whole.save()
+
+
+def test_a_saved_reader_that_is_none_is_refused(model: SNAC) -> None:
+    reader = TokenReader(TokenLayout.of(model.config))
+    reader.push(5)
+    saved = reader.save()
+    for wrong in ({"row": [64]}, {"row": []}, {"row": [None]}, {"row": "5"}, {"place": 7}, {"tokens": -1}, {"last": [1]}):
+        with pytest.raises(CodesError, match="expected"):
+            reader.resume(saved | wrong)
+    for wrong in ({"frames": True}, {"more": 1}):
+        with pytest.raises(CodesError, match="expected concealed, frames, ignored, last, place, row, tokens"):
+            reader.resume(saved | wrong)
+    assert reader.save() == saved
 
 
 def test_a_concealed_frame_repeats_the_last_whole_one(model: SNAC, codes: list[torch.Tensor]) -> None:
