@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
 from opensnac.errors import OpensnacError
@@ -44,12 +44,12 @@ class State:
         return dataclasses.replace(self.fork(), waiting=self.waiting.to(device), tails=tails)
 
     def split(self) -> list[State]:
-        """Each signal's own state."""
+        """Each signal's own state, in memory of its own."""
         return [
             State(
                 **{name: [getattr(self, name)[i]] for name in _LISTS},
-                tails=[tail[i : i + 1] for tail in self.tails],
-                waiting=self.waiting[i : i + 1],
+                tails=[tail[i : i + 1].clone() for tail in self.tails],
+                waiting=self.waiting[i : i + 1].clone(),
             )
             for i in range(len(self.lengths))
         ]
@@ -69,28 +69,40 @@ class State:
             waiting=torch.cat([state.waiting for state in states]),
         )
 
-    def save(self, path: str | Path) -> None:
-        """Write a file that `load` reads: tensors and counts, nothing to unpickle."""
+    def to_bytes(self) -> bytes:
+        """A message that `from_bytes` reads: tensors and counts, nothing to unpickle."""
         tensors = {str(i): tail.contiguous() for i, tail in enumerate(self.tails)}
         counts = {name: json.dumps(getattr(self, name)) for name in _LISTS}
+        return safetensors.torch.save(tensors | {"waiting": self.waiting.contiguous()}, metadata=counts)
+
+    @staticmethod
+    def from_bytes(data: bytes) -> State:
+        """Read what `to_bytes` made. OpensnacError for anything else; whether it fits a model is not looked at."""
+        try:
+            tensors = safetensors.torch.load(data)
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])  # after its length, as the format has it
+            counts = {name: _counts(value) for name, value in header.get("__metadata__", {}).items()}
+        except (SafetensorError, ValueError, RecursionError) as error:
+            raise OpensnacError(f"is no state of a stream that State.save wrote ({error})") from error
+        streams = {*map(len, counts.values()), *(len(tensor) if tensor.ndim else 0 for tensor in tensors.values())}
+        names = {"waiting", *map(str, range(len(tensors) - 1))}
+        if sorted(counts) != sorted(_LISTS) or set(tensors) != names or len(streams) != 1:
+            raise OpensnacError("holds no stream's state, expected what State.save wrote")
+        waiting = tensors.pop("waiting")
+        return State(**cast(Any, counts), tails=[tensors[str(i)] for i in range(len(tensors))], waiting=waiting)
+
+    def save(self, path: str | Path) -> None:
+        """Write a file that `load` reads."""
         with whole_file(Path(path), force=True) as part:
-            save_file(tensors | {"waiting": self.waiting.contiguous()}, part, metadata=counts)
+            part.write_bytes(self.to_bytes())
 
     @staticmethod
     def load(path: str | Path, device: torch.device | str = "cpu") -> State:
         """Read what `save` wrote, onto `device`. OpensnacError for anything else."""
         try:
-            with safe_open(path, "pt", str(device)) as file:
-                counts = {name: _counts(value) for name, value in (file.metadata() or {}).items()}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, ValueError) as error:
-            raise OpensnacError(f"{path}: is no file that State.save wrote ({error})") from error
-        streams = {*map(len, counts.values()), *(tensor.shape[0] for tensor in tensors.values())}
-        names = {"waiting", *map(str, range(len(tensors) - 1))}
-        if sorted(counts) != sorted(_LISTS) or set(tensors) != names or len(streams) != 1:
-            raise OpensnacError(f"{path}: holds no stream's state, expected a file that State.save wrote")
-        waiting = tensors.pop("waiting")
-        return State(**cast(Any, counts), tails=[tensors[str(i)] for i in range(len(tensors))], waiting=waiting)
+            return State.from_bytes(Path(path).read_bytes()).to(device)
+        except OpensnacError as error:
+            raise OpensnacError(f"{path}: {error}") from error
 
 
 _LISTS = ("lengths", "seeds", "pushed", "given")

@@ -24,6 +24,8 @@ from opensnac.model.layers import Signal
 
 __all__ = ["State", "StreamDecoder", "StreamEncoder"]
 
+MOST_SAMPLES = 2**53  # that a state from elsewhere may have seen
+
 
 class _Stream:
     """A row of layers that gives steps out as soon as they are known, or `look_ahead` samples after their own."""
@@ -34,6 +36,24 @@ class _Stream:
         self.look_ahead = look_ahead
         self._row = row
         self._out_channels = out_channels
+
+    def _resumed(self, state: State, new: State) -> State:
+        """The state if it is one that streams like `new` come to; OpensnacError for any other, values included."""
+        row, waiting = self._row, state.waiting
+        shapes, expected = ([(tuple(t.shape), t.dtype) for t in s.tails] for s in (state, new))
+        if shapes != expected or waiting.dtype != new.waiting.dtype or waiting.shape[2:] != new.waiting.shape[2:]:
+            raise OpensnacError("the state is of another model or kind of stream; open it where it was saved")
+        if any(length is not None for length in state.lengths):
+            raise OpensnacError("the state is of a stream that has ended; start another one")
+        pieces = row.multiple * row.tick
+        if not all(type(n) is int and 0 <= n < MOST_SAMPLES and n % pieces == 0 for n in state.pushed):
+            raise OpensnacError(f"the state has {state.pushed} samples pushed; expected multiples of {pieces}")
+        stops = [(row.offset * row.tick + n - self.look_ahead) // row.out_tick * row.out_tick for n in state.pushed]
+        if state.given != [max(0, stop) for stop in stops] or waiting.shape[1] >= row.multiple:
+            raise OpensnacError(f"the state has {state.given} samples given out, which do not follow from {state.pushed}")
+        if not all(torch.isfinite(tensor).all() for tensor in (*state.tails, waiting)):
+            raise OpensnacError("the state holds NaN or infinity; expected finite numbers")
+        return state.to(self.engine.device)
 
     def _take(self, x: Signal, state: State) -> list[Signal]:
         """Push what fills pieces; each signal's new steps but for the newest `look_ahead`, guessed if need be."""
@@ -100,6 +120,12 @@ class StreamEncoder(_Stream):
         waiting = self.engine.nothing(streams, 1, steps=-self._row.offset)
         return self._row.start([None] * streams, [None] * streams, waiting)
 
+    def resume(self, state: State) -> State:
+        """The state, on the engine's device, if it may be pushed to; OpensnacError for one that streams cannot reach."""
+        if any(seed is not None for seed in state.seeds):
+            raise OpensnacError("the state has a seed of noise, as decoders have; expected an encoder's")
+        return self._resumed(state, self.start(len(state.lengths)))
+
     @torch.no_grad()
     def push(self, audio: Audio, state: State, *, check: bool = True) -> list[list[Codes]]:
         """Take (streams, 1, samples), any number of samples; for each stream its new codes, (1, n) a scale.
@@ -147,6 +173,12 @@ class StreamDecoder(_Stream):
         """The state of `streams` streams that have not begun; the decoder's noise is as in `SNAC.decode`."""
         waiting = self.engine.nothing(streams, self.engine.latent_dim)
         return self._row.start([None] * streams, [seed if noise else None] * streams, waiting)
+
+    def resume(self, state: State) -> State:
+        """The state, on the engine's device, if it may be pushed to; OpensnacError for one that streams cannot reach."""
+        if not all(seed is None or -(2**63) <= seed < 2**63 for seed in state.seeds):
+            raise OpensnacError(f"the state has the seeds {state.seeds}, expected numbers of 64 bits")
+        return self._resumed(state, self.start(len(state.lengths)))
 
     @torch.no_grad()
     def push(self, codes: Sequence[Codes], state: State, *, check: bool = True) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -179,6 +180,43 @@ def test_streams_at_different_places_share_a_batch(name: str, tmp_path: Path) ->
         heard[i] += decoder.flush(state)
         expected = model.decode(codes[i], seed=i + 1)
         torch.testing.assert_close(torch.cat(heard[i], dim=1)[None], expected, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("name", configs.SMALL)
+def test_a_state_from_elsewhere_goes_on_or_is_refused(name: str) -> None:
+    model = model_of(name)
+    encoder, decoder, audio = StreamEncoder(model), StreamDecoder(model), audio_of(4000)
+    state = encoder.start()
+    pieces = [encoder.push(audio[..., :2500], state)[0]]
+    state = encoder.resume(State.from_bytes(state.to_bytes()))
+    pieces += [encoder.push(audio[..., 2500:], state)[0], encoder.flush(state)[0]]
+    assert all(map(torch.equal, joined(pieces), model.encode(audio)))
+
+    state = decoder.start(seed=5)
+    decoder.push(model.encode(audio), state)
+    for change in (
+        {"pushed": [state.pushed[0] + 1]},
+        {"pushed": [2**60]},
+        {"given": [state.given[0] - 1]},
+        {"seeds": [2**63]},
+        {"lengths": [7]},
+        {"tails": state.tails[1:]},
+        {"tails": [tail.double() for tail in state.tails]},
+        {"tails": [*state.tails[:-1], state.tails[-1] * torch.nan]},
+        {"waiting": state.waiting.new_zeros(1, 1000, state.waiting.shape[2])},
+        {"waiting": state.waiting.new_zeros(1, 0, 1)},
+    ):
+        with pytest.raises(OpensnacError, match="the state"):
+            decoder.resume(dataclasses.replace(state, **change))
+        with pytest.raises(OpensnacError, match="the state"):
+            encoder.resume(dataclasses.replace(state, **change))
+
+
+def test_bytes_that_are_no_state_are_refused() -> None:
+    written = StreamDecoder(model_of("tiny")).start().to_bytes()
+    for wrong in (b"", written[:-1], written.replace(b"pushed", b"rushed"), written[8:], b"\xff" * 100):
+        with pytest.raises(OpensnacError, match="state"):
+            State.from_bytes(wrong)
 
 
 @pytest.mark.parametrize("name", configs.SMALL)
