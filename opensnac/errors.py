@@ -26,7 +26,7 @@ class ModelError(OpensnacError):
 
 
 class LimitError(OpensnacError):
-    """A stream or recording, whole as it may be, that is larger, longer or slower than `Limits` allow."""
+    """What is whole as it may be, and larger, longer, slower or more than a limit allows."""
 
 
 class BackendError(OpensnacError):

@@ -80,7 +80,9 @@ class State:
         """Read what `to_bytes` made. OpensnacError for anything else; whether it fits a model is not looked at."""
         try:
             tensors = safetensors.torch.load(data)
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])  # after its length, as the format has it
+            header = json.loads(
+                data[8 : 8 + int.from_bytes(data[:8], "little")]
+            )  # after its length, as the format has it
             counts = {name: _counts(value) for name, value in header.get("__metadata__", {}).items()}
         except (SafetensorError, ValueError, RecursionError) as error:
             raise OpensnacError(f"is no state of a stream that State.save wrote ({error})") from error

@@ -50,7 +50,9 @@ class _Stream:
             raise OpensnacError(f"the state has {state.pushed} samples pushed; expected multiples of {pieces}")
         stops = [(row.offset * row.tick + n - self.look_ahead) // row.out_tick * row.out_tick for n in state.pushed]
         if state.given != [max(0, stop) for stop in stops] or waiting.shape[1] >= row.multiple:
-            raise OpensnacError(f"the state has {state.given} samples given out, which do not follow from {state.pushed}")
+            raise OpensnacError(
+                f"the state has {state.given} samples given out, which do not follow from {state.pushed}"
+            )
         if not all(torch.isfinite(tensor).all() for tensor in (*state.tails, waiting)):
             raise OpensnacError("the state holds NaN or infinity; expected finite numbers")
         return state.to(self.engine.device)
@@ -121,7 +123,7 @@ class StreamEncoder(_Stream):
         return self._row.start([None] * streams, [None] * streams, waiting)
 
     def resume(self, state: State) -> State:
-        """The state, on the engine's device, if it may be pushed to; OpensnacError for one that streams cannot reach."""
+        """The state, on the engine's device, if it may be pushed to; OpensnacError for one that no stream comes to."""
         if any(seed is not None for seed in state.seeds):
             raise OpensnacError("the state has a seed of noise, as decoders have; expected an encoder's")
         return self._resumed(state, self.start(len(state.lengths)))
@@ -175,7 +177,7 @@ class StreamDecoder(_Stream):
         return self._row.start([None] * streams, [seed if noise else None] * streams, waiting)
 
     def resume(self, state: State) -> State:
-        """The state, on the engine's device, if it may be pushed to; OpensnacError for one that streams cannot reach."""
+        """The state, on the engine's device, if it may be pushed to; OpensnacError for one that no stream comes to."""
         if not all(seed is None or -(2**63) <= seed < 2**63 for seed in state.seeds):
             raise OpensnacError(f"the state has the seeds {state.seeds}, expected numbers of 64 bits")
         return self._resumed(state, self.start(len(state.lengths)))

@@ -315,7 +315,9 @@ class TokenReader:
         if min(counts) < 0 or max(counts) > MOST_TOKENS or place not in range(self.layout.tokens_per_frame):
             raise CodesError(f"expected counts from 0 to {MOST_TOKENS} and a place of a token, got {counts}, {place}")
         row, last = saved["row"], saved["last"]
-        if not _is_row(row, max(0, place - self._lead), size, holes) or not (last is None or _is_row(last, slots, size)):
+        if not _is_row(row, max(0, place - self._lead), size, holes) or not (
+            last is None or _is_row(last, slots, size)
+        ):
             raise CodesError(f"expected codes below {size} up to place {place}, got {str(row)[:80]}, {str(last)[:80]}")
         self.tokens, self.ignored, self.frames, self.concealed = counts
         self._settled = (self.tokens, self.ignored)

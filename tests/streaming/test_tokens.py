@@ -218,7 +218,15 @@ def test_a_saved_reader_that_is_none_is_refused(model: SNAC) -> None:
     reader = TokenReader(TokenLayout.of(model.config))
     reader.push(5)
     saved = reader.save()
-    for wrong in ({"row": [64]}, {"row": []}, {"row": [None]}, {"row": "5"}, {"place": 7}, {"tokens": -1}, {"last": [1]}):
+    for wrong in (
+        {"row": [64]},
+        {"row": []},
+        {"row": [None]},
+        {"row": "5"},
+        {"place": 7},
+        {"tokens": -1},
+        {"last": [1]},
+    ):
         with pytest.raises(CodesError, match="expected"):
             reader.resume(saved | wrong)
     for wrong in ({"frames": True}, {"more": 1}):
