@@ -231,7 +231,7 @@ def models() -> None:
     """List the models that need no download: bundled ones, and those in the hub's cache."""
     with reporting():
         from opensnac.engine.backends import on_a_processor
-        from opensnac.model.pretrained import DEFAULT_MODEL, bundled_models, cached_models
+        from opensnac.models import DEFAULT_MODEL, bundled_models, cached_models
 
         for name in bundled_models():
             print(f"{name}  bundled{', default' if name == DEFAULT_MODEL else ''}")

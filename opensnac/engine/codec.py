@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from opensnac import models
 from opensnac.config import CodecConfig
 from opensnac.engine.engine import Engine, Progress, no_progress
 from opensnac.model import pretrained
@@ -54,7 +55,7 @@ class SNAC(Codec):
         Reads `model.safetensors`, else `pytorch_model.bin` (tensors only, nothing is unpickled), onto `device` and as
         `dtype` if given. Raises ModelError when there is no such model or its weights do not fit its configuration.
         """
-        folder, label = pretrained.locate(name, revision, cache_dir, local_files_only, token)
+        folder, label = models.locate(name, revision, cache_dir, local_files_only, token)
         with torch.inference_mode(False):
             with torch.device("meta"):  # no weights are drawn only to be replaced
                 model = cls.from_config(folder / "config.json")

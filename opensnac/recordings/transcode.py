@@ -32,7 +32,7 @@ from opensnac.errors import (
     OpensnacError,
 )
 from opensnac.files import OutputFile, refuse_existing, whole_file
-from opensnac.model.pretrained import bundled_models
+from opensnac.models import bundled_models
 from opensnac.recordings.intake import Intake, Treatment
 from opensnac.recordings.resampling import Resampler, resampled_length
 from opensnac.recordings.sink import Sink, writable_ending

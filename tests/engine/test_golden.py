@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from opensnac import SNAC, kernels
-from opensnac.model.pretrained import bundled_models
+from opensnac.models import bundled_models
 from opensnac.recordings import audio
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from opensnac import SNAC
-from opensnac.model.pretrained import bundled_models
+from opensnac.models import bundled_models
 from opensnac.recordings import audio
 
 FOLDER = Path(__file__).parent

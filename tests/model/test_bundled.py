@@ -10,7 +10,7 @@ import torch
 
 from opensnac import SNAC, kernels
 from opensnac.evaluation.metrics import METRICS
-from opensnac.model.pretrained import DEFAULT_MODEL, bundled_models
+from opensnac.models import DEFAULT_MODEL, bundled_models
 from opensnac.recordings import audio
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from opensnac import SNAC
+from opensnac import SNAC, models
 from opensnac.errors import ConfigError, ModelError
 from opensnac.model import pretrained
 
@@ -146,11 +146,11 @@ def test_hub_models_come_from_the_cache(tiny: SNAC, tmp_path: Path, monkeypatch:
     loaded = SNAC.from_pretrained("somebody/tiny_codec", cache_dir=tmp_path, local_files_only=True)
     assert loaded.name == "somebody/tiny_codec"
     assert loaded.fingerprint == tiny.fingerprint
-    assert pretrained.cached_models(tmp_path) == ["somebody/tiny_codec"]
+    assert models.cached_models(tmp_path) == ["somebody/tiny_codec"]
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # as HF_HUB_OFFLINE=1 sets it
     assert SNAC.from_pretrained("somebody/tiny_codec", cache_dir=tmp_path).fingerprint == tiny.fingerprint
     (repository / "snapshots" / commit / "pytorch_model.bin").unlink()
-    assert pretrained.cached_models(tmp_path) == []
+    assert models.cached_models(tmp_path) == []
     with pytest.raises(ModelError, match="has config.json but neither model.safetensors nor pytorch_model.bin"):
         SNAC.from_pretrained("somebody/tiny_codec", cache_dir=tmp_path)
     with pytest.raises(ModelError, match="hub model somebody/tiny_codec could not be fetched"):

@@ -1,0 +1,203 @@
+"""The codec's layers once more, as data: what each one is, where its weights are in a state dict, how far it sees.
+
+`tests/export/test_layers.py` holds them to the model and the engine.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from opensnac.config import CodecConfig
+
+TAPS = 7  # of every convolution that keeps the rate
+DILATIONS = (1, 3, 9)  # of the three residual units of a block
+
+Pads = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Works on each step by itself, unless it says otherwise; `name` is that of its weights."""
+
+    name: str = ""
+
+    @property
+    def up(self) -> int:
+        """Steps out for each step in."""
+        return 1
+
+    @property
+    def down(self) -> int:
+        """Steps in for each step out."""
+        return 1
+
+    def plan(self, offset: int) -> tuple[int, int]:
+        """(steps of its input kept from piece to piece, first step that comes out) if pieces begin at step `offset`."""
+        return 0, offset
+
+
+@dataclass(frozen=True)
+class Kernel(Layer):
+    """A convolution, and the Snake before it, if any."""
+
+    snake: str = ""
+
+    @property
+    def whole(self) -> Pads:
+        """Zeros around a whole signal; what is cut off its ends if the convolution is transposed."""
+        return 0, 0
+
+    @property
+    def piece(self) -> Pads:
+        """The same for a piece with the kept steps in front of it."""
+        return 0, 0
+
+
+@dataclass(frozen=True)
+class Pointwise(Kernel):
+    """1x1."""
+
+
+@dataclass(frozen=True)
+class Convolution(Kernel):
+    """Centred, seven taps."""
+
+    dilation: int = 1
+    depthwise: bool = False
+
+    @property
+    def reach(self) -> int:
+        """Steps that it sees on both sides."""
+        return self.dilation * (TAPS // 2)
+
+    @property
+    def whole(self) -> Pads:
+        return self.reach, self.reach
+
+    def plan(self, offset: int) -> tuple[int, int]:
+        return 2 * self.reach, offset - self.reach
+
+
+@dataclass(frozen=True)
+class Strided(Kernel):
+    """Of a kernel twice its stride."""
+
+    stride: int = 1
+
+    @property
+    def lead(self) -> int:
+        """What belongs to a frame begins so many steps before it."""
+        return math.ceil(self.stride / 2)
+
+    @property
+    def whole(self) -> Pads:
+        return self.lead, self.stride - self.lead
+
+
+@dataclass(frozen=True)
+class Downsample(Strided):
+    """A frame from two neighbouring blocks of steps."""
+
+    @property
+    def down(self) -> int:
+        return self.stride
+
+    def plan(self, offset: int) -> tuple[int, int]:
+        keep = self.stride + (offset + self.lead) % self.stride
+        return keep, (offset - keep + self.lead) // self.stride
+
+
+@dataclass(frozen=True)
+class Upsample(Strided):
+    """Transposed: a block of steps from two neighbouring frames."""
+
+    @property
+    def up(self) -> int:
+        return self.stride
+
+    @property
+    def piece(self) -> Pads:
+        return self.stride, self.stride
+
+    def plan(self, offset: int) -> tuple[int, int]:
+        return 1, offset * self.stride - self.lead
+
+
+@dataclass(frozen=True)
+class Unit(Layer):
+    """x + pointwise(mix(x)), a Snake before each of the two."""
+
+    mix: Convolution = Convolution()
+    pointwise: Pointwise = Pointwise()
+
+    def plan(self, offset: int) -> tuple[int, int]:
+        return self.mix.plan(offset)
+
+
+@dataclass(frozen=True)
+class Noise(Layer):
+    """x + (matrix x) * e, e drawn for each step from the sequence of this `number`."""
+
+    number: int = 0
+
+
+@dataclass(frozen=True)
+class Groups(Layer):
+    """Passes on whole groups of `group` steps."""
+
+    group: int = 1
+
+    def plan(self, offset: int) -> tuple[int, int]:
+        return offset % self.group, offset - offset % self.group
+
+
+@dataclass(frozen=True)
+class Attention(Groups):
+    """Self-attention inside each group."""
+
+
+@dataclass(frozen=True)
+class Tanh(Layer):
+    """The end of the decoder."""
+
+
+def encoder_layers(config: CodecConfig) -> list[Layer]:
+    """From samples to latent frames, which come out in whole groups."""
+    layers: list[Layer] = [Convolution("encoder.block.0")]
+    for block, stride in enumerate(config.encoder_rates, start=1):
+        name = f"encoder.block.{block}.block"
+        layers += _units(name, 0, config.depthwise)
+        layers.append(Downsample(f"{name}.4", f"{name}.3", stride))
+    block = len(config.encoder_rates) + 1
+    if config.attn_window_size is not None:
+        layers.append(Attention(f"encoder.block.{block}", config.attn_window_size))
+        block += 1
+    layers.append(Convolution(f"encoder.block.{block}", depthwise=config.depthwise))
+    return [*layers, Groups(group=config.frame_multiple)]
+
+
+def decoder_layers(config: CodecConfig) -> list[Layer]:
+    """From latent frames to samples."""
+    layers: list[Layer] = [Convolution("decoder.model.0", depthwise=config.depthwise)]
+    if config.depthwise:
+        layers.append(Pointwise("decoder.model.1"))
+    if config.attn_window_size is not None:
+        layers.append(Attention(f"decoder.model.{len(layers)}", config.attn_window_size))
+    block = len(layers)
+    for number, stride in enumerate(config.decoder_rates):
+        name = f"decoder.model.{block}.block"
+        layers.append(Upsample(f"{name}.1", f"{name}.0", stride))
+        if config.noise:
+            layers.append(Noise(f"{name}.2.linear", number))
+        layers += _units(name, 3 if config.noise else 2, config.depthwise)
+        block += 1
+    return [*layers, Convolution(f"decoder.model.{block + 1}", f"decoder.model.{block}"), Tanh()]
+
+
+def _units(block: str, first: int, depthwise: bool) -> list[Layer]:
+    names = [f"{block}.{first + i}.block" for i in range(len(DILATIONS))]
+    return [
+        Unit(name, Convolution(f"{name}.1", f"{name}.0", dilation, depthwise), Pointwise(f"{name}.3", f"{name}.2"))
+        for name, dilation in zip(names, DILATIONS, strict=True)
+    ]
