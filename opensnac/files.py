@@ -1,10 +1,11 @@
-"""Output files that appear whole or not at all."""
+"""Output files and folders that appear whole or not at all."""
 
 from __future__ import annotations
 
 import io
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,28 @@ def whole_file(target: Path, force: bool = False) -> Iterator[Path]:
     finally:
         if unfinished.parent.is_dir():
             unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A new folder beside `target` to write into; it becomes `target` when the block ends well, else it is removed.
+
+    FileExistsError where `target` is there and not an empty folder. An OSError from within names `target`.
+    """
+    refuse_full_folder(target)
+    unfinished = target.with_name(_unfinished_name(target.name))
+    try:
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        if target.exists():
+            target.rmdir()
+        unfinished.replace(target)
+    except OSError as error:
+        if error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(unfinished):
+            error.filename, error.filename2 = str(target), None
+        raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _unfinished_name(name: str) -> str:
@@ -70,3 +93,9 @@ def refuse_existing(target: Path, force: bool = False) -> None:
         raise FileExistsError(f"{target}: exists and is no plain file; choose another name, or '-' for a pipe")
     if target.exists() and not force:
         raise FileExistsError(f"{target}: exists; --force replaces it")
+
+
+def refuse_full_folder(target: Path) -> None:
+    """Raise FileExistsError where `target` is there and not an empty folder."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise FileExistsError(f"{target}: is there and not empty; name a new folder with --out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from opensnac.export.weights import Array
 OPSET, IR_VERSION = 18, 9
 STORED = ("fp32", "fp16", "int8")  # how weights may be stored; sums are in float32 in any case
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
+
+Metadata = dict[str, Any]  # strings, and what JSON can hold
 
 END = np.iinfo(np.int64).max  # of a slice
 
@@ -81,15 +84,31 @@ class Graph:
             whole = self("Cast", self.constant(np.rint(values / scale).astype(np.int8)), to=FLOAT)
             return self("Mul", whole, self.constant(scale.astype(np.float32)))
         largest = float(np.abs(values).max())
-        if largest > np.finfo(np.float16).max:
+        if largest > float(np.finfo(np.float16).max):
             raise ModelError(f"a weight is {largest:.3g}, which float16 cannot hold; export this model with fp32")
         return self("Cast", self.constant(values.astype(np.float16)), to=FLOAT)
 
-    def model(self, name: str, metadata: dict[str, str]) -> ModelProto:
+    def model(self, name: str, metadata: Metadata) -> ModelProto:
         """What was written, as a model."""
         graph = helper.make_graph(self._nodes, name, self._inputs, self._outputs, self._initializers)
         model = helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="opensnac"
         )
-        helper.set_model_props(model, metadata)
+        helper.set_model_props(model, {key: _text(value) for key, value in metadata.items()})
         return model
+
+
+def metadata_of(model: ModelProto) -> Metadata:
+    """What a graph was said to be."""
+    return {entry.key: _value(entry.value) for entry in model.metadata_props}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -36,6 +36,10 @@ class Layer:
         """(steps of its input kept from piece to piece, first step that comes out) if pieces begin at step `offset`."""
         return 0, offset
 
+    def newest(self, step: int) -> int:
+        """The newest step of the input that step `step` of the output depends on."""
+        return step
+
 
 @dataclass(frozen=True)
 class Kernel(Layer):
@@ -78,6 +82,9 @@ class Convolution(Kernel):
     def plan(self, offset: int) -> tuple[int, int]:
         return 2 * self.reach, offset - self.reach
 
+    def newest(self, step: int) -> int:
+        return step + self.reach
+
 
 @dataclass(frozen=True)
 class Strided(Kernel):
@@ -107,6 +114,9 @@ class Downsample(Strided):
         keep = self.stride + (offset + self.lead) % self.stride
         return keep, (offset - keep + self.lead) // self.stride
 
+    def newest(self, step: int) -> int:
+        return (step + 2) * self.stride - 1 - self.lead
+
 
 @dataclass(frozen=True)
 class Upsample(Strided):
@@ -123,6 +133,9 @@ class Upsample(Strided):
     def plan(self, offset: int) -> tuple[int, int]:
         return 1, offset * self.stride - self.lead
 
+    def newest(self, step: int) -> int:
+        return (step + self.lead) // self.stride
+
 
 @dataclass(frozen=True)
 class Unit(Layer):
@@ -133,6 +146,9 @@ class Unit(Layer):
 
     def plan(self, offset: int) -> tuple[int, int]:
         return self.mix.plan(offset)
+
+    def newest(self, step: int) -> int:
+        return self.mix.newest(step)
 
 
 @dataclass(frozen=True)
@@ -150,6 +166,9 @@ class Groups(Layer):
 
     def plan(self, offset: int) -> tuple[int, int]:
         return offset % self.group, offset - offset % self.group
+
+    def newest(self, step: int) -> int:
+        return step // self.group * self.group + self.group - 1
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,19 @@ class Weights:
     name: str
     config: CodecConfig
     fingerprint: str
-    arrays: Mapping[str, Array]
+    arrays: dict[str, Array]
 
     def __getitem__(self, name: str) -> Array:
+        """ModelError for what is not there."""
+        if name not in self.arrays:
+            raise ModelError(f"the model {self.name} has no {name}, which its configuration asks for")
         return self.arrays[name]
+
+    def get(self, name: str, shape: tuple[int, ...]) -> Array:
+        """As self[name]; ModelError for another shape."""
+        if self[name].shape != shape:
+            raise ModelError(f"the model {self.name} has {name} of shape {self[name].shape}, expected {shape}")
+        return self[name]
 
     @classmethod
     def of(cls, model: Any) -> Self:

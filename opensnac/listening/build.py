@@ -22,6 +22,7 @@ import soundfile
 from opensnac.errors import OpensnacError
 from opensnac.evaluation.matching import loudness
 from opensnac.evaluation.metrics import require
+from opensnac.files import refuse_full_folder, whole_folder
 from opensnac.recordings import audio
 
 WEB = Path(__file__).parent / "web"
@@ -44,22 +45,20 @@ def build(results_folder: Path, out: Path, codecs: Sequence[str] = (), training:
     """Make the test from what `opensnac evaluate` left in `results_folder`.
 
     `codecs` chooses some of the report's; none: all of them. With `training`, every trial is heard once before the
-    test, in pages whose scores do not count, as the standard asks (5.2). `out` must not exist or hold nothing; it
-    appears whole or not at all. OpensnacError where there are no results, no kept clips, an unknown codec, or more
-    stimuli than a listener can compare.
+    test, in pages whose scores do not count, as the standard asks (5.2). `out` must not exist or hold nothing, else
+    FileExistsError; it appears whole or not at all. OpensnacError where there are no results, no kept clips, an unknown
+    codec, or more stimuli than a listener can compare.
     """
     require("pyloudnorm", "scipy")
     results = _results(results_folder)
     chosen = _choose(results, codecs)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OpensnacError(f"{out}: is there and not empty; name a new folder with --out")
+    refuse_full_folder(out)
     test = secrets.token_hex(8)
     trials = [_trial(clip, chosen, results_folder / "audio") for clip in results["kept"]]
     trials = [trial for trial in trials if trial["stimuli"]]
     if not trials:
         raise OpensnacError(f"{results_folder}: no clip was kept of all of {', '.join(chosen)}; evaluate them again")
-    unfinished = out.with_name(f".{out.name}.{test}.part")
-    try:
+    with whole_folder(out) as unfinished:
         _write_page(unfinished / "page", test, trials, training)
         key = {
             "schema": 1,
@@ -68,11 +67,6 @@ def build(results_folder: Path, out: Path, codecs: Sequence[str] = (), training:
             "trials": [_key(trial) for trial in trials],
         }
         (unfinished / "key.json").write_text(json.dumps(key, indent=2) + "\n", encoding="utf-8")
-        if out.exists():
-            out.rmdir()
-        unfinished.replace(out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return Built(len(trials), max(LEAST_TRIALS, math.ceil(TRIALS_A_CODEC * len(chosen))))
 
 

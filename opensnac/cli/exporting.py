@@ -1,0 +1,61 @@
+"""export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from opensnac.cli.app import app
+from opensnac.cli.reporting import needs_extra, reporting
+
+if TYPE_CHECKING:
+    from opensnac.export import Weights
+
+
+@app.command(epilog="Example: [bold]opensnac export speech_24khz_small -o onnx/ --stream --weights fp16[/bold]")
+def export(
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="A bundled model's name, a folder, or a hub id.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder.")] = Path("onnx"),
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="fp32|fp16|int8",
+            help="How weights are stored; give it again for more files. Default: fp32. int8 is for the decoder, whose "
+            "encoder has fp16.",
+        ),
+    ] = None,
+    noise: Annotated[str, typer.Option(metavar="exact|none", help="The decoder's noise.")] = "exact",
+    stream: Annotated[bool, typer.Option("--stream", help="Also graphs that take a signal in pieces.")] = False,
+) -> None:
+    """Write a model in ONNX, for other programs: ONNX Runtime, browsers, transformers.js.
+
+    Needs: pip install 'opensnac\\[export]'
+    """
+    with reporting():
+        needs_extra("export", "onnx")
+        from opensnac import export as exported
+        from opensnac.errors import ConfigError
+
+        if noise not in ("exact", "none"):
+            raise ConfigError(f"--noise is {noise!r}, expected exact or none")
+        exported.export(_weights(model), out, weights or ["fp32"], noise=noise == "exact", stream=stream)
+
+
+def _weights(model: str | None) -> Weights:
+    """A model's weights; PyTorch is needed for those that are not in `model.safetensors` alone."""
+    from opensnac.export import Weights
+    from opensnac.models import locate
+
+    folder, name = locate(model)
+    if (folder / "model.safetensors").exists():
+        return Weights.read(folder, name)
+    needs_extra("torch", "torch")
+    from opensnac import SNAC
+
+    codec = SNAC.from_pretrained(folder)
+    codec.name = name
+    return Weights.of(codec)

@@ -1,0 +1,80 @@
+"""A folder with a model's graphs, and what other programs need beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import onnx
+from onnx import ModelProto
+
+from opensnac.errors import ConfigError
+from opensnac.export.graph import STORED, Metadata, metadata_of
+from opensnac.export.models import decoder_model, decoder_stream, encoder_model, encoder_stream, facts
+from opensnac.export.weights import Weights
+from opensnac.files import whole_folder
+
+ONNX = "onnx"  # folder of the graphs
+LARGEST = 2**31 - 2**20  # bytes of a graph in one file; beyond, its weights go into a second one
+WHOLE = {"encoder_model": encoder_model, "decoder_model": decoder_model}
+STREAMS = {"encoder_stream": encoder_stream, "decoder_stream": decoder_stream}
+
+
+def export(
+    weights: Weights, folder: Path, stored: Sequence[str] = ("fp32",), *, noise: bool = True, stream: bool = False
+) -> None:
+    """Write a model's encoder and decoder in ONNX, with `stream` also those that take pieces, each as `stored` says.
+
+    `noise=False` leaves the decoder's noise out. The folder appears whole or not at all; FileExistsError where it is
+    there and not empty. ConfigError for another kind of storage than "fp32", "fp16" and "int8".
+    """
+    for kind in stored:
+        if kind not in STORED:
+            raise ConfigError(f"weights are {kind!r}, expected {', '.join(STORED)}")
+    makers = WHOLE | (STREAMS if stream else {})
+    with whole_folder(folder) as unfinished:
+        (unfinished / ONNX).mkdir()
+        about, graphs = facts(weights), {}
+        for kind in dict.fromkeys(stored):
+            for name, make in makers.items():
+                model = _made(make, weights, kind, noise)
+                _save(model, unfinished / ONNX / file_name(name, kind))
+                graphs[file_name(name, kind)] = {k: v for k, v in metadata_of(model).items() if k not in about}
+        _write_json(unfinished / "opensnac.json", {**about, "graphs": graphs})
+        _write_json(unfinished / "config.json", transformers_config(weights))
+        _write_json(unfinished / "preprocessor_config.json", preprocessor_config(weights))
+
+
+def file_name(name: str, stored: str) -> str:
+    """Of a graph, as transformers.js looks for it."""
+    return f"{name}.onnx" if stored == "fp32" else f"{name}_{stored}.onnx"
+
+
+def transformers_config(weights: Weights) -> Metadata:
+    """`config.json`: the published keys, and those that hubs and transformers.js read."""
+    return {"model_type": "snac", "architectures": ["SnacModel"], **weights.config.to_dict()}
+
+
+def preprocessor_config(weights: Weights) -> Metadata:
+    """`preprocessor_config.json` of transformers.js."""
+    rate = weights.config.sampling_rate
+    return {"feature_extractor_type": "SnacFeatureExtractor", "feature_size": 1, "sampling_rate": rate}
+
+
+def _made(make: Callable[..., ModelProto], weights: Weights, stored: str, noise: bool) -> ModelProto:
+    """A graph; an encoder's weights are in float16 where a decoder's are in int8, which would spoil its codes."""
+    if stored == "int8" and make in (encoder_model, encoder_stream):
+        stored = "fp16"
+    return make(weights, stored, noise)
+
+
+def _save(model: ModelProto, path: Path) -> None:
+    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) < LARGEST:
+        path.write_bytes(model.SerializeToString())
+    else:
+        onnx.save_model(model, path, save_as_external_data=True, location=f"{path.name}_data")
+
+
+def _write_json(path: Path, values: Metadata) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,172 @@
+"""Layers as nodes, for whole signals: (batch, channels, steps).
+
+A Snake gives alpha times its value, x + sin²(x) of x times alpha; the weights after it are divided by alpha instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from opensnac.config import HEAD_CHANNELS
+from opensnac.errors import ModelError
+from opensnac.export.graph import INT64, Graph
+from opensnac.export.layers import Attention, Kernel, Layer, Noise, Pads, Tanh, Unit, Upsample
+from opensnac.export.noise import gaussian, noise_key
+from opensnac.export.weights import Array, Weights
+
+LEAST_ALPHA = 1e-9  # below it Snake is x to all digits of a float, and division would lose them
+NORM_EPSILON = 1e-5
+ROTARY_BASE = 10000.0
+
+
+class Whole:
+    """Writes layers into a graph. `noise` adds the decoder's, with an input for its seed."""
+
+    def __init__(self, graph: Graph, weights: Weights, channels: int, noise: bool = False) -> None:
+        self.graph, self.weights, self.channels = graph, weights, channels
+        self._noisy = noise
+        if noise:
+            self._seed, self._gain = (graph("Unsqueeze", name, graph.integers(1)) for name in self.noise_inputs())
+
+    def noise_inputs(self) -> tuple[str, str]:
+        """The noise's seeds and what it is multiplied by, one for all signals or one for each."""
+        seed = self.graph.input("seed", INT64, ["seeds"], np.zeros(1, np.int64))
+        return seed, self.graph.constant(np.ones(1, np.float32))
+
+    def through(self, x: str, layers: Iterable[Layer]) -> str:
+        """What the layers, one after the other, make of x."""
+        for layer in layers:
+            x = self.layer(x, layer)
+        return x
+
+    def layer(self, x: str, layer: Layer) -> str:
+        """What one layer makes of x."""
+        match layer:
+            case Unit():
+                return self._unit(x, layer)
+            case Kernel():
+                x, pads = self.around(x, layer)
+                if not layer.snake:
+                    return self._convolve(x, layer, pads)
+                alpha = self._alpha(layer.snake)
+                return self._convolve(self._bend(self._scale(x, alpha)), layer, pads, before=alpha)
+            case Noise():
+                return self._noise(x, layer) if self._noisy else x
+            case Attention():
+                return self._attend(self.groups(x), layer)
+            case Tanh():
+                return self.graph("Tanh", x)
+        return self.groups(x)
+
+    def around(self, x: str, layer: Kernel) -> tuple[str, Pads]:
+        """x with the steps around it that a convolution sees, and how many zeros are still to be put at its ends."""
+        return x, layer.whole
+
+    def middle(self, x: str, reach: int) -> str:
+        """What `around` took, without what it put around it."""
+        return x
+
+    def groups(self, x: str) -> str:
+        """As many of the steps as make whole groups."""
+        return x
+
+    def steps(self, x: str) -> str:
+        """0, 1, ... for each step of x, (steps,)."""
+        count = self.graph("Squeeze", self.graph("Shape", x, start=2, end=3))
+        return self.graph("Range", self.graph.number(0), count, self.graph.number(1))
+
+    def positions(self, x: str) -> str:
+        """The step of the signal that each step of x is, (batch or 1, steps)."""
+        return self.graph("Unsqueeze", self.steps(x), self.graph.integers(0))
+
+    def _unit(self, x: str, unit: Unit) -> str:
+        x, pads = self.around(x, unit.mix)
+        first, second = self._alpha(unit.mix.snake), self._alpha(unit.pointwise.snake)
+        y = self._convolve(self._bend(self._scale(x, first)), unit.mix, pads, before=first, after=second)
+        y = self._convolve(self._bend(y), unit.pointwise, (0, 0), before=second)
+        return self.graph("Add", self.middle(x, unit.mix.reach), y)
+
+    def _alpha(self, name: str) -> Array:
+        alpha = self.weights.get(f"{name}.alpha", (1, self.channels, 1)).reshape(-1)
+        return np.where(np.abs(alpha) < LEAST_ALPHA, np.float32(LEAST_ALPHA), alpha)
+
+    def _scale(self, x: str, alpha: Array) -> str:
+        return self.graph("Mul", x, self.graph.constant(alpha[None, :, None]))
+
+    def _bend(self, x: str) -> str:
+        """x + sin²(x)"""
+        sine = self.graph("Sin", x)
+        return self.graph("Add", x, self.graph("Mul", sine, sine))
+
+    def _convolve(
+        self, x: str, layer: Kernel, pads: Pads, before: Array | None = None, after: Array | None = None
+    ) -> str:
+        """A convolution of what was multiplied by `before`, itself multiplied by `after`, a number a channel each."""
+        weight, bias = self.weights[f"{layer.name}.weight"], self.weights[f"{layer.name}.bias"]
+        transposed, depthwise = isinstance(layer, Upsample), getattr(layer, "depthwise", False)
+        enters = 0 if transposed or depthwise else 1  # the axis of the channels that go in
+        if weight.ndim != 3 or weight.shape[enters] != self.channels:
+            raise ModelError(
+                f"{layer.name}.weight has shape {weight.shape}, expected {self.channels} channels to go in"
+            )
+        if before is not None:
+            weight = weight / (before[:, None, None] if enters == 0 else before[None, :, None])
+        if after is not None:
+            weight, bias = weight * after[:, None, None], bias * after
+        out = self.channels = len(bias)
+        stored = self.graph.weight(weight, axis=1 if transposed else 0)
+        return self.graph(
+            "ConvTranspose" if transposed else "Conv",
+            x,
+            stored,
+            self.graph.constant(bias),
+            kernel_shape=weight.shape[2:],
+            pads=pads,
+            strides=[getattr(layer, "stride", 1)],
+            dilations=[getattr(layer, "dilation", 1)],
+            group=out if depthwise else 1,
+        )
+
+    def _noise(self, x: str, layer: Noise) -> str:
+        graph = self.graph
+        matrix = self.weights.get(f"{layer.name}.weight", (self.channels, self.channels, 1))
+        e = gaussian(graph, noise_key(graph, self._seed, layer.number), self.positions(x))
+        e = graph("Unsqueeze", graph("Mul", e, self._gain), graph.integers(1))
+        projected = graph("Conv", x, graph.weight(matrix, axis=0), kernel_shape=[1])
+        return graph("Add", x, graph("Mul", projected, e))
+
+    def _attend(self, x: str, layer: Attention) -> str:
+        """x + attention(norm(x)) inside of windows, all of them whole."""
+        graph, channels, heads = self.graph, self.channels, self.channels // HEAD_CHANNELS
+        name, x = layer.name, graph("Transpose", x, perm=[0, 2, 1])
+
+        def matrix(part: str, rows: int) -> str:
+            return graph.weight(np.ascontiguousarray(self.weights.get(part, (rows, channels)).T), axis=1)
+
+        scale, bias = (self.weights.get(f"{name}.norm.{part}", (channels,)) for part in ("weight", "bias"))
+        normed = graph("LayerNormalization", x, *map(graph.constant, (scale, bias)), epsilon=NORM_EPSILON)
+        qkv = graph("MatMul", normed, matrix(f"{name}.to_qkv.weight", 3 * channels))
+        qkv = graph("Reshape", qkv, graph.integers(-1, layer.group, 3, heads, HEAD_CHANNELS))
+        qkv = graph("Transpose", qkv, perm=[2, 0, 3, 1, 4])  # (3, windows, heads, window, head)
+        q, k, v = (graph("Gather", qkv, graph.number(i), axis=0) for i in range(3))
+        k = graph("Transpose", self._rotate(k, layer), perm=[0, 1, 3, 2])
+        likeness = graph("MatMul", self._rotate(q, layer), k)
+        likeness = graph("Mul", likeness, graph.constant(np.array(HEAD_CHANNELS**-0.5, np.float32)))
+        y = graph("MatMul", graph("Softmax", likeness, axis=-1), v)
+        y = graph("Reshape", graph("Transpose", y, perm=[0, 2, 1, 3]), graph("Shape", x))
+        y = graph("MatMul", y, matrix(f"{name}.to_out.weight", channels))
+        return graph("Transpose", graph("Add", x, y), perm=[0, 2, 1])
+
+    def _rotate(self, x: str, layer: Attention) -> str:
+        """Rotary embedding of (windows, heads, window, head)."""
+        frequency = ROTARY_BASE ** -(np.arange(0, HEAD_CHANNELS, 2) / HEAD_CHANNELS)
+        angles = np.tile(np.arange(layer.group)[:, None] * frequency, 2)
+        first, second = self.graph.several("Split", [x], 2, axis=-1, num_outputs=2)
+        turned = self.graph("Concat", self.graph("Neg", second), first, axis=-1)
+        parts = [
+            self.graph("Mul", part, self.graph.constant(turn(angles).astype(np.float32)))
+            for part, turn in ((x, np.cos), (turned, np.sin))
+        ]
+        return self.graph("Add", *parts)

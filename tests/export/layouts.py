@@ -1,0 +1,27 @@
+"""Every layout that is shipped or published, with few channels, and the odd small ones."""
+
+from __future__ import annotations
+
+import configs
+
+from opensnac import CodecConfig
+from opensnac.models import bundled_models
+
+MUSIC_44KHZ = CodecConfig().to_dict()
+
+
+def small(config: configs.Config) -> configs.Config:
+    """A layout with few channels, as many as attention takes."""
+    return config | {"latent_dim": None, "encoder_dim": 64 >> len(config["encoder_rates"]), "decoder_dim": 64}
+
+
+LAYOUTS = {
+    "speech_24khz": small(configs.SPEECH_24KHZ),
+    "music_32khz": small(configs.MUSIC_32KHZ),
+    "music_44khz": small(MUSIC_44KHZ),
+    **configs.SMALL,
+    **{
+        name: small(CodecConfig.from_json(folder / "config.json").to_dict())
+        for name, folder in bundled_models().items()
+    },
+}

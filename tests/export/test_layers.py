@@ -1,0 +1,56 @@
+"""The layers as export describes them are those of the model, and see as far as the engine's."""
+
+from __future__ import annotations
+
+import configs
+import pytest
+from layouts import LAYOUTS
+
+from opensnac import SNAC
+from opensnac.export import layers as described
+from opensnac.export.pieces import encoder_look_ahead
+from opensnac.export.weights import Weights
+from opensnac.streaming import StreamDecoder, StreamEncoder
+
+
+@pytest.fixture(scope="module", params=LAYOUTS)
+def model(request: pytest.FixtureRequest) -> SNAC:
+    return configs.model_of(LAYOUTS[request.param])
+
+
+def names_of(layer: described.Layer) -> set[str]:
+    """The weights that a layer asks for."""
+    match layer:
+        case described.Unit():
+            return names_of(layer.mix) | names_of(layer.pointwise)
+        case described.Kernel():
+            alpha = {f"{layer.snake}.alpha"} if layer.snake else set()
+            return {f"{layer.name}.weight", f"{layer.name}.bias"} | alpha
+        case described.Attention():
+            return {f"{layer.name}.{part}.weight" for part in ("norm", "to_qkv", "to_out")} | {
+                f"{layer.name}.norm.bias"
+            }
+        case described.Noise():
+            return {f"{layer.name}.weight"}
+    return set()
+
+
+def test_every_weight_is_used_and_none_is_missing(model: SNAC) -> None:
+    layers = described.encoder_layers(model.config) + described.decoder_layers(model.config)
+    asked = set.union(*map(names_of, layers))
+    there = {name for name in Weights.of(model).arrays if not name.endswith("inv_freq") and "quantizer" not in name}
+    assert asked == there
+
+
+def test_they_keep_and_see_as_much_as_the_engine(model: SNAC) -> None:
+    engine = model.freeze(backend="torch")
+    encoder, decoder = StreamEncoder(engine), StreamDecoder(engine)
+    assert encoder_look_ahead(model.config) == encoder.exact_look_ahead
+    for row, describe in ((encoder._row, described.encoder_layers), (decoder._row, described.decoder_layers)):
+        offset, tick, kept = row.offset, row.tick, []
+        for layer in describe(model.config):
+            keep, offset = layer.plan(offset)
+            tick = tick * layer.down // layer.up
+            kept += [keep] if keep else []
+        assert (offset, tick) == (row.out_offset, row.out_tick)
+        assert kept == [keep for stage in row.stages for keep in stage.keeps if keep]
