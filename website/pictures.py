@@ -33,6 +33,8 @@ ROOMS = {
     "bitstream": "the .snac format",
     "runtime": "the codec without PyTorch",
     "export": "the codec as ONNX",
+    "models": "where models lie",
+    "identity": "what tells weights apart",
     "files": "outputs whole or not at all",
     "config": "the published keys",
     "errors": "bad input",
