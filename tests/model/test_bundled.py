@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from opensnac import SNAC, kernels
+from opensnac import SNAC, bitstream, kernels
 from opensnac.evaluation.metrics import METRICS
 from opensnac.models import DEFAULT_MODEL, bundled_models
 from opensnac.recordings import audio
@@ -77,3 +77,16 @@ def test_the_default_keeps_speech_intelligible(example: str) -> None:
     score = METRICS["stoi"].measure(samples[0], decoded[0, 0].numpy(), rate)
     assert score is not None
     assert score > STOI_FLOOR[example]
+
+
+@pytest.mark.parametrize("example", STOI_FLOOR)
+@torch.inference_mode()
+def test_what_a_visitor_hears_is_what_the_default_decodes(example: str) -> None:
+    """examples/decoded/ was made by these weights, to the step of 16 bits."""
+    model, stored = SNAC.from_pretrained(), EXAMPLES / "decoded" / example
+    with stored.with_suffix(".snac").open("rb") as file:
+        recording = bitstream.read(file)
+    assert model.fingerprint.startswith(recording.header.weights_hash)
+    decoded = model.decode([torch.from_numpy(codes) for codes in recording.codes], recording.num_samples)
+    heard, _ = audio.read(stored)
+    np.testing.assert_allclose(decoded[0].numpy(), heard, atol=1.01 / 2**15)
