@@ -55,7 +55,7 @@ def unknown_commands(text: str) -> list[str]:
             targets = [word for word in words[1:] if "=" not in word]
             unknown += [f"make {word}" for word in targets if not re.search(rf"^{word}:", makefile, re.MULTILINE)]
         elif words[:1] == ["opensnac"] and words[1].startswith("-"):
-            unknown += [word for word in words[1:] if word not in ("--help", "-h", "--version")]
+            unknown += [word for word in words[1:] if word not in ("--help", "-h", "--version", "--install-completion")]
         elif words[:1] == ["opensnac"] and words[1] not in commands:
             unknown.append(f"opensnac {words[1]}")
         elif words[:1] == ["opensnac"]:

@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from opensnac import __version__
 from opensnac.cli.reporting import TERMINATED
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+CODE, CORPORA, ELSEWHERE, TRAIN, MEASURE = "Code", "Corpora", "Serve and export", "Train", "Measure"
+
 Model = Annotated[str | None, typer.Option(help="A bundled model's name, a folder, or a hub id.")]
+
+
+class Command(typer.core.TyperCommand):
+    """A command that, called with nothing, says what to try."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As typer does; where nothing was given and something is needed, the error has the example."""
+        given = bool(args)
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            if not given and self.epilog:
+                error.message = re.sub(r"\[/?bold\]", "", self.epilog)
+            raise
+
+
+def command(panel: str, example: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A command of the line: the group that help lists it in, and an example of its use."""
+    return app.command(cls=Command, rich_help_panel=panel, epilog=f"Example: [bold]{example}[/bold]")
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from opensnac.cli.app import Model, app
+from opensnac.cli.app import CODE, Model, command
 from opensnac.cli.reporting import reporting, run_jobs, shown
 from opensnac.recordings.jobs import Job, LeftOut, PlanError, Report, Search, plan
 
@@ -40,7 +40,7 @@ KeepEnding = Annotated[
 Follow = Annotated[bool, typer.Option("--follow/--no-follow", help="Follow links to folders, each folder once.")]
 
 
-@app.command(epilog="Example: [bold]opensnac encode talks/ -o coded/ --jobs 2[/bold]")
+@command(CODE, "opensnac encode talks/ -o coded/ --jobs 2")
 def encode(
     inputs: Inputs,
     out: Out = None,
@@ -127,7 +127,7 @@ def encode(
             run_jobs(pending.jobs, work, jobs, left_out, pending.finished)
 
 
-@app.command(epilog="Example: [bold]opensnac decode talk.snac -o talk.flac --sample-rate 48000[/bold]")
+@command(CODE, "opensnac decode talk.snac -o talk.flac --sample-rate 48000")
 def decode(
     inputs: Inputs,
     out: Out = None,
@@ -204,7 +204,7 @@ def decode(
             run_jobs(pending.jobs, work, jobs, left_out, pending.finished)
 
 
-@app.command(epilog="Example: [bold]opensnac info talk.snac --json[/bold]")
+@command(CODE, "opensnac info talk.snac --json")
 def info(
     files: Annotated[
         list[str],
@@ -226,7 +226,7 @@ def info(
         run_jobs(batch, show)
 
 
-@app.command(epilog="Example: [bold]opensnac models[/bold]")
+@command(CODE, "opensnac models")
 def models() -> None:
     """List the models that need no download: bundled ones, and those in the hub's cache."""
     with reporting():

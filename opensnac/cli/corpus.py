@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from opensnac.cli.app import Model, app
+from opensnac.cli.app import CORPORA, Model, command
 from opensnac.cli.reporting import FAILED, needs_extra, reporting
 from opensnac.recordings.jobs import PlanError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 LINE_EVERY = 60.0  # seconds between lines of progress where there is no terminal
 
 
-@app.command(epilog="Example: [bold]opensnac tokenize talks/ -o corpus/ --segment 20 --mono[/bold]")
+@command(CORPORA, "opensnac tokenize talks/ -o corpus/ --segment 20 --mono")
 def tokenize(
     inputs: Annotated[
         list[str],
@@ -240,7 +240,7 @@ def _bar() -> Progress:
     )
 
 
-@app.command(epilog="Example: [bold]opensnac detokenize corpus/ --rows 1,5 -o heard/[/bold]")
+@command(CORPORA, "opensnac detokenize corpus/ --rows 1,5 -o heard/")
 def detokenize(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="A folder or URL that `tokenize` wrote.")],
     rows: Annotated[str, typer.Option(metavar="1,5,7-9", help="Rows by number, from 0; or --rows all.")] = "0",

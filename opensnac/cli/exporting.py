@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from opensnac.cli.app import app
+from opensnac.cli.app import ELSEWHERE, command
 from opensnac.cli.reporting import needs_extra, reporting
 
 if TYPE_CHECKING:
     from opensnac.export import Weights
 
 
-@app.command(epilog="Example: [bold]opensnac export speech_24khz_small -o onnx/ --stream --weights fp16[/bold]")
+@command(ELSEWHERE, "opensnac export speech_24khz_small -o onnx/ --stream --weights fp16")
 def export(
     model: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="A bundled model's name, a folder, or a hub id.")

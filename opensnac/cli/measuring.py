@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from opensnac.cli.app import Model, app
+from opensnac.cli.app import CODE, MEASURE, Command, Model, app, command
 from opensnac.cli.reporting import reporting
 from opensnac.errors import OpensnacError
 
 
-@app.command(epilog="Example: [bold]opensnac evaluate recordings/ --codec opensnac --codec opus:6 --out report/[/bold]")
+@command(MEASURE, "opensnac evaluate recordings/ --codec opensnac --codec opus:6 --out report/")
 def evaluate(
     folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of recordings.")],
     codec: Annotated[
@@ -51,12 +51,13 @@ def evaluate(
 
 
 listen = typer.Typer(no_args_is_help=True, help="Listening tests after ITU-R BS.1534-3 (MUSHRA).")
-app.add_typer(listen, name="listen")
+app.add_typer(listen, name="listen", rich_help_panel=MEASURE)
 Test = Annotated[Path, typer.Argument(metavar="TEST", exists=True, file_okay=False, help="What `build` made.")]
 
 
 @listen.command(
-    epilog="Example: [bold]opensnac listen build report/ --out test/ --codec opensnac --codec opus:6[/bold]"
+    cls=Command,
+    epilog="Example: [bold]opensnac listen build report/ --out test/ --codec opensnac --codec opus:6[/bold]",
 )
 def build(
     results: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder that `evaluate` wrote.")],
@@ -81,7 +82,9 @@ def build(
             print(f"BS.1534-3 advises {built.advised} for so many codecs: evaluate --players {built.advised}")
 
 
-@listen.command(epilog="Example: [bold]opensnac listen serve test/ --answers answers/ --host 0.0.0.0[/bold]")
+@listen.command(
+    cls=Command, epilog="Example: [bold]opensnac listen serve test/ --answers answers/ --host 0.0.0.0[/bold]"
+)
 def serve(
     test: Test,
     answers: Annotated[Path, typer.Option(help="Folder of answers, a file a listener.")] = Path("answers"),
@@ -95,7 +98,7 @@ def serve(
         run_server(test, answers, host, port)
 
 
-@listen.command(epilog="Example: [bold]opensnac listen score answers/ --test test/[/bold]")
+@listen.command(cls=Command, epilog="Example: [bold]opensnac listen score answers/ --test test/[/bold]")
 def score(
     answers: Annotated[list[Path], typer.Argument(metavar="ANSWERS", help="Files of answers, or folders of them.")],
     test: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder that `build` made.")] = Path(
@@ -109,7 +112,7 @@ def score(
         print(judge(test, answers))
 
 
-@app.command(epilog="Example: [bold]opensnac bench --against-reference --threads 1[/bold]")
+@command(MEASURE, "opensnac bench --against-reference --threads 1")
 def bench(
     model: Model = None,
     config: Annotated[
@@ -153,7 +156,7 @@ def bench(
         )
 
 
-@app.command(epilog="Example: [bold]opensnac demo -o demo_output[/bold]")
+@command(CODE, "opensnac demo -o demo_output")
 def demo(
     recording: Annotated[
         Path | None,

@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from opensnac.cli.app import app
+from opensnac.cli.app import TRAIN, command
 from opensnac.cli.reporting import needs_extra, reporting
 from opensnac.recordings.jobs import PlanError
 
 
-@app.command(epilog="Example: [bold]opensnac train speech.toml --set data.batch_size=8 --out runs/speech[/bold]")
+@command(TRAIN, "opensnac train speech.toml --set data.batch_size=8 --out runs/speech")
 def train(
     config: Annotated[str, typer.Argument(help="What to train, and on what: a TOML file, or a shipped one's name.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of checkpoints and logs.")] = None,
@@ -60,7 +60,7 @@ def train(
             run_training(wanted, out or Path("runs") / wanted.name, resume)
 
 
-@app.command(epilog="Example: [bold]opensnac ablate speech_24khz --out runs/ablations[/bold]")
+@command(TRAIN, "opensnac ablate speech_24khz --out runs/ablations")
 def ablate(
     recipe: Annotated[str, typer.Argument(help="What to vary: a TOML file, or a shipped one's name.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs and the table.")] = Path("ablations"),
