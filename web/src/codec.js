@@ -1,0 +1,210 @@
+// The codec on a page: a Worker with a model in it, streams through it, and whole .snac files.
+
+import { Header, Reader, Writer } from "./bitstream/index.js";
+import * as errors from "./errors.js";
+
+const PIECE_SECONDS = 1; // of a whole recording, a call of the Worker
+
+export class Codec {
+  // model     address of a folder that `opensnac export MODEL --stream` wrote
+  // runtime   address of a folder with the files of onnxruntime-web's dist/
+  // device    "wasm", "webgpu", or "auto": WebGPU where the browser has it, which then needs more of those files
+  // threads   of wasm; more than one only on a page that is cross-origin isolated
+  // weights   which files of the model: "fp32", "fp16" or "int8"
+  static async open({ model, runtime, device = "wasm", threads = 1, weights = "fp16" }) {
+    const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
+    const codec = new Codec(worker);
+    const folder = (address) => new URL(address.replace(/\/?$/, "/"), document.baseURI).href;
+    codec.device = device === "auto" ? await bestDevice() : device;
+    try {
+      codec.about = await codec.call("open", {
+        model: folder(model),
+        runtime: folder(runtime),
+        device: codec.device,
+        threads: self.crossOriginIsolated ? threads : 1,
+        weights,
+      });
+    } catch (error) {
+      codec.close();
+      throw error;
+    }
+    return codec;
+  }
+
+  constructor(worker) {
+    this.worker = worker;
+    this.calls = new Map(); // number of a call -> what to do with its answer
+    this.count = 0;
+    worker.onmessage = ({ data: { id, result, error } }) => {
+      const { resolve, reject } = this.calls.get(id);
+      this.calls.delete(id);
+      if (error) reject(revived(error));
+      else resolve(result);
+    };
+    worker.onerror = (event) => this.fail(new errors.ModelError(`the codec's worker failed: ${event.message}`));
+  }
+
+  get samplingRate() {
+    return this.about.sampling_rate;
+  }
+
+  get strides() {
+    return this.about.config.vq_strides;
+  }
+
+  get codebookSize() {
+    return this.about.config.codebook_size;
+  }
+
+  // Samples of a group of frames: a stream goes on by whole ones.
+  get groupSamples() {
+    return this.about.group_samples;
+  }
+
+  // A stream of samples to codes: push(channels), finish(). docs/web.md tells what comes when.
+  encoder({ channels = 1 } = {}) {
+    return new Stream(this, "encoder", channels, {});
+  }
+
+  // A stream of codes to samples: push(codes), finish().
+  decoder({ channels = 1, seed = 0, noise = 1 } = {}) {
+    return new Stream(this, "decoder", channels, { seed, noise });
+  }
+
+  // The header of a file of this model's codes.
+  header({ channels = 1, originalRate = this.samplingRate } = {}) {
+    return new Header({
+      modelName: this.about.name,
+      weightsHash: this.about.fingerprint.slice(0, 16),
+      samplingRate: this.samplingRate,
+      originalRate,
+      channels,
+      hopLength: this.about.hop_length,
+      vqStrides: this.strides,
+      codebookSize: this.codebookSize,
+      frameMultiple: this.groupSamples / this.about.hop_length,
+    });
+  }
+
+  // Samples at the codec's rate, a Float32Array or one for each channel -> the bytes of a .snac file.
+  // originalRate, numSamples   of the recording, where it was resampled before
+  // oncodes                    called with the codes of each part as they come, and the share that is done
+  // signal                     an AbortSignal
+  async encode(samples, { originalRate = this.samplingRate, numSamples, oncodes = () => {}, signal } = {}) {
+    const channels = samples instanceof Float32Array ? [samples] : samples;
+    const writer = new Writer(this.header({ channels: channels.length, originalRate }));
+    const parts = [];
+    const take = (codes, done) => {
+      parts.push(writer.write(codes));
+      oncodes(codes, done);
+    };
+    const { length } = channels[0];
+    if (length) {
+      const stream = this.encoder({ channels: channels.length });
+      await through(stream, this.#pieces(channels), take, signal);
+    }
+    parts.push(writer.close(numSamples ?? length));
+    return new Uint8Array(await new Blob(parts).arrayBuffer());
+  }
+
+  // The bytes of a .snac file -> {header, numSamples, channels}: a Float32Array a channel, at the codec's rate.
+  // onsamples   called with the channels of each part as they come, and the share that is done
+  async decode(bytes, { seed, noise, onsamples = () => {}, signal } = {}) {
+    const reader = new Reader();
+    const packets = [...reader.push(bytes), ...reader.finish()];
+    const { header, numSamples } = reader;
+    this.requireFits(header);
+    const length = Math.ceil((numSamples * header.samplingRate) / header.originalRate);
+    const channels = Array.from({ length: header.channels }, () => new Float32Array(length));
+    let filled = 0;
+    const take = (came, done) => {
+      const part = came.map((channel) => channel.subarray(0, length - filled));
+      part.forEach((samples, index) => channels[index].set(samples, filled));
+      filled += part[0].length;
+      onsamples(part, done);
+    };
+    const stream = this.decoder({ channels: header.channels, seed, noise });
+    if (packets.length) await through(stream, packets, take, signal);
+    return { header, numSamples, channels };
+  }
+
+  // ModelMismatchError where a file's codes are another model's.
+  requireFits(header) {
+    const [came, needed] = [header.weightsHash, this.about.fingerprint.slice(0, 16)];
+    if (came !== needed)
+      throw new errors.ModelMismatchError(
+        `the file was coded by ${header.modelName} (${came}), expected ${this.about.name} (${needed})`,
+      );
+  }
+
+  close() {
+    this.fail(new errors.OpensnacError("the codec is closed"));
+    this.worker.terminate();
+  }
+
+  fail(error) {
+    for (const { reject } of this.calls.values()) reject(error);
+    this.calls.clear();
+  }
+
+  call(call, given) {
+    const id = (this.count += 1);
+    const answer = new Promise((resolve, reject) => this.calls.set(id, { resolve, reject }));
+    this.worker.postMessage({ id, call, given });
+    return answer;
+  }
+
+  #pieces(channels) {
+    const size = Math.max(1, Math.round((PIECE_SECONDS * this.samplingRate) / this.groupSamples)) * this.groupSamples;
+    const count = Math.ceil(channels[0].length / size);
+    return Array.from({ length: count }, (_, index) =>
+      channels.map((channel) => channel.slice(index * size, (index + 1) * size)),
+    );
+  }
+}
+
+class Stream {
+  constructor(codec, kind, channels, options) {
+    this.codec = codec;
+    this.number = codec.count + 1;
+    this.begun = codec.call("begin", { stream: this.number, kind, channels, options });
+    this.begun.catch(() => {}); // said again by the first push
+  }
+
+  async push(piece) {
+    await this.begun;
+    return this.codec.call("push", { stream: this.number, piece: piece instanceof Float32Array ? [piece] : piece });
+  }
+
+  async finish() {
+    await this.begun;
+    return this.codec.call("finish", { stream: this.number });
+  }
+
+  close() {
+    return this.codec.call("close", { stream: this.number });
+  }
+}
+
+// Push all pieces and end the stream; it is closed where it cannot be.
+async function through(stream, pieces, take, signal) {
+  try {
+    for (const [index, piece] of pieces.entries()) {
+      signal?.throwIfAborted();
+      take(await stream.push(piece), (index + 1) / (pieces.length + 1));
+    }
+    take(await stream.finish(), 1);
+  } catch (error) {
+    stream.close().catch(() => {});
+    throw error;
+  }
+}
+
+async function bestDevice() {
+  return (await navigator.gpu?.requestAdapter().catch(() => null)) ? "webgpu" : "wasm";
+}
+
+// An error of the Worker, as one of our classes where it was one.
+function revived({ name, message }) {
+  return new (errors[name] ?? errors.OpensnacError)(message);
+}

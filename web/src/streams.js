@@ -1,0 +1,165 @@
+// Streams through a model's graphs: samples -> codes and codes -> samples, in pieces, exact. docs/export.md says how a
+// stream's graph is driven.
+
+import { AudioError, CodesError } from "./errors.js";
+
+const ENDLESS = 2n ** 62n; // where a signal ends as long as that is not known
+
+// What both kinds of stream do. An input or output is {name, tick}: each of its numbers lasts `tick` samples. Pieces are
+// an array for each input of an array for each channel.
+class GraphStream {
+  constructor(graph, channels, inputs, outputs, extra = {}) {
+    this.graph = graph; // {ort, session, facts}: the runtime, the graph in it, what opensnac.json says of it
+    this.channels = channels;
+    this.inputs = inputs;
+    this.outputs = outputs;
+    this.extra = extra;
+    this.group = graph.facts.group_samples;
+    this.position = graph.facts.first_sample;
+    this.state = new Float32Array(channels * graph.facts.state_size);
+    this.pushed = 0; // samples of the signal, or as many as codes last
+    this.waiting = inputs.map(({ tick }) => Array.from({ length: channels }, () => new Array(-this.position / tick).fill(0)));
+  }
+
+  async push(piece) {
+    this.pushed += piece[0][0].length * this.inputs[0].tick;
+    this.waiting = this.waiting.map((parts, index) => parts.map((part, channel) => joined(part, piece[index][channel])));
+    const samples = this.waiting[0][0].length * this.inputs[0].tick;
+    return this.run(samples - (samples % this.group), null);
+  }
+
+  async finish() {
+    const length = Math.ceil(this.pushed / this.group) * this.group;
+    const samples = length + this.graph.facts.look_ahead - this.position;
+    return this.run(Math.max(0, Math.ceil(samples / this.group) * this.group), length);
+  }
+
+  // Take so many samples' worth of what waits, zeros where it ends; what comes out of the signal itself.
+  async run(samples, length) {
+    const begin = this.position - this.graph.facts.look_ahead; // of what comes out
+    const stop = Math.max(0, Math.min(samples, (length ?? Infinity) - begin));
+    const results = samples ? await this.graph.session.run(this.feeds(samples, length)) : {};
+    if (samples) this.state = results.next_state.data;
+    this.position += samples;
+    return this.outputs.map(({ name, tick }) => {
+      const [first, end] = [Math.min(stop, Math.max(0, -begin)) / tick, stop / tick];
+      return Array.from({ length: this.channels }, (_, channel) => {
+        const start = (channel * samples) / tick;
+        return samples ? results[name].data.slice(start + first, start + end) : new Float32Array(0);
+      });
+    });
+  }
+
+  feeds(samples, length) {
+    const { Tensor } = this.graph.ort;
+    const { channels } = this;
+    const each = (value) => new Tensor("int64", new BigInt64Array(channels).fill(value), [channels]);
+    const feeds = {
+      state: new Tensor("float32", this.state, [channels, this.graph.facts.state_size]),
+      position: each(BigInt(this.position)),
+      length: each(length === null ? ENDLESS : BigInt(length)),
+    };
+    this.inputs.forEach(({ name, tick }, index) => {
+      feeds[name] = this.tensor(this.waiting[index], samples / tick);
+      this.waiting[index] = this.waiting[index].map((part) => part.slice(samples / tick));
+    });
+    for (const [name, make] of Object.entries(this.extra))
+      if (this.graph.session.inputNames.includes(name)) feeds[name] = make(Tensor, channels);
+    return feeds;
+  }
+}
+
+export class EncoderStream extends GraphStream {
+  constructor(graph, about, channels) {
+    super(graph, channels, [{ name: "input_values", tick: 1 }], codesOf(about));
+  }
+
+  // Float32Arrays, one a channel, of one length -> the codes that are certain now, scales of channels of Uint16Arrays.
+  async push(channels) {
+    checkChannels(channels, this.channels);
+    return asCodes(await super.push([channels]));
+  }
+
+  // The rest, padded with zeros to whole groups of frames.
+  async finish() {
+    if (!this.pushed) throw new AudioError("the stream ended before its first sample, expected at least one");
+    return asCodes(await super.finish());
+  }
+
+  tensor(parts, count) {
+    const values = new Float32Array(this.channels * count);
+    parts.forEach((part, channel) => values.set(part.slice(0, count), channel * count));
+    return new this.graph.ort.Tensor("float32", values, [this.channels, 1, count]);
+  }
+}
+
+export class DecoderStream extends GraphStream {
+  // `noise` scales the decoder's noise, which the seed names: 1 as trained, 0 none.
+  constructor(graph, about, channels, { seed = 0, noise = 1 } = {}) {
+    super(graph, channels, codesOf(about), [{ name: "audio_values", tick: 1 }], {
+      seed: (Tensor, count) => new Tensor("int64", new BigInt64Array(count).fill(BigInt(seed)), [count]),
+      noise_gain: (Tensor, count) => new Tensor("float32", new Float32Array(count).fill(noise), [count]),
+    });
+    this.size = about.config.codebook_size;
+  }
+
+  // Codes, scales of channels, whole coarse frames -> the samples that are certain now, a Float32Array a channel.
+  async push(codes) {
+    checkCodes(codes, this);
+    const [channels] = await super.push(codes);
+    return channels;
+  }
+
+  async finish() {
+    if (this.pushed % this.group)
+      throw new CodesError(`the stream ended after ${this.pushed} samples' codes, expected a multiple of ${this.group}`);
+    const [channels] = await super.finish();
+    return channels;
+  }
+
+  tensor(parts, count) {
+    const values = new BigInt64Array(this.channels * count);
+    parts.forEach((part, channel) => {
+      for (let index = 0; index < Math.min(count, part.length); index++) values[channel * count + index] = BigInt(part[index]);
+    });
+    return new this.graph.ort.Tensor("int64", values, [this.channels, count]);
+  }
+}
+
+function codesOf({ config, hop_length: hop }) {
+  return config.vq_strides.map((stride, index) => ({ name: `audio_codes.${index}`, tick: hop * stride }));
+}
+
+function asCodes(scales) {
+  return scales.map((scale) => scale.map((channel) => Uint16Array.from(channel, Number)));
+}
+
+function joined(first, second) {
+  const both = new second.constructor(first.length + second.length);
+  both.set(first);
+  both.set(second, first.length);
+  return both;
+}
+
+function checkChannels(channels, count) {
+  if (channels.length !== count) throw new AudioError(`audio has ${channels.length} channels, expected ${count}`);
+  for (const channel of channels) {
+    if (!(channel instanceof Float32Array) || channel.length !== channels[0].length)
+      throw new AudioError("channels are not all Float32Arrays of one length");
+    if (!channel.every(Number.isFinite)) throw new AudioError("audio holds values that are not finite");
+  }
+}
+
+function checkCodes(codes, { inputs, channels, size }) {
+  if (codes.length !== inputs.length) throw new CodesError(`codes have ${codes.length} scales, expected ${inputs.length}`);
+  const samples = codes[0][0].length * inputs[0].tick;
+  codes.forEach((scale, index) => {
+    if (scale.length !== channels) throw new CodesError(`scale ${index} has ${scale.length} channels, expected ${channels}`);
+    for (const channel of scale) {
+      if (channel.length * inputs[index].tick !== samples)
+        throw new CodesError(`scale ${index} has ${channel.length} codes, expected ${samples / inputs[index].tick}`);
+      if (channel.some((code) => code >= size))
+        throw new CodesError(`scale ${index} has the code ${Math.max(...channel)}, expected less than ${size}`);
+    }
+  });
+}
