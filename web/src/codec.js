@@ -1,6 +1,6 @@
 // The codec on a page: a Worker with a model in it, streams through it, and whole .snac files.
 
-import { Header, Reader, Writer } from "./bitstream/index.js";
+import { Header, Writer, read } from "./bitstream/index.js";
 import * as errors from "./errors.js";
 
 const PIECE_SECONDS = 1; // of a whole recording, a call of the Worker
@@ -100,19 +100,18 @@ export class Codec {
     };
     const { length } = channels[0];
     if (length) {
-      const stream = this.encoder({ channels: channels.length });
-      await through(stream, this.#pieces(channels), take, signal);
+      const pieces = this.#pieces([channels], [1]).map(([piece]) => piece);
+      await through(this.encoder({ channels: channels.length }), pieces, take, signal);
     }
     parts.push(writer.close(numSamples ?? length));
     return new Uint8Array(await new Blob(parts).arrayBuffer());
   }
 
-  // The bytes of a .snac file -> {header, numSamples, channels}: a Float32Array a channel, at the codec's rate.
+  // The bytes of a .snac file -> {header, numSamples, damage, channels}: a Float32Array a channel, at the codec's rate.
+  // salvage     keep what precedes the damage of a damaged file
   // onsamples   called with the channels of each part as they come, and the share that is done
-  async decode(bytes, { seed, noise, onsamples = () => {}, signal } = {}) {
-    const reader = new Reader();
-    const packets = [...reader.push(bytes), ...reader.finish()];
-    const { header, numSamples } = reader;
+  async decode(bytes, { salvage = false, seed, noise, onsamples = () => {}, signal } = {}) {
+    const { header, codes, numSamples, damage } = read(bytes, { salvage });
     this.requireFits(header);
     const length = Math.ceil((numSamples * header.samplingRate) / header.originalRate);
     const channels = Array.from({ length: header.channels }, () => new Float32Array(length));
@@ -123,9 +122,11 @@ export class Codec {
       filled += part[0].length;
       onsamples(part, done);
     };
-    const stream = this.decoder({ channels: header.channels, seed, noise });
-    if (packets.length) await through(stream, packets, take, signal);
-    return { header, numSamples, channels };
+    if (length) {
+      const stream = this.decoder({ channels: header.channels, seed, noise });
+      await through(stream, this.#pieces(codes, this.ticks), take, signal);
+    }
+    return { header, numSamples, damage, channels };
   }
 
   // ModelMismatchError where a file's codes are another model's.
@@ -154,12 +155,20 @@ export class Codec {
     return answer;
   }
 
-  #pieces(channels) {
+  // Samples that a code of each scale lasts.
+  get ticks() {
+    return this.strides.map((stride) => stride * this.about.hop_length);
+  }
+
+  // Signals, an array for each tick of an array for each channel, cut into parts of whole groups of frames.
+  #pieces(signals, ticks) {
     const size = Math.max(1, Math.round((PIECE_SECONDS * this.samplingRate) / this.groupSamples)) * this.groupSamples;
-    const count = Math.ceil(channels[0].length / size);
-    return Array.from({ length: count }, (_, index) =>
-      channels.map((channel) => channel.slice(index * size, (index + 1) * size)),
-    );
+    const count = Math.ceil((signals[0][0].length * ticks[0]) / size);
+    const part = (index) => (channels, signal) => {
+      const [start, end] = [index * size, (index + 1) * size].map((place) => place / ticks[signal]);
+      return channels.map((channel) => channel.slice(start, end));
+    };
+    return Array.from({ length: count }, (_, index) => signals.map(part(index)));
   }
 }
 

@@ -106,7 +106,7 @@ export class DecoderStream extends GraphStream {
   // Codes, scales of channels, whole coarse frames -> the samples that are certain now, a Float32Array a channel.
   async push(codes) {
     checkCodes(codes, this);
-    const [channels] = await super.push(codes);
+    const [channels] = await super.push(codes.map((scale) => scale.map((channel) => Uint16Array.from(channel))));
     return channels;
   }
 
@@ -158,8 +158,8 @@ function checkCodes(codes, { inputs, channels, size }) {
     for (const channel of scale) {
       if (channel.length * inputs[index].tick !== samples)
         throw new CodesError(`scale ${index} has ${channel.length} codes, expected ${samples / inputs[index].tick}`);
-      if (channel.some((code) => code >= size))
-        throw new CodesError(`scale ${index} has the code ${Math.max(...channel)}, expected less than ${size}`);
+      const wrong = channel.find((code) => !(Number.isInteger(code) && code >= 0 && code < size));
+      if (wrong !== undefined) throw new CodesError(`scale ${index} has the code ${wrong}, expected 0 to ${size - 1}`);
     }
   });
 }
