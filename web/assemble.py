@@ -27,8 +27,8 @@ RUNTIME_FILES = (
 NOT_CACHED = ("webgpu", "asyncify")  # in files' names: fetched where they are used, but not to work offline
 
 
-def assemble(dist: Path, model: str | None, weights: tuple[str, ...] = ("fp16",)) -> None:
-    """Replace `dist` by a page with this model, a bundled one's name or a folder."""
+def assemble(dist: Path, weights: Weights, stored: tuple[str, ...] = ("fp16",)) -> None:
+    """Replace `dist` by a page with this model, its weights stored in these ways; the page uses float16."""
     shutil.rmtree(dist, ignore_errors=True)
     shutil.copytree(HERE / "demo", dist)
     for part in ("src", "components"):
@@ -38,8 +38,7 @@ def assemble(dist: Path, model: str | None, weights: tuple[str, ...] = ("fp16",)
     (dist / "ort").mkdir()
     for file in RUNTIME_FILES:
         shutil.copy(RUNTIME / file, dist / "ort")
-    folder, name = locate(model)
-    export(Weights.read(folder, name), dist / "model", weights, stream=True)
+    export(weights, dist / "model", stored, stream=True)
     _leave_only_streams(dist / "model")
     _list_files(dist)
 
@@ -73,6 +72,6 @@ if __name__ == "__main__":
     parser.add_argument("--model", help="a bundled model's name, or a folder; the default model if left out")
     parser.add_argument("--out", type=Path, default=HERE / "dist")
     given = parser.parse_args()
-    assemble(given.out, given.model)
+    assemble(given.out, Weights.read(*locate(given.model)))
     size = sum(file.stat().st_size for file in given.out.rglob("*") if file.is_file())
     print(f"{given.out}: {size / 1e6:.1f} MB")

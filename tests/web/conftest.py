@@ -1,12 +1,17 @@
-"""A folder served to a browser on this machine."""
+"""The page of web/ with small models, served to a browser on this machine."""
 
+import dataclasses
 import functools
+import sys
 import threading
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import configs
 import pytest
+
+WEB = Path(__file__).parents[2] / "web"
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -28,3 +33,22 @@ def served(folder: Path):
 @pytest.fixture(scope="session")
 def serve():
     return served
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory, tiny):
+    """The address of a page that `make web` would make of a tiny model; under odd/ is another with attention."""
+    if not (WEB / "node_modules/onnxruntime-web").exists():
+        pytest.skip("no onnxruntime-web in web/node_modules; make web")
+    pytest.importorskip("onnx", reason="pip install 'opensnac[export]'")
+    from opensnac.export import Weights, export
+
+    sys.path.insert(0, str(WEB))
+    from assemble import assemble
+
+    folder = tmp_path_factory.mktemp("site") / "dist"
+    assemble(folder, dataclasses.replace(Weights.of(tiny), name="tiny"), ("fp32", "fp16"))
+    odd = dataclasses.replace(Weights.of(configs.model_of(configs.ODD_ATTENTION)), name="odd")
+    export(odd, folder / "odd", ("fp32",), stream=True)
+    with served(folder) as address:
+        yield address

@@ -9,22 +9,18 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
+from arrays import SCRIPT, packed, unpacked
 
 import opensnac
 
 COMPONENTS = Path(opensnac.__file__).parent / "serving/web/components"
 RATE = 24_000
-PAGE = """
+PAGE = f"""
 <!doctype html><html lang="en"><title>parts</title><link rel="stylesheet" href="/style.css">
 <main><canvas id="picture" class="spectrogram"></canvas><div id="codes"></div><div id="ab"></div></main>
-<script type="module">
+<script type="module">{SCRIPT}
   for (const name of ["player", "recorder", "resampler", "spectrogram", "tokens", "ab"])
-    Object.assign(window, await import(`/${name}.js`));
-  window.floats = (text) => new Float32Array(Uint8Array.from(atob(text), (one) => one.charCodeAt(0)).buffer);
-  window.packed = (samples) => {
-    const bytes = new Uint8Array(samples.buffer, samples.byteOffset, samples.byteLength);
-    return btoa(Array.from(bytes, (one) => String.fromCharCode(one)).join(""));
-  };
+    Object.assign(window, await import(`/${{name}}.js`));
   document.body.dataset.ready = "yes";
 </script>
 """
@@ -39,14 +35,6 @@ def tab(context, serve):
         page.goto(f"{address}/page")
         page.wait_for_selector("body[data-ready]")
         yield page
-
-
-def packed(samples: np.ndarray) -> str:
-    return base64.b64encode(samples.astype("<f4").tobytes()).decode()
-
-
-def unpacked(text: str) -> np.ndarray:
-    return np.frombuffer(base64.b64decode(text), "<f4")
 
 
 def noise(samples: int, seed: int = 0) -> np.ndarray:

@@ -159,7 +159,7 @@ async function record(signal) {
 
 function tell(bytes, { samples, encoding, decoding }) {
   const seconds = samples / codec.samplingRate;
-  const speed = (milliseconds) => (milliseconds ? `${((1000 * seconds) / milliseconds).toFixed(1)} × real time` : "–");
+  const speed = (milliseconds) => (milliseconds ? `${((1000 * seconds) / milliseconds).toFixed(1)} ×` : "–");
   element("seconds").textContent = `${seconds.toFixed(1)} s`;
   element("bytes").textContent = `${bytes.toLocaleString("en")} bytes`;
   element("rate").textContent = `${Math.round((8 * bytes) / seconds).toLocaleString("en")} b/s`;

@@ -1,0 +1,164 @@
+"""The package in a browser gives what Python gives: codes, samples, files, whole and as streams."""
+
+import io
+
+import configs
+import numpy as np
+import pytest
+import torch
+from arrays import SCRIPT, packed, unpacked
+from bitstream.streams import assert_same_codes
+
+from opensnac import SNAC
+from opensnac.bitstream import read
+
+PAGE = f"""
+<!doctype html><title>the package alone</title><body><script type="module">{SCRIPT}
+  Object.assign(window, await import("/opensnac/src/index.js"));
+  document.body.dataset.ready = "yes";
+</script>
+"""
+FOLDERS = {"model": configs.TINY, "odd": configs.ODD_ATTENTION}
+
+
+@pytest.fixture(scope="module")
+def tab(browser, site):
+    """An empty page of the site with the package in its globals."""
+    page = browser.new_page()
+    page.route("**/empty", lambda route: route.fulfill(content_type="text/html", body=PAGE))
+    page.goto(f"{site}/empty")
+    page.wait_for_selector("body[data-ready]", state="attached")
+    yield page
+    page.close()
+
+
+@pytest.fixture(scope="module", params=FOLDERS)
+def folder(request) -> str:
+    """Of a model of the site."""
+    return request.param
+
+
+@pytest.fixture
+def model(folder) -> SNAC:
+    return configs.model_of(FOLDERS[folder])
+
+
+@pytest.fixture(scope="module")
+def opened(tab, folder):
+    """The tab with the model in float32 as `codec`."""
+    tab.evaluate(
+        "async (model) => { window.codec = await Codec.open({ model, runtime: 'ort', weights: 'fp32' }); }", folder
+    )
+    yield tab
+    tab.evaluate("codec.close()")
+
+
+def sound(samples: int, channels: int = 1) -> np.ndarray:
+    return np.random.default_rng(samples).uniform(-0.5, 0.5, (channels, samples)).astype(np.float32)
+
+
+def python_codes(model: SNAC, audio: np.ndarray) -> list[np.ndarray]:
+    return [scale.numpy() for scale in model.encode(torch.from_numpy(audio[:, None]))]
+
+
+def python_decoded(model: SNAC, codes: list[np.ndarray], samples: int, **choices) -> np.ndarray:
+    decoded = model.decode([torch.from_numpy(scale) for scale in codes], num_samples=samples, **choices)
+    return decoded[:, 0].numpy()
+
+
+@pytest.mark.parametrize(("seconds", "channels"), [(0, 1), (2.6, 2)])
+def test_files_are_python_s(opened, model, seconds, channels):
+    samples = round(seconds * model.config.sampling_rate) or 1
+    audio = sound(samples, channels)
+    text = opened.evaluate(
+        "(texts) => codec.encode(texts.map(floats)).then(packed)", [packed(channel) for channel in audio]
+    )
+    file = unpacked(text, "u1").tobytes()
+    recording = read(io.BytesIO(file))
+    assert recording.header.weights_hash == model.fingerprint[:16]
+    assert recording.num_samples == samples
+    wanted = python_codes(model, audio)
+    assert_same_codes(recording.codes, wanted)
+    heard = opened.evaluate(
+        "(text) => codec.decode(bytes(text), { seed: 7 }).then(({ channels }) => channels.map(packed))", packed(file)
+    )
+    decoded = python_decoded(model, wanted, samples, seed=7)
+    np.testing.assert_allclose([unpacked(channel) for channel in heard], decoded, atol=2e-5)
+
+
+STREAMED = """async ([text, sizes]) => {
+  const samples = floats(text);
+  const encoder = codec.encoder();
+  const decoder = codec.decoder({ noise: 0 });
+  const codes = [];
+  const heard = [];
+  let known = 0;
+  for (let at = 0, turn = 0; at < samples.length; at += sizes[turn++ % sizes.length]) {
+    codes.push(await encoder.push(samples.subarray(at, at + sizes[turn % sizes.length])));
+    heard.push(...(await decoder.push(codes.at(-1))));
+    known = Math.max(known, at + sizes[turn % sizes.length] - heard.reduce((sum, piece) => sum + piece.length, 0));
+  }
+  codes.push(await encoder.finish());
+  heard.push(...(await decoder.push(codes.at(-1))), ...(await decoder.finish()));
+  const flat = codec.strides.map((_, scale) => codes.flatMap((piece) => [...piece[scale][0]]));
+  return [flat, packed(Float32Array.from(heard.flatMap((piece) => [...piece]))), known, codec.groupSamples];
+}"""
+
+
+def test_streams_give_the_whole_whatever_their_pieces(opened, model):
+    audio = sound(9001)
+    codes, text, behind, group = opened.evaluate(STREAMED, [packed(audio), [1, 700, 4000, 13]])
+    wanted = python_codes(model, audio)
+    assert codes == [scale[0].tolist() for scale in wanted]
+    heard = unpacked(text)
+    np.testing.assert_allclose(heard, python_decoded(model, wanted, len(heard), noise=False)[0], atol=2e-5)
+    assert len(heard) % group == 0
+    assert 9001 <= len(heard) < 9001 + group
+    assert 0 < behind < 9001, "sound comes before the end"
+
+
+@pytest.mark.parametrize("folder", ["model"], indirect=True)
+def test_float16_is_near_and_a_closed_codec_says_so(tab, model):
+    audio = sound(24_000)
+    text = tab.evaluate(
+        "async (text) => { const codec = window.small = await Codec.open({ model: 'model', runtime: 'ort/' }); "
+        "return packed(await codec.encode(floats(text))); }",
+        packed(audio[0]),
+    )
+    ended = "(() => { const late = small.encode(new Float32Array(9)); small.close(); return late; })()"
+    assert tab.evaluate(f"{ended}.catch((error) => error.message)") == "the codec is closed"
+    codes = read(io.BytesIO(unpacked(text, "u1").tobytes())).codes
+    same = [np.mean(ours == theirs) for ours, theirs in zip(codes, python_codes(model, audio), strict=True)]
+    assert min(same) > 0.8
+    assert min(same) < 1, "or it was float32"
+
+
+@pytest.mark.parametrize("folder", ["model"], indirect=True)
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("codec.encode(new Float32Array([0, NaN]))", "AudioError: audio holds values that are not finite"),
+        ("codec.encode([new Float32Array(5), new Float32Array(4)])", "AudioError: channels are not all Float32Arrays"),
+        ("codec.encoder({ channels: 2 }).push(new Float32Array(5))", "AudioError: audio has 1 channels, expected 2"),
+        ("codec.encoder().finish()", "AudioError: the stream ended before its first sample"),
+        ("codec.decoder().push([[[1]]])", "CodesError: codes have 1 scales, expected 3"),
+        ("codec.decoder().push([[[1]], [[1, 2]], [[1, 2, 3, 4096]]])", "CodesError: scale 2 has the code 4096"),
+        ("codec.decoder().push([[[1]], [[1, 2]], [[1, 2, 3]]])", "CodesError: scale 2 has 3 codes, expected 4"),
+        ("codec.decode(new Uint8Array(5))", "NotSnacError: no .snac stream"),
+        ("codec.decode(write(new Header({ ...codec.header(), weightsHash: 'f'.repeat(16) }), [[[]], [[]], [[]]], 0))",
+         "ModelMismatchError: the file was coded by tiny (ffffffffffffffff), expected tiny ("),
+        ("Codec.open({ model: 'nowhere', runtime: 'ort' })", "/nowhere/opensnac.json cannot be fetched (404)"),
+        ("Codec.open({ model: 'model', runtime: 'ort', weights: 'int8' })", "model/ has no encoder_stream_int8.onnx"),
+        ("codec.encode(new Float32Array(9), { signal: AbortSignal.abort() })", "AbortError: "),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused(opened, script, message):
+    answer = opened.evaluate(f"Promise.resolve({script}).catch((error) => `${{error.name}}: ${{error.message}}`)")
+    assert message in answer
+
+
+@pytest.mark.parametrize("folder", ["model"], indirect=True)
+def test_a_recording_of_nothing(opened):
+    file = unpacked(opened.evaluate("codec.encode(new Float32Array(0)).then(packed)"), "u1").tobytes()
+    assert read(io.BytesIO(file)).num_samples == 0
+    assert opened.evaluate("(text) => codec.decode(bytes(text)).then((r) => r.channels[0].length)", packed(file)) == 0
