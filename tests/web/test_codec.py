@@ -25,6 +25,7 @@ FOLDERS = {"model": configs.TINY, "odd": configs.ODD_ATTENTION}
 def tab(browser, site):
     """An empty page of the site with the package in its globals."""
     page = browser.new_page()
+    page.set_default_timeout(120_000)
     page.route("**/empty", lambda route: route.fulfill(content_type="text/html", body=PAGE))
     page.goto(f"{site}/empty")
     page.wait_for_selector("body[data-ready]", state="attached")
@@ -32,7 +33,7 @@ def tab(browser, site):
     page.close()
 
 
-@pytest.fixture(scope="module", params=FOLDERS)
+@pytest.fixture(scope="module", params=["model", pytest.param("odd", marks=pytest.mark.thorough)])
 def folder(request) -> str:
     """Of a model of the site."""
     return request.param

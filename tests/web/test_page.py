@@ -19,6 +19,7 @@ def tab(context, site):
 
 
 def ready(page, address: str, state: str = "ready"):
+    page.set_default_timeout(120_000)  # a busy machine takes long to compile the runtime
     page.goto(address)
     page.wait_for_selector(f"body[data-state={state}]")
     return page
@@ -90,6 +91,7 @@ def test_a_link_holds_the_sound_and_needs_no_network(tab, context, site, wave):
     context.set_offline(False)
 
 
+@pytest.mark.thorough
 def test_damaged_files_and_links(tab, context, site, wave, tmp_path):
     tab.set_input_files("#file", wave[0])
     done(tab)
@@ -111,6 +113,7 @@ def test_damaged_files_and_links(tab, context, site, wave, tmp_path):
     assert "the link is damaged" in broken.inner_text("#error")
 
 
+@pytest.mark.thorough
 def test_a_recording_is_coded_while_it_is_made(context, site):
     page = context.new_page()
     page.add_init_script("""
