@@ -2,9 +2,10 @@
 
     python benchmarks/gpu_inference.py --config speech_24khz --device cuda --out inference.json
 
-Models have random weights. Recordings: batches of ten seconds, eager, in float32, float16 and bfloat16, and the
-reference's in float32. Streams: a step of a DecoderPool, which on a GPU is one recorded graph, with how many streams
-that would serve in real time. It runs on a processor too, slowly (--seconds 1 --batches 1 --streams 4).
+Models have random weights. Recordings: batches of ten seconds in float32, float16 and bfloat16, eager and by graphs
+(CUDA's; with --compiled also of what inductor makes, which takes minutes a shape), and the reference's in float32.
+Streams: a step of a DecoderPool, which on a GPU is one recorded graph, with how many streams that would serve in real
+time. It runs on a processor too, slowly (--seconds 1 --batches 1 --streams 4).
 """
 
 from __future__ import annotations
@@ -36,15 +37,23 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 8, 32])
     parser.add_argument("--streams", type=int, nargs="*", default=[1, 64, 512])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--compiled", action="store_true", help="also graphs of compiled code")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    rows = measure(options.config, options.device, options.seconds, options.batches, options.streams, options.rounds)
+    sizes = options.seconds, options.batches, options.streams, options.rounds
+    rows = measure(options.config, options.device, *sizes, compiled=options.compiled)
     if options.out:
         options.out.write_text(json.dumps(rows, indent=2) + "\n")
 
 
 def measure(
-    config: str, device: str, seconds: float, batches: list[int], streams: list[int], rounds: int
+    config: str,
+    device: str,
+    seconds: float,
+    batches: list[int],
+    streams: list[int],
+    rounds: int,
+    compiled: bool = False,
 ) -> list[dict[str, Any]]:
     """All rows, printed as they come."""
     rows: list[dict[str, Any]] = []
@@ -56,23 +65,31 @@ def measure(
     model = subject(None, config)
     reference = reference_of(model).to(device)
     tell(task="parity", **parity(model, reference, device))
-    engines = {dtype: model.freeze(backend="torch", dtype=dtype, device=device) for dtype in TYPES}
+    forms = {"eager": False, "graphs": True} | ({"compiled": "inductor"} if compiled else {})
+    engines = {
+        (form, dtype): model.freeze(backend="torch", dtype=dtype, device=device, graphs=graphs)
+        for form, graphs in forms.items()
+        for dtype in TYPES
+    }
     for batch in batches:
         audio = 0.1 * torch.randn(batch, 1, round(seconds * model.sampling_rate), device=device)
-        codes = engines[torch.float32].encode(audio)
+        codes = engines["eager", torch.float32].encode(audio)
         for task, value in (("encode", audio), ("decode", codes)):
             theirs = timed(lambda v=value, t=task: getattr(reference, t)(v), device, rounds)
             tell(task=task, batch=batch, form="reference", times_real_time=round(batch * seconds / theirs, 1))
-            for dtype, engine in engines.items():
-                ours = timed(lambda v=value, t=task, e=engine: getattr(e, t)(v), device, rounds)
+            for (form, dtype), engine in engines.items():
+                ours = timed(lambda v=value, t=task, e=engine: getattr(e, t)(v, check=False), device, rounds)
                 speed = {"times_real_time": round(batch * seconds / ours, 1), "ratio": round(theirs / ours, 2)}
-                tell(task=task, batch=batch, form=str(dtype).removeprefix("torch."), **speed)
+                tell(task=task, batch=batch, form=f"{form} {name_of(dtype)}", **speed)
     for count in streams:
-        for dtype, engine in engines.items():
-            tell(
-                task="streams", streams=count, form=str(dtype).removeprefix("torch."), **step_of(engine, count, rounds)
-            )
+        for dtype in TYPES:
+            tell(task="streams", streams=count, form=name_of(dtype), **step_of(engines["eager", dtype], count, rounds))
     return rows
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """Without its module."""
+    return str(dtype).removeprefix("torch.")
 
 
 def reference_of(model: SNAC) -> torch.nn.Module:

@@ -77,15 +77,16 @@ class SNAC(Codec):
         backend: str | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
+        graphs: bool | str = False,
     ) -> Engine:
         """An engine with the weights as they are now, which later changes of the model do not reach.
 
-        See Engine for `backend` and `dtype`; the model's own device unless `device` is given. BackendError for what
+        See Engine for `backend`, `dtype` and `graphs`; the model's own device unless `device` is given. BackendError for what
         cannot be had here.
         """
-        if backend is dtype is device is None:
+        if backend is dtype is device is None and not graphs:
             return self._engine()
-        return Engine(self, backend, dtype, device)
+        return Engine(self, backend, dtype, device, graphs)
 
     def encode(
         self, audio: Audio, lengths: Sequence[int] | None = None, *, progress: Progress = no_progress

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from opensnac.config import CodecConfig
 from opensnac.engine import backends, packing
 from opensnac.engine.row import Row
 from opensnac.engine.scales import dequantize, quantize
-from opensnac.errors import AudioError, CodesError
+from opensnac.engine.span import Span, silent_from
+from opensnac.engine.whole import Course, Progress, Recorder, in_pieces
+from opensnac.errors import AudioError, BackendError, CodesError
 from opensnac.model.checks import checked_audio, checked_codes
 from opensnac.model.codec import Audio, Codec, Codes
 from opensnac.model.layers import Signal
-
-Progress = Callable[[float], None]  # takes the share that is done, 0 to 1
-
-PIECE_SECONDS = {"cpu": 2.0}  # what encode and decode work on at once: memory stays flat, caches stay warm
-DEVICE_PIECE_SECONDS = 20.0  # elsewhere: fewer launches
 
 
 def no_progress(share: float) -> None:
@@ -34,7 +30,9 @@ class Engine:
     `backend` is "c", the kernels of a processor in float32, or "torch", any device and type; the fastest that is there
     if None. `dtype` float16 or bfloat16 computes in that type; the c backend multiplies in bfloat16, where the
     processor does, and keeps the rest in float32. Audio is float32 at the borders whatever the type inside.
-    BackendError for what cannot be had here.
+    With `graphs` the torch backend runs whole signals by steps of few shapes, which a GPU repeats by one launch each;
+    a name, such as "inductor", is the backend of torch.compile that makes them. BackendError for what cannot be had
+    here.
     """
 
     def __init__(
@@ -43,6 +41,7 @@ class Engine:
         backend: str | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
+        graphs: bool | str = False,
     ) -> None:
         weight = model.quantizer.scales[0].codebook.weight
         self.config: CodecConfig = model.config
@@ -55,7 +54,30 @@ class Engine:
             self._encoder_layers = kind.prepare(packing.encoder_layers(model, place))
             self._decoder_layers = kind.prepare(packing.decoder_layers(model, place))
             self._scales = kind.prepare_scales(packing.scales(model, place))
-        self._encoder, self._decoder = self.encoder_row(), self.decoder_row()
+        self._run = in_pieces if not graphs else self._recorder(graphs).run
+        strides, latent, code = (
+            self.config.vq_strides,
+            self.nothing(0, self.latent_dim),
+            torch.empty(0, 0, dtype=torch.int64, device=self.device),
+        )
+        self._encoding = Course(
+            row=self.encoder_row(),
+            enter=lambda audio: audio[0].to(latent.dtype),
+            leave=self.quantize,
+            like=self.nothing(0, 1),
+            inputs=[self.nothing(0, 1).float()],
+            every=[1],
+            out_every=strides,
+        )
+        self._decoding = Course(
+            row=self.decoder_row(),
+            enter=self.dequantize,
+            leave=lambda audio: [audio.float()],
+            like=latent,
+            inputs=[code for _ in strides],
+            every=strides,
+            out_every=[1],
+        )
 
     def __repr__(self) -> str:
         return f"Engine({self.name!r}, backend={self.backend.name!r}, dtype={self.dtype}, device={str(self.device)!r})"
@@ -80,7 +102,12 @@ class Engine:
 
     @torch.no_grad()
     def encode(
-        self, audio: Audio, lengths: Sequence[int] | None = None, *, progress: Progress = no_progress
+        self,
+        audio: Audio,
+        lengths: Sequence[int] | None = None,
+        *,
+        check: bool = True,
+        progress: Progress = no_progress,
     ) -> list[Codes]:
         """(batch, 1, samples) -> codes (batch, frames / stride) int64 of each scale, coarse to fine.
 
@@ -88,20 +115,17 @@ class Engine:
         memory does not grow with its length. Clips of unequal `lengths` (samples, one a clip) come out as if each
         were alone: what the batch holds beyond a clip's end is not looked at, and its codes there are 0.
         `progress` is told the share done after each piece. Raises AudioError for anything but finite mono
-        floating-point audio of that shape.
+        floating-point audio of that shape; without `check` samples are not looked at, which saves waiting for a GPU.
         """
-        audio = checked_audio(audio, torch.float32, self.device)
+        audio = checked_audio(audio, torch.float32, self.device, finite=check)
         frames = self._frames_of_clips(lengths, audio.shape[-1], audio.shape[0])
-        state = self._encoder.start(
-            [count * self.hop_length for count in frames], [None] * len(frames), self.nothing(len(frames), 1)
-        )
-        latents = self._encoder.run(self._audio_pieces(audio, lengths, max(frames), progress), state)
-        codes = [torch.cat(scale, dim=1) for scale in zip(*map(self.quantize, latents), strict=True)]
-        cut = [code[:, : max(frames) // stride] for code, stride in zip(codes, self.config.vq_strides, strict=True)]
-        for i, count in enumerate(frames):
-            for code, stride in zip(cut, self.config.vq_strides, strict=True):
-                code[i, count // stride :] = 0
-        return cut
+        samples = [count * self.hop_length for count in frames]
+        signal = audio.transpose(1, 2) if lengths is None else silent_from(audio.transpose(1, 2), lengths)
+        codes = self._through(self._encoding, [signal], samples, [None] * len(frames), max(samples), progress)
+        if lengths is None:
+            return codes
+        strides = self.config.vq_strides
+        return [silent_from(c, [count // s for count in frames]) for c, s in zip(codes, strides, strict=True)]
 
     @torch.no_grad()
     def decode(
@@ -112,6 +136,7 @@ class Engine:
         *,
         seed: int = 0,
         noise: bool = True,
+        check: bool = True,
         progress: Progress = no_progress,
     ) -> Audio:
         """Codes of each scale, coarse to fine -> audio (batch, 1, samples), cut to `num_samples` if given.
@@ -119,9 +144,10 @@ class Engine:
         The decoder's noise depends on `seed` and position alone; `noise=False` leaves it out. Clips of unequal
         `lengths` (samples, one a clip) come out as if each were alone, followed by zeros. Works in pieces and
         tells `progress` as encode does; gradients go through the model, not through here. Raises CodesError for codes
-        that do not fit the model: number of scales, lengths, type, range.
+        that do not fit the model: number of scales, lengths, type, range. Without `check` the range is not looked at,
+        which saves waiting for a GPU: a code beyond it stands for the last one.
         """
-        codes, frames = checked_codes(codes, self.config, self.device, self.config.frame_multiple)
+        codes, frames = checked_codes(codes, self.config, self.device, self.config.frame_multiple, in_range=check)
         total, clips = frames * self.hop_length, codes[0].shape[0]
         if num_samples is not None and not 0 <= num_samples <= total:
             raise CodesError(
@@ -129,10 +155,10 @@ class Engine:
                 "ask for no more than that"
             )
         ends = [count * self.hop_length for count in self._frames_of_clips(lengths, total, clips)]
-        state = self._decoder.start(ends, [seed if noise else None] * clips, self.nothing(clips, self.latent_dim))
-        audio = torch.cat([*self._decoder.run(self._latent_pieces(codes, frames, progress), state)], dim=1).float()
-        for i, length in enumerate(lengths or []):
-            audio[i, length:] = 0
+        seeds = [seed if noise else None] * clips
+        (audio,) = self._through(self._decoding, codes, ends, seeds, frames, progress)
+        if lengths is not None:
+            audio = silent_from(audio, lengths)
         return audio.transpose(1, 2)[..., : total if num_samples is None else num_samples]
 
     def quantize(self, latent: Signal) -> list[Codes]:
@@ -162,32 +188,25 @@ class Engine:
         """Zeros (clips, steps, channels) of the type and on the device that the layers work with."""
         return torch.zeros(clips, steps, channels, dtype=self.backend.signal_dtype, device=self.device)
 
-    @property
-    def _piece_frames(self) -> int:
-        multiple = self.config.frame_multiple
-        seconds = PIECE_SECONDS.get(self.device.type, DEVICE_PIECE_SECONDS)
-        return max(1, round(seconds * self.config.frame_rate / multiple)) * multiple
+    def _through(
+        self,
+        course: Course,
+        inputs: Sequence[Tensor],
+        lengths: Sequence[int],
+        seeds: Sequence[int | None],
+        steps: int,
+        progress: Progress,
+    ) -> list[Tensor]:
+        """Whole signals of `lengths` samples through the encoder or the decoder: `steps` steps of its row's input."""
+        size = course.steps_at_once(len(lengths), self.config.sampling_rate)
+        return self._run(course, inputs, Span([0] * len(lengths), [*lengths], [*seeds]), steps, size, progress)
 
-    def _audio_pieces(
-        self, audio: Audio, lengths: Sequence[int] | None, frames: int, progress: Progress
-    ) -> Iterator[Signal]:
-        """Time-major pieces of audio, zeros where a clip has ended."""
-        total, size = frames * self.hop_length, self._piece_frames * self.hop_length
-        ends = None if lengths is None else torch.tensor(lengths, device=self.device)[:, None]
-        for start in range(0, total, size):
-            piece = audio[:, :, start : start + size].transpose(1, 2)
-            if ends is not None:
-                step = torch.arange(start, start + piece.shape[1], device=self.device)
-                piece = piece.masked_fill((step >= ends)[..., None], 0)
-            yield F.pad(piece, (0, 0, 0, min(size, total - start) - piece.shape[1])).to(self.backend.signal_dtype)
-            progress(min(1.0, (start + size) / total))
-
-    def _latent_pieces(self, codes: Sequence[Tensor], frames: int, progress: Progress) -> Iterator[Signal]:
-        size, strides = self._piece_frames, self.config.vq_strides
-        for start in range(0, frames, size):
-            stop = min(start + size, frames)
-            yield self.dequantize([c[:, start // s : stop // s] for c, s in zip(codes, strides, strict=True)])
-            progress(stop / frames)
+    def _recorder(self, graphs: bool | str) -> Recorder:
+        if self.backend.name != "torch":
+            raise BackendError(
+                f"graphs are of PyTorch's operators: expected backend 'torch', got {self.backend.name!r}"
+            )
+        return Recorder(None if graphs is True else str(graphs))
 
     def _frames_of_clips(self, lengths: Sequence[int] | None, samples: int, clips: int) -> list[int]:
         """Frames that code each clip of a batch; AudioError for lengths that do not fit it."""

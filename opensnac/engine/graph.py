@@ -7,26 +7,31 @@ layer keeps. So a GPU repeats the step by one launch, and any number of streams 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from opensnac.engine.row import Row
+from opensnac.engine.span import DeviceSpan, Span, counted, sent
 from opensnac.model.layers import Signal
 
-ENDLESS = 2**62  # the length of a signal whose end is not known, in samples
 WARM_UPS = 3  # calls before CUDA records one, in which libraries choose and allocate
+COMPILED_SHAPES = 256  # of steps in a process; more raise
+
+Enter = Callable[[Sequence[Tensor]], Signal]
+Leave = Callable[[Signal], list[Tensor]]
 
 
 class Step:
     """`batch` signals side by side, each taking `steps` steps of a row's input at a time, or none.
 
-    Write what comes into `inputs`, tell in `active` for which signals it counts, call `advance`, and read `output`,
-    which holds, for each signal, what begins at the row's `first_step` from before. `enter` makes the row's input of
-    the inputs, as dequantising does of codes; without it there is one input, the row's.
+    Write what comes into `inputs`, tell in `active` for which signals it counts, and call `advance`, which gives, for
+    each signal, what begins at the row's `first_step` from before. `enter` makes the row's input of the inputs, as
+    dequantising does of codes, and `leave` the step's outputs of the row's.
 
-    `compiler` is given to torch.compile (fullgraph, static shapes) as its backend; on a GPU without one the step is
-    recorded as a CUDA graph. Nothing is compiled on other devices unless asked for.
+    `compiler` is given to torch.compile (fullgraph, static shapes) as its backend. On a GPU the step, compiled or not,
+    is recorded as a CUDA graph, whose memory is `pool`'s if it is given. On other devices it just runs.
     """
 
     def __init__(
@@ -35,60 +40,58 @@ class Step:
         inputs: Sequence[Tensor],
         steps: int,
         like: Signal,
-        enter: Callable[[Sequence[Tensor]], Signal] | None = None,
+        enter: Enter = lambda inputs: inputs[0],
+        leave: Leave = lambda y: [y],
         compiler: str | None = None,
+        pool: Any = None,
     ) -> None:
         batch, device = inputs[0].shape[0], like.device
         self.row, self.inputs, self.samples = row, [*inputs], steps * row.tick
-        self._enter = enter or (lambda tensors: tensors[0])
+        self._enter, self._leave = enter, leave
         self.tails = row.start([None] * batch, [None] * batch, like).tails
-        self.pushed = torch.zeros(batch, dtype=torch.int64, device=device)
-        self.lengths = torch.full_like(self.pushed, ENDLESS)
-        self.seeds = torch.zeros_like(self.pushed)
-        self.noisy = torch.zeros(batch, dtype=torch.bool, device=device)
-        self.active = torch.ones_like(self.noisy)
+        self.counts = torch.zeros(4, batch, dtype=torch.int64, device=device)  # rows of a DeviceSpan
+        self.active = torch.ones(batch, dtype=torch.bool, device=device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._call = self._advance
         if compiler is not None:
             self._call = torch.compile(self._advance, backend=compiler, fullgraph=True, dynamic=False)
-        elif device.type == "cuda":
-            self._record()
+        if device.type == "cuda":
+            self._record(pool)
 
     @torch.no_grad()
-    def advance(self) -> Signal:
-        """Take a step; the output (batch, steps out, channels), which the next step on a GPU overwrites."""
-        if self._graph is None:
-            self.output = self._call()
-        else:
+    def advance(self) -> list[Tensor]:
+        """Take a step; the outputs (batch, steps out, channels), which the next step on a GPU overwrites."""
+        if self._graph is not None:
             self._graph.replay()
-        return self.output
+        else:
+            with torch._dynamo.config.patch(recompile_limit=COMPILED_SHAPES):
+                self._outputs = self._call()
+        return self._outputs
 
-    def begin(self, signal: int, seed: int | None = None, length: int | None = None) -> None:
-        """Let a new signal take a place: `seed` of its noise, and its samples if they are known."""
-        self.pushed[signal] = 0
-        self.lengths[signal] = ENDLESS if length is None else length
-        self.seeds[signal], self.noisy[signal] = seed or 0, seed is not None
-        for tail in self.tails:
-            tail[signal] = 0
+    def begin(self, places: slice, span: Span) -> None:
+        """Let new signals take places; what those before them left there is silenced, as it lies before the start."""
+        self.counts[:, places].copy_(sent(counted(span), self.counts.device))
 
-    def _advance(self) -> Signal:
-        x = self._enter(self.inputs)
-        y, kept = self.row.step(x, self.tails, self.pushed, self.lengths, self.seeds, self.noisy)
+    def end(self, place: int, length: int) -> None:
+        """Tell the length, in samples, of a signal that went on until now."""
+        self.counts[1, place] = length
+
+    def _advance(self) -> list[Tensor]:
+        y, kept = self.row.step(self._enter(self.inputs), self.tails, DeviceSpan(*self.counts.unbind()))
         for tail, new in zip(self.tails, kept, strict=True):
             tail.copy_(torch.where(self.active[:, None, None], new, tail))
-        self.pushed.add_(self.active * self.samples)
-        return y
+        self.counts[0].add_(self.active * self.samples)
+        return self._leave(y)
 
-    def _record(self) -> None:
+    def _record(self, pool: Any) -> None:
         """As CUDA's own documentation has it: some calls on a stream beside, then one that is recorded."""
         beside = torch.cuda.Stream()
         beside.wait_stream(torch.cuda.current_stream())
         with torch.no_grad(), torch.cuda.stream(beside):
             for _ in range(WARM_UPS):
-                self._advance()
+                self.advance()
         torch.cuda.current_stream().wait_stream(beside)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.no_grad(), torch.cuda.graph(self._graph):
-            self.output = self._advance()
-        for signal in range(len(self.pushed)):
-            self.begin(signal)
+        graph = torch.cuda.CUDAGraph()
+        with torch.no_grad(), torch.cuda.graph(graph, pool=pool):
+            self._outputs = self._call()
+        self._graph = graph

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,6 +14,7 @@ from opensnac.engine import layers as run
 from opensnac.engine.scales import Scale
 from opensnac.model import attention, layers
 from opensnac.model.codec import Codec
+from opensnac.model.quantizer import VectorQuantizer
 
 Place = Callable[[Tensor], Tensor]  # a weight to where, and as what, the engine wants it
 
@@ -29,18 +31,21 @@ def decoder_layers(model: Codec, place: Place) -> list[run.Layer]:
 
 def scales(model: Codec, place: Place) -> list[Scale]:
     """The quantiser's scales, coarse to fine."""
-    return [
-        Scale(
-            scale.stride,
-            place(scale.in_proj.weight[:, :, 0]),
-            place(scale.in_proj.bias),
-            place(scale.out_proj.weight[:, :, 0]),
-            place(scale.out_proj.bias),
-            place(scale.codebook.weight),
-            F.normalize(scale.codebook.weight.detach().float(), dim=-1).to(place(scale.codebook.weight).device),
-        )
-        for scale in model.quantizer.scales
-    ]
+    return [_scale(scale, place) for scale in model.quantizer.scales]
+
+
+def _scale(scale: VectorQuantizer, place: Place) -> Scale:
+    codebook = place(scale.codebook.weight)
+    precise = torch.promote_types(codebook.dtype, torch.float32)
+    return Scale(
+        scale.stride,
+        place(scale.in_proj.weight[:, :, 0]),
+        place(scale.in_proj.bias),
+        place(scale.out_proj.weight[:, :, 0]),
+        place(scale.out_proj.bias),
+        codebook,
+        F.normalize(scale.codebook.weight.detach().to(codebook.device, precise), dim=-1),
+    )
 
 
 def _packed(modules: Iterable[nn.Module], place: Place) -> Iterator[run.Layer]:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from opensnac.engine.layers import Grouped, Layer, Tails
+from opensnac.engine.layers import Grouped, Layer, Spans, Tails
 from opensnac.engine.span import DeviceSpan, Span
 from opensnac.engine.state import State
 from opensnac.model.layers import Signal
@@ -46,7 +46,7 @@ class _Walk:
 
     first: int
     stop: int
-    pushed: list[int]  # samples before x
+    span: Spans  # where x lies, in samples
     parts: int = 1
     gathers: bool = False  # whether to stop as soon as the parts fit the cache together
 
@@ -100,23 +100,20 @@ class Row:
     def push(self, x: Signal, state: State) -> Signal:
         """Take the next piece (batch, steps, channels); what comes out begins at `first_step` from before."""
         samples, tails, pushed = x.shape[1] * self.tick, list(state.tails), list(state.pushed)
+        span = Span(pushed, state.lengths, state.seeds).beside(x.device)
         for first, stop in self._sections:
             x, skipped = self._needed(x, first, pushed, state)
-            pushed = [before + skipped for before in pushed]
-            x, _ = self._through(x, _Walk(first, stop, pushed), state, tails)
+            pushed, span = [before + skipped for before in pushed], span.later(skipped)
+            x, _ = self._through(x, _Walk(first, stop, span), tails)
         early = (pushed[0] - state.pushed[0]) // self.out_tick
         state.tails, state.pushed = tails, [before + samples for before in state.pushed]
         return F.pad(x, (0, 0, early, samples // self.out_tick - early - x.shape[1]))
 
-    def step(
-        self, x: Signal, tails: Tails, pushed: Tensor, lengths: Tensor, seeds: Tensor, noisy: Tensor
-    ) -> tuple[Signal, Tails]:
-        """As push, with every place a tensor (batch,) beside x: (output, new tails). Nothing depends on values."""
-        kept: Tails = []
+    def step(self, x: Signal, tails: Tails, span: DeviceSpan) -> tuple[Signal, Tails]:
+        """As push, for x at `span` in samples: (output, new tails). Nothing depends on values."""
+        kept = [*tails]
         for stage in self.stages:
-            span = DeviceSpan(stage.offset + pushed // stage.tick, lengths // stage.tick, seeds, noisy)
-            x, new = stage.layer(x, tails[stage.tails], span)
-            kept += new
+            x, kept[stage.tails] = stage.layer(x, tails[stage.tails], span.in_steps(stage.offset, stage.tick))
         return x, kept
 
     def run(self, pieces: Iterable[Signal], state: State) -> Iterator[Signal]:
@@ -154,16 +151,15 @@ class Row:
             late = min(late, max(early, *counts, 0) // -stage.unit * -stage.unit)
         return x[:, early:late], early * stage.tick
 
-    def _through(self, x: Signal, walk: _Walk, state: State, tails: Tails) -> tuple[Signal, int]:
+    def _through(self, x: Signal, walk: _Walk, tails: Tails) -> tuple[Signal, int]:
         """Run x through the stages from `walk.first` on: what comes out, and the stage that it comes out before."""
         i = walk.first
         while not self._ends_before(i, x, walk):
             stage = self.stages[i]
             if (size := self._steps_at_once(stage, x)) < x.shape[1]:
-                x, i = self._in_parts(x, size, replace(walk, first=i), state, tails)
+                x, i = self._in_parts(x, size, replace(walk, first=i), tails)
             else:
-                lengths = [None if length is None else length // stage.tick for length in state.lengths]
-                span = Span([stage.position(before) for before in walk.pushed], lengths, state.seeds)
+                span = walk.span.in_steps(stage.offset, stage.tick)
                 x, tails[stage.tails] = stage.layer(x, tails[stage.tails], span)
                 i += 1
         return x, i
@@ -180,13 +176,13 @@ class Row:
         steps = max(self._cache_bytes // (4 * x.shape[0] * x.shape[2]), LEAST_STEPS)
         return -(-steps // stage.unit) * stage.unit
 
-    def _in_parts(self, x: Signal, size: int, walk: _Walk, state: State, tails: Tails) -> tuple[Signal, int]:
+    def _in_parts(self, x: Signal, size: int, walk: _Walk, tails: Tails) -> tuple[Signal, int]:
         """As _through, `size` steps at a time; all parts stop where the first one does."""
         outputs, stop, samples = [], walk.stop, size * self.stages[walk.first].tick
         parts = x.split(size, dim=1)
         for n, part in enumerate(parts):
-            pushed = [before + n * samples for before in walk.pushed]
-            y, stop = self._through(part, _Walk(walk.first, stop, pushed, len(parts), gathers=n == 0), state, tails)
+            span = walk.span.later(n * samples)
+            y, stop = self._through(part, _Walk(walk.first, stop, span, len(parts), gathers=n == 0), tails)
             outputs.append(y)
         return torch.cat(outputs, dim=1), stop
 

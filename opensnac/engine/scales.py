@@ -15,7 +15,7 @@ from opensnac.model.quantizer import Codes, Vectors, pool, repeat
 
 @dataclass(frozen=True)
 class Scale:
-    """One scale: its stride in frames, its projections and its codebook. Codes are chosen in float32."""
+    """One scale: its stride in frames, its projections and its codebook. Codes are chosen in float32 or better."""
 
     stride: int
     in_matrix: Tensor  # (codebook_dim, latent_dim)
@@ -23,7 +23,7 @@ class Scale:
     out_matrix: Tensor  # (latent_dim, codebook_dim)
     out_bias: Tensor
     codebook: Tensor  # (codebook_size, codebook_dim)
-    directions: Tensor  # float32, each entry over its length
+    directions: Tensor  # in that type, each entry over its length
 
     def expand(self, vectors: Vectors) -> Signal:
         """Codebook vectors to latent frames, each repeated `stride` times."""
@@ -47,7 +47,7 @@ def quantize(scales: Sequence[Scale], latent: Signal) -> list[Codes]:
     found: list[Codes] = []
     for scale in scales:
         projected = scale.inward(pool(latent, scale.stride))
-        codes = scale.nearest(F.normalize(projected.float(), dim=-1))
+        codes = scale.nearest(F.normalize(projected.to(scale.directions.dtype), dim=-1))
         found.append(codes)
         if len(found) < len(scales):
             chosen = projected + (F.embedding(codes, scale.codebook) - projected)  # rounded as in training

@@ -5,7 +5,7 @@ Before a signal's start and beyond its end every layer must see zeros, not what 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,15 +15,25 @@ from opensnac.model.layers import Signal
 from opensnac.model.noise import position_noise
 
 Draw = Callable[[list[tuple[int, int]]], Tensor]
+ENDLESS = 2**62  # the length of a signal whose end is not known
 
 
 @dataclass(frozen=True)
 class Span:
-    """Counted by the processor: the piece's first step and the signal's length of each signal, in a layer's steps."""
+    """Counted by the processor: the piece's first step and the signal's length of each signal."""
 
     starts: list[int]
     lengths: list[int | None]  # None while the end is not known
     seeds: list[int | None]  # of the noise; None leaves it out
+
+    def beside(self, device: torch.device) -> Span | DeviceSpan:
+        """The same, counted where no layer has to go through the signals one by one."""
+        return self if device.type == "cpu" else DeviceSpan.of(self, device)
+
+    def in_steps(self, offset: int, tick: int) -> Span:
+        """Samples counted in steps of `tick` samples, for a layer whose first piece begins at step `offset`."""
+        lengths = [None if length is None else length // tick for length in self.lengths]
+        return Span([offset + start // tick for start in self.starts], lengths, self.seeds)
 
     def later(self, steps: int) -> Span:
         """The same signals `steps` steps on."""
@@ -64,12 +74,25 @@ class Span:
 
 @dataclass(frozen=True)
 class DeviceSpan:
-    """The same as tensors (batch,) that lie beside the signals, so that a graph of operators can be made of a step."""
+    """The same as tensors beside the signals, (batch,) or (1,) for all: nothing depends on a value or waits for one."""
 
     starts: Tensor
     lengths: Tensor  # endless is beyond any position
     seeds: Tensor
-    noisy: Tensor  # bool
+    noisy: Tensor | None  # 1 with noise, 0 without; None where no signal has any
+
+    @classmethod
+    def of(cls, span: Span, device: torch.device) -> DeviceSpan:
+        """One row for all signals where they are alike."""
+        counts = counted(span)
+        if (counts == counts[:, :1]).all():
+            counts = counts[:, :1]
+        starts, lengths, seeds, noisy = sent(counts, device)
+        return cls(starts, lengths, seeds, noisy if counts[3].any() else None)
+
+    def in_steps(self, offset: int, tick: int) -> DeviceSpan:
+        """As Span has it."""
+        return replace(self, starts=offset + self.starts // tick, lengths=self.lengths // tick)
 
     def later(self, steps: int) -> DeviceSpan:
         """The same signals `steps` steps on."""
@@ -81,7 +104,29 @@ class DeviceSpan:
         inside = (position >= 0) & (position < self.lengths[:, None])
         return torch.where(inside[..., None], x, 0)
 
-    def noise(self, layer: int, x: Signal) -> Tensor:
-        """(batch, steps) beside x, as Span draws it."""
+    def noise(self, layer: int, x: Signal) -> Tensor | None:
+        """(batch or 1, steps) beside x, as Span draws it."""
+        if self.noisy is None:
+            return None
         position = self.starts[:, None] + torch.arange(x.shape[1], device=x.device)
         return position_noise(self.seeds, layer, position.clamp(min=0)) * self.noisy[:, None]
+
+
+def counted(span: Span) -> Tensor:
+    """The rows of a DeviceSpan, int64 (4, batch), on the processor."""
+    columns = [
+        (start, ENDLESS if length is None else length, seed or 0, seed is not None)
+        for start, length, seed in zip(span.starts, span.lengths, span.seeds, strict=True)
+    ]
+    return torch.tensor(columns, dtype=torch.int64).view(-1, 4).T
+
+
+def sent(counts: Tensor, device: torch.device) -> Tensor:
+    """Numbers of the processor on a device, which nobody waits for."""
+    return (counts.contiguous().pin_memory() if device.type == "cuda" else counts).to(device, non_blocking=True)
+
+
+def silent_from(x: Tensor, ends: Sequence[int]) -> Tensor:
+    """x (batch, steps, ...) with zeros from each signal's end on."""
+    beyond = torch.arange(x.shape[1], device=x.device) >= sent(torch.tensor(ends), x.device)[:, None]
+    return x.masked_fill(beyond.view(*beyond.shape, *[1] * (x.ndim - 2)), 0)

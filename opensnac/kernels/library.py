@@ -45,7 +45,7 @@ def loaded() -> Library | None:
         reason = "this processor does not run" if _is_built(wanted) else "this installation does not have"
         raise ConfigError(f"{VARIABLE}: expected {_one_of(found)} or 0, got {wanted!r}, which {reason}")
     level = wanted or next(iter(found), None)
-    return None if level is None else _load(level)
+    return None if level is None else opened(level, _file(level))
 
 
 def why_none() -> str | None:
@@ -75,8 +75,9 @@ def _runs_here(level: str) -> bool:
     return bool(getattr(ctypes.CDLL(str(_file("probe"))), level)())
 
 
-def _load(level: str) -> Library:
-    functions = ctypes.CDLL(str(_file(level)))
+def opened(level: str, path: Path) -> Library:
+    """The kernels in a file that this processor runs."""
+    functions = ctypes.CDLL(str(path))
     functions.tiles.restype = functions.units_scratch.restype = ctypes.c_int64
     functions.use_openmp(_gomp_parallel())
     return Library(level, functions, bool(functions.has_bfloat16()))

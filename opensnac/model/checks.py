@@ -17,12 +17,11 @@ def checked_audio(audio: Any, dtype: torch.dtype, device: torch.device, finite: 
     """Audio as a tensor (batch, 1, samples) of `dtype` on `device`; AudioError, saying what to do, for anything else.
 
     A NumPy array of floats is converted, a tensor has to be right. `finite` looks for NaN and infinite values, which
-    waits for a GPU.
+    waits for a GPU unless the audio came as an array.
     """
-    if isinstance(audio, np.ndarray) and np.issubdtype(audio.dtype, np.floating):
-        audio = torch.from_numpy(np.ascontiguousarray(audio)).to(device, dtype)
-    elif isinstance(audio, np.ndarray):
+    if is_array := isinstance(audio, np.ndarray):
         audio = torch.from_numpy(np.ascontiguousarray(audio))
+        audio = audio.to(dtype) if audio.is_floating_point() else audio
     if not isinstance(audio, Tensor):
         raise AudioError(f"audio came as {type(audio).__name__}, expected a tensor or array (batch, 1, samples)")
     shape = tuple(audio.shape)
@@ -41,11 +40,11 @@ def checked_audio(audio: Any, dtype: torch.dtype, device: torch.device, finite: 
             f"audio came as {audio.dtype}, expected {dtype} in [-1, 1], as the model's weights are: "
             "convert it (16-bit integers: audio.float() / 32768)"
         )
-    if audio.device != device:
+    if audio.device != device and not is_array:
         raise AudioError(f"audio came on {audio.device} and the model is on {device}: use audio.to({str(device)!r})")
     if finite and not torch.isfinite(audio).all():
         raise AudioError("audio holds NaN or infinite values, expected finite ones: repair or cut the recording")
-    return audio
+    return audio.to(device)
 
 
 def checked_codes(
@@ -53,7 +52,8 @@ def checked_codes(
 ) -> tuple[list[Tensor], int]:
     """Codes as int64 tensors, one a scale, and the frames they stand for, a multiple of `multiple`.
 
-    CodesError for codes that do not fit the model. `in_range` looks at every code, which waits for a GPU.
+    CodesError for codes that do not fit the model. `in_range` looks at every code, which waits for a GPU unless they
+    came as arrays; else codes beyond the range become the nearest in it.
     """
     strides = config.vq_strides
     if not isinstance(codes, list | tuple) or len(codes) != len(strides):
@@ -70,18 +70,20 @@ def checked_codes(
         )
     if in_range:
         _check_range(scales, config.codebook_size)
-    return scales, frames
+    else:
+        scales = [scale.clamp(0, config.codebook_size - 1) for scale in scales]
+    return [scale.to(device) for scale in scales], frames
 
 
 def _checked_scale(scale: int, code: Any, device: torch.device) -> Tensor:
-    if isinstance(code, np.ndarray) and code.dtype != object:
-        code = torch.from_numpy(np.ascontiguousarray(code)).to(device)
+    if (is_array := isinstance(code, np.ndarray)) and code.dtype != object:
+        code = torch.from_numpy(np.ascontiguousarray(code))
     came = f"shape {tuple(code.shape)}, {code.dtype}" if isinstance(code, Tensor) else type(code).__name__
     if not isinstance(code, Tensor) or code.ndim != 2 or code.is_floating_point() or code.dtype == torch.bool:
         raise CodesError(f"codes of scale {scale} came as {came}, expected an integer tensor or array (batch, codes)")
     if code.numel() == 0:
         raise CodesError(f"codes of scale {scale} are empty ({came}), expected at least one frame")
-    if code.device != device:
+    if code.device != device and not is_array:
         raise CodesError(
             f"codes of scale {scale} came on {code.device} and the model is on {device}: "
             f"use [scale.to({str(device)!r}) for scale in codes]"
@@ -90,7 +92,8 @@ def _checked_scale(scale: int, code: Any, device: torch.device) -> Tensor:
 
 
 def _check_range(scales: Sequence[Tensor], codebook_size: int) -> None:
-    bounds = torch.stack([torch.stack([code.min(), code.max()]) for code in scales]).tolist()  # waits once
+    extremes = [torch.stack([code.min(), code.max()]).to(scales[0].device) for code in scales]
+    bounds = torch.stack(extremes).tolist()  # waits once
     for scale, (low, high) in enumerate(bounds):
         if low < 0 or high >= codebook_size:
             raise CodesError(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from opensnac.engine.codec import Coder, frozen
 from opensnac.engine.graph import Step
+from opensnac.engine.span import Span
 from opensnac.errors import BackendError, CodesError, OpensnacError
 from opensnac.model.codec import Codes
 
@@ -34,7 +35,7 @@ class DecoderPool:
         counts = [self.group // stride for stride in engine.config.vq_strides]
         codes = [torch.zeros(streams, count, dtype=torch.int64, device=engine.device) for count in counts]
         row, like = engine.decoder_row(), engine.nothing(streams, engine.latent_dim)
-        self._step = Step(row, codes, self.group, like, engine.dequantize, compiler)
+        self._step = Step(row, codes, self.group, like, engine.dequantize, compiler=compiler)
         self._late = -row.out_offset
         self._pushed: dict[int, int] = {}  # samples that each open stream's codes stand for
 
@@ -48,7 +49,7 @@ class DecoderPool:
         if not self.free:
             raise OpensnacError(f"all {len(self._pushed)} places of the pool are taken; close a stream first")
         place = self.free[0]
-        self._step.begin(place, seed if noise else None)
+        self._step.begin(slice(place, place + 1), Span([0], [None], [seed if noise else None]))
         self._pushed[place] = 0
         return place
 
@@ -68,7 +69,7 @@ class DecoderPool:
     def close(self, place: int) -> Tensor:
         """End a stream and free its place; the rest of its samples."""
         end = self._pushed[place]
-        self._step.lengths[place] = end
+        self._step.end(place, end)
         rest = [self.engine.nothing(0, 1).flatten().float()]
         while end and self._pushed[place] - self._late < end:
             rest.append(self._advance([place], end)[place])
@@ -79,7 +80,7 @@ class DecoderPool:
         """One step of those streams: what begins where the last one stopped, up to `end` if that is known."""
         self._step.active.zero_()
         self._step.active[list(places)] = True
-        y, heard = self._step.advance(), {}
+        (y,), heard = self._step.advance(), {}
         for place in places:
             first = self._pushed[place] - self._late
             stop = self._step.samples if end is None else min(self._step.samples, end - first)

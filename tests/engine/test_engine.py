@@ -13,6 +13,7 @@ import torch
 from opensnac import SNAC, kernels
 from opensnac.engine import backends
 from opensnac.engine.codec import SNAC as FULL_NAME
+from opensnac.engine.span import DeviceSpan
 from opensnac.errors import BackendError, OpensnacError
 
 KERNELS = pytest.mark.skipif(kernels.level() is None, reason="the kernels are not there or are switched off")
@@ -197,7 +198,9 @@ def test_a_step_of_tensors_equals_a_push(small: SNAC) -> None:
     known = torch.tensor([2**62 if length is None else length for length in lengths])
     for piece in latent.split(multiple, dim=1):
         expected = row.push(piece, state)
-        found, tails = row.step(piece, tails, counts, known, torch.tensor([1, 2, 0]), torch.tensor([True, True, False]))
+        found, tails = row.step(
+            piece, tails, DeviceSpan(counts, known, torch.tensor([1, 2, 0]), torch.tensor([1, 1, 0]))
+        )
         counts = counts + multiple * small.hop_length
         for i, first in enumerate(row.first_step(state)):
             first -= multiple * small.hop_length  # where this piece's output begins

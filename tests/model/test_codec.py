@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opensnac import SNAC
-from opensnac.engine import engine
+from opensnac.engine import whole as run_whole
 from opensnac.errors import AudioError, CodesError, ConfigError
 
 TOLERANCE = 1e-5
@@ -45,10 +45,10 @@ def test_a_batch_equals_single_runs(small: SNAC) -> None:
 @pytest.mark.parametrize("piece_seconds", [0.01, 0.13, 0.4])
 def test_pieces_equal_the_whole(small: SNAC, piece_seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     audio = noise_audio(small, small.config.sampling_rate + 77)
-    monkeypatch.setitem(engine.PIECE_SECONDS, "cpu", 1e6)
+    monkeypatch.setattr(run_whole, "CPU_PIECE_SECONDS", 1e6)
     whole = small.encode(audio)
     whole_audio = small.decode(whole, seed=9)
-    monkeypatch.setitem(engine.PIECE_SECONDS, "cpu", piece_seconds)
+    monkeypatch.setattr(run_whole, "CPU_PIECE_SECONDS", piece_seconds)
     pieces = small.encode(audio)
     assert all(torch.equal(a, b) for a, b in zip(whole, pieces, strict=True))
     torch.testing.assert_close(small.decode(whole, seed=9), whole_audio, atol=TOLERANCE, rtol=0)

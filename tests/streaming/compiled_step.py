@@ -18,6 +18,7 @@ import configs
 
 from opensnac import Engine
 from opensnac.engine.graph import Step
+from opensnac.engine.span import Span
 
 STEPS, STREAMS, TOLERANCE = 4, 2, 1e-5
 
@@ -28,11 +29,11 @@ def outputs(engine: Engine, part: str, compiler: str | None) -> torch.Tensor:
     channels = 1 if part == "encoder" else engine.latent_dim
     x, generator = torch.zeros(STREAMS, row.multiple, channels), torch.Generator().manual_seed(0)
     step = Step(row, [x], row.multiple, engine.nothing(STREAMS, channels), compiler=compiler)
-    step.begin(1, seed=5)
+    step.begin(slice(1, 2), Span([0], [None], [5]))
     heard = []
     for _ in range(STEPS):
         x.copy_(torch.randn(x.shape, generator=generator))
-        heard.append(step.advance().clone())
+        heard.append(step.advance()[0].clone())
     return torch.cat(heard, dim=1)
 
 

@@ -106,7 +106,7 @@ def test_parts_that_fit_the_cache_change_nothing(
     codes = engine.encode(audio)
     decoded = engine.decode(codes, seed=3)
     monkeypatch.setattr(rows, "LEAST_STEPS", steps)
-    for row in (engine._encoder, engine._decoder):
+    for row in (engine.encoder_row(), engine.decoder_row()):
         monkeypatch.setattr(row, "_cache_bytes", cache)
     assert all(torch.equal(a, b) for a, b in zip(codes, engine.encode(audio), strict=True))
     torch.testing.assert_close(engine.decode(codes, seed=3), decoded, atol=TOLERANCE, rtol=0)
@@ -116,7 +116,7 @@ def test_no_step_is_worked_on_that_does_not_matter(monkeypatch: pytest.MonkeyPat
     """Attention gives whole windows, the first one before a signal begins, the last beyond what its end needs."""
     model = configs.model_of(configs.TINY | {"encoder_dim": 8, "attn_window_size": 32, "decoder_dim": 64})
     engine = model.freeze(backend="torch")
-    layers = engine._decoder.layers
+    layers = engine.decoder_row().layers
     layers = layers[layers.index(next(layer for layer in layers if isinstance(layer, Upsample))) :]
     frames, worked_on = 1600, []  # more than a piece
     codes = engine.encode(audio_of(frames * model.hop_length))
@@ -242,7 +242,7 @@ def test_codes_come_when_they_are_certain_and_not_before(name: str) -> None:
         model.decoder(latent)[..., :samples].square().sum().backward()
         last = int(torch.nonzero(latent.grad)[:, 2].max())
         assert last >= needed - 1
-        assert newest_input(decoder.engine._decoder.layers, samples - 1) == last
+        assert newest_input(decoder.engine.decoder_row().layers, samples - 1) == last
 
 
 def test_published_look_ahead() -> None:

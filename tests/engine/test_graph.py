@@ -1,0 +1,143 @@
+"""Whole encode and decode by steps of few shapes: what fills them up is never heard, nothing breaks the graph."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from opensnac import SNAC, Engine, kernels
+from opensnac.engine import whole
+from opensnac.engine.row import Row
+from opensnac.engine.span import DeviceSpan, Span
+from opensnac.engine.whole import Recorder, roomy
+from opensnac.errors import BackendError, CodesError
+
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+DEVICES = ["cpu", pytest.param("cuda", marks=CUDA)]
+
+
+def pair_of(model: SNAC, device: str = "cpu") -> tuple[Engine, Engine]:
+    """In float64, where no tie flips a code: piece by piece, and by steps of few shapes."""
+    same = {"backend": "torch", "dtype": torch.float64, "device": device}
+    return model.freeze(**same), model.freeze(**same, graphs=True)
+
+
+def audio_of(samples: int, batch: int, device: str = "cpu") -> torch.Tensor:
+    return 0.3 * torch.randn(batch, 1, samples, generator=torch.Generator().manual_seed(0)).to(device)
+
+
+def recorder_of(engine: Engine) -> Recorder:
+    return engine._run.__self__  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("batch", "samples", "most"), [(1, 1, None), (3, 777, None), (3, 777, 5)])
+def test_filled_up_equals_the_unpadded_call(
+    small: SNAC, batch: int, samples: int, most: int | None, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, graphs = pair_of(small, device)
+    if most is not None:  # groups in a step, so that there are many
+        monkeypatch.setattr(whole.Course, "steps_at_once", lambda course, *_: most * course.row.multiple)
+    audio = audio_of(samples, batch, device)
+    codes = plain.encode(audio)
+    assert all(torch.equal(a, b) for a, b in zip(codes, graphs.encode(audio), strict=True))
+    for options in ({"seed": 7, "num_samples": samples}, {"noise": False}):
+        torch.testing.assert_close(graphs.decode(codes, **options), plain.decode(codes, **options), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_clips_of_unequal_lengths(small: SNAC, device: str) -> None:
+    plain, graphs = pair_of(small, device)
+    audio, lengths = audio_of(2500, 3, device), [2400, 1, 900]
+    codes = plain.encode(audio, lengths)
+    assert all(torch.equal(a, b) for a, b in zip(codes, graphs.encode(audio, lengths), strict=True))
+    decoded = graphs.decode(codes, lengths=lengths, seed=4)
+    torch.testing.assert_close(decoded, plain.decode(codes, lengths=lengths, seed=4), atol=1e-6, rtol=0)
+    assert not decoded[1, :, 1:].any()
+
+
+def test_a_call_hears_nothing_of_the_one_before(tiny: SNAC) -> None:
+    """The same step takes a loud batch, then a short clip."""
+    plain, graphs = pair_of(tiny)
+    loud, short = 3 * audio_of(1000, 3), audio_of(900, 3)
+    graphs.encode(loud)
+    assert all(torch.equal(a, b) for a, b in zip(plain.encode(short), graphs.encode(short), strict=True))
+    assert len(recorder_of(graphs)._steps) == 1
+    codes = plain.encode(short)
+    graphs.decode(plain.encode(loud), seed=1)
+    torch.testing.assert_close(graphs.decode(codes, seed=2), plain.decode(codes, seed=2), atol=1e-6, rtol=0)
+
+
+def test_shapes_are_few(tiny: SNAC, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [roomy(n) for n in range(1, 14)] == [1, 2, 3, 4, 6, 6, 8, 8, 12, 12, 12, 12, 16]
+    _, graphs = pair_of(tiny)
+    for samples in range(1, 4000, 97):
+        graphs.encode(audio_of(samples, 1))
+    assert len(recorder_of(graphs)._steps) < 10
+    monkeypatch.setattr(whole, "KEPT_STEPS", 2)
+    graphs.encode(audio_of(9000, 1))
+    graphs.encode(audio_of(20000, 1))
+    assert graphs.encode(audio_of(100, 1))[0].shape == (1, 1)
+
+
+def test_encode_and_decode_are_one_graph_each() -> None:
+    """By the tracer alone, which raises at the first break; OPENSNAC_TEST_INDUCTOR=1 generates code too (minutes)."""
+    compiler = "inductor" if os.environ.get("OPENSNAC_TEST_INDUCTOR") == "1" else "eager"
+    script = Path(__file__).parent / "compiled_whole.py"
+    done = subprocess.run([sys.executable, script, compiler], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"one graph each by {compiler}")
+
+
+def test_places_on_the_device_say_what_the_processors_say(small: SNAC, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams at different places and a batch, pushed as on a GPU."""
+    engine = small.freeze(backend="torch")
+    row, multiple = engine.decoder_row(), small.config.frame_multiple
+    latent = torch.randn(3, 6 * multiple, small.latent_dim, generator=torch.Generator().manual_seed(0))
+    ends = [4 * multiple * small.hop_length, None, None]
+
+    def heard(row: Row, seeds: list[int | None]) -> list[torch.Tensor]:
+        state = row.start(ends, seeds, engine.nothing(3, small.latent_dim))
+        state.pushed = [0, 2**33 * multiple * small.hop_length, 0]
+        return [row.push(piece, state) for piece in latent.split(2 * multiple, dim=1)]
+
+    for seeds in ([1, 2**40, None], [None, None, None]):
+        expected = heard(row, seeds)
+        with monkeypatch.context() as patch:
+            patch.setattr(Span, "beside", lambda span, device: DeviceSpan.of(span, device))
+            for a, b in zip(heard(row, seeds), expected, strict=True):
+                torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+
+
+def test_pieces_are_as_long_as_the_device_allows(tiny: SNAC, monkeypatch: pytest.MonkeyPatch) -> None:
+    course = tiny.freeze(backend="torch", device="meta")._encoding
+    group = tiny.config.frame_multiple * tiny.hop_length
+    monkeypatch.setattr(whole, "memory_of", lambda device: 64 * 4 * 4 * 10 * group)  # 4 channels of 4 bytes a sample
+    assert course.steps_at_once(1, 24000) == 10 * group
+    assert course.steps_at_once(5, 24000) == 2 * group
+    assert course.steps_at_once(1000, 24000) == group
+    assert tiny.freeze(backend="torch")._encoding.steps_at_once(1000, 24000) // group * group == 48000 // group * group
+
+
+def test_unchecked_values_harm_nothing(tiny: SNAC) -> None:
+    """What a GPU would wait for is not looked at; what it would stop at does not reach it."""
+    engine = tiny.freeze(backend="torch")
+    codes = [torch.full((1, 8 // stride), 10**6) for stride in tiny.vq_strides]
+    with pytest.raises(CodesError, match="expected 0 to 63"):
+        engine.decode(codes)
+    last = [torch.full_like(code, 63) for code in codes]
+    assert torch.equal(engine.decode(codes, check=False), engine.decode(last))
+    assert engine.encode(torch.full((1, 1, 100), torch.nan), check=False)[0].shape == (1, 1)
+    with pytest.raises(CodesError, match="expected 0 to 63"):
+        tiny.freeze(backend="torch", device="meta").decode([code.numpy() for code in codes])  # seen before it is sent
+
+
+@pytest.mark.skipif(kernels.level() is None, reason="the kernels are not there or are switched off")
+def test_the_kernels_have_no_graphs(tiny: SNAC) -> None:
+    with pytest.raises(BackendError, match="expected backend 'torch', got 'c'"):
+        tiny.freeze(graphs=True)
