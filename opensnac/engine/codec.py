@@ -81,8 +81,8 @@ class SNAC(Codec):
     ) -> Engine:
         """An engine with the weights as they are now, which later changes of the model do not reach.
 
-        See Engine for `backend`, `dtype` and `graphs`; the model's own device unless `device` is given. BackendError for what
-        cannot be had here.
+        See Engine for `backend`, `dtype` and `graphs`; the model's own device unless `device` is given. BackendError
+        for what cannot be had here.
         """
         if backend is dtype is device is None and not graphs:
             return self._engine()

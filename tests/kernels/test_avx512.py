@@ -100,7 +100,7 @@ def test_units_in_bfloat16(narrow: bool) -> None:
 @pytest.fixture(scope="module")
 def recording() -> torch.Tensor:
     samples, rate = audio.read(EXAMPLE)
-    return torch.from_numpy(samples[None, :1, : 2 * rate].copy())
+    return torch.from_numpy(samples[None, :1, rate : 7 * rate // 4].copy())
 
 
 def engines(monkeypatch: pytest.MonkeyPatch, level: library.Library, **options) -> tuple[Engine, Engine]:
