@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
+from opensnac import processor
 from opensnac.cli.app import CODE, Model, command
 from opensnac.cli.reporting import reporting, run_jobs, shown
 from opensnac.recordings.jobs import Job, LeftOut, PlanError, Report, Search, plan
@@ -224,20 +225,21 @@ def info(
             print(json.dumps(facts) if as_json else shown(_describe(facts)))
 
         run_jobs(batch, show)
+        if not as_json:
+            print(f"\nOn this processor files are decoded by {processor.backend()}.")
 
 
 @command(CODE, "opensnac models")
 def models() -> None:
     """List the models that need no download: bundled ones, and those in the hub's cache."""
     with reporting():
-        from opensnac.engine.backends import on_a_processor
         from opensnac.models import DEFAULT_MODEL, bundled_models, cached_models
 
         for name in bundled_models():
             print(f"{name}  bundled{', default' if name == DEFAULT_MODEL else ''}")
         for name in cached_models():
             print(f"{name}  cached")
-        print(f"\nOn this processor they run by {on_a_processor()}.")
+        print(f"\nOn this processor they run by {processor.backend()}.")
 
 
 class _Pending:

@@ -73,7 +73,8 @@ class KernelBackend(TorchBackend):
 def choose(name: str | None, device: torch.device, dtype: torch.dtype) -> TorchBackend:
     """The backend called `name`, or the fastest that there is for a device and a type. BackendError if there is none.
 
-    On a processor the kernels compute float32 and bfloat16, the latter in float32 where the processor cannot.
+    On a processor the kernels compute float32 and bfloat16, the latter in float32 where the processor cannot, which a
+    warning says.
     """
     if dtype not in TYPES:
         raise BackendError(f"dtype is {dtype}, expected one of {', '.join(map(str, TYPES))}")
@@ -88,23 +89,22 @@ def choose(name: str | None, device: torch.device, dtype: torch.dtype) -> TorchB
         raise BackendError(f"the c backend computes float32 or bfloat16 on cpu, not {dtype} on {device}; use 'torch'")
     if kernels.level() is None:
         raise BackendError(f"the C kernels are not there: {kernels.why_none() or 'OPENSNAC_KERNELS is 0'}")
-    return KernelBackend(dtype if kernels.has_bfloat16() else torch.float32)
-
-
-def on_a_processor() -> str:
-    """What an engine runs on where nothing else is asked for: a few words for people."""
-    level = kernels.level()
-    return f"C kernels, {level}" if level else f"PyTorch ({kernels.why_none() or 'kernels switched off'})"
+    if dtype == torch.bfloat16 and not kernels.has_bfloat16():
+        _warn(
+            f"the kernels for this processor ({kernels.level()}) do not multiply in bfloat16: they compute in float32"
+        )
+        dtype = torch.float32
+    return KernelBackend(dtype)
 
 
 def _kernels_there() -> bool:
     """Whether the kernels can be used; a word, once, where they are missing without having been switched off."""
     if (reason := kernels.why_none()) is not None:
-        _warn(reason)
+        _warn(f"{reason}: PyTorch does the work, several times slower on a CPU (docs/kernels.md)")
     return kernels.level() is not None
 
 
 @functools.cache
-def _warn(reason: str) -> None:
-    text = f"{reason}: PyTorch does the work, several times slower on a CPU (docs/kernels.md)"
+def _warn(text: str) -> None:
+    """Once a process."""
     warnings.warn(text, RuntimeWarning, stacklevel=2)

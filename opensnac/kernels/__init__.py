@@ -17,7 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from opensnac.errors import TensorError
-from opensnac.kernels.library import ask, call, check, loaded, needed, table, threads, why_none
+from opensnac.kernels.library import ask, call, check, loaded, needed, table, threads
+from opensnac.processor import why_none
 
 __all__ = [
     "TAPS",

@@ -1,11 +1,10 @@
-"""Finds the compiled kernels that suit the processor, loads them and calls them with checked tensors."""
+"""Loads the compiled kernels that suit the processor and calls them with checked tensors."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
 import os
-import platform
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +14,7 @@ import torch
 from torch import Tensor
 
 from opensnac.errors import ConfigError, TensorError
-
-FOLDER = Path(__file__).parent
-LEVELS = {"x86_64": ("avx512bf16", "avx512", "avx2"), "aarch64": ("neon",)}.get(platform.machine(), ())  # best first
-VARIABLE = "OPENSNAC_KERNELS"
+from opensnac.processor import VARIABLE, best_level, file_of, why_none
 
 Argument = Tensor | int | ctypes.Array[ctypes.c_int64] | None
 
@@ -34,45 +30,9 @@ class Library:
 
 @functools.cache
 def loaded() -> Library | None:
-    """The kernels of the level that `OPENSNAC_KERNELS` names, else of the best that runs here, or None."""
-    wanted = os.environ.get(VARIABLE, "")
-    if wanted == "0":
-        return None
-    if wanted and wanted not in LEVELS:
-        raise ConfigError(f"{VARIABLE}: expected {_one_of(LEVELS)} or 0, got {wanted!r}")
-    found = [level for level in LEVELS if _is_built(level) and _runs_here(level)]
-    if wanted and wanted not in found:
-        reason = "this processor does not run" if _is_built(wanted) else "this installation does not have"
-        raise ConfigError(f"{VARIABLE}: expected {_one_of(found)} or 0, got {wanted!r}, which {reason}")
-    level = wanted or next(iter(found), None)
-    return None if level is None else opened(level, _file(level))
-
-
-def why_none() -> str | None:
-    """Why there are no kernels, or None where there are, or where they are switched off."""
-    if loaded() is not None or os.environ.get(VARIABLE) == "0":
-        return None
-    if not LEVELS:
-        return f"opensnac has no kernels for {platform.system()} on {platform.machine()}"
-    if not any(map(_is_built, LEVELS)):
-        return "opensnac was installed without its compiled kernels (from source, without a C compiler?)"
-    return f"this processor runs none of {', '.join(LEVELS)}"
-
-
-def _one_of(levels: Sequence[str]) -> str:
-    return ", ".join(levels) or "nothing"
-
-
-def _file(name: str) -> Path:
-    return FOLDER / f"_{name}.so"
-
-
-def _is_built(level: str) -> bool:
-    return _file(level).exists()
-
-
-def _runs_here(level: str) -> bool:
-    return bool(getattr(ctypes.CDLL(str(_file("probe"))), level)())
+    """The kernels of the best level, or None."""
+    level = best_level()
+    return None if level is None else opened(level, file_of(level))
 
 
 def opened(level: str, path: Path) -> Library:

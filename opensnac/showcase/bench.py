@@ -25,8 +25,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from opensnac import SNAC, __version__
-from opensnac.engine.backends import on_a_processor
+from opensnac import SNAC, __version__, processor
 from opensnac.engine.codec import Coder
 from opensnac.errors import ConfigError, OpensnacError
 from opensnac.files import whole_file
@@ -116,7 +115,7 @@ def run_bench(
         "threads": threads,
         "rounds": rounds,
         "reduced_precision": reduced,
-        "backend": on_a_processor() if device == "cpu" else "PyTorch",
+        "backend": processor.backend() if device == "cpu" else "PyTorch",
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         "opensnac": __version__,
         "torch": torch.__version__,
@@ -133,7 +132,7 @@ def run_bench(
 
 
 def _place(device: str, threads: int) -> str:
-    return f"{threads} threads, {on_a_processor()}" if device == "cpu" else device
+    return f"{threads} threads, {processor.backend()}" if device == "cpu" else device
 
 
 def _take_turns(

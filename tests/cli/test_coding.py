@@ -155,12 +155,11 @@ def test_info_of_many_files_is_one_line_of_json_each(here: Path, model: list[str
 
 
 def test_models_are_listed_with_the_default_marked(monkeypatch: pytest.MonkeyPatch) -> None:
-    from opensnac import models
-    from opensnac.engine.backends import on_a_processor
+    from opensnac import models, processor
 
     monkeypatch.setattr(models, "DEFAULT_MODEL", "second")
     monkeypatch.setattr(models, "bundled_models", lambda: {"first": Path(), "second": Path()})
     monkeypatch.setattr(models, "cached_models", lambda: ["someone/their_model"])
     lines = succeed("models").stdout.splitlines()
     assert lines[:3] == ["first  bundled", "second  bundled, default", "someone/their_model  cached"]
-    assert lines[3:] == ["", f"On this processor they run by {on_a_processor()}."]
+    assert lines[3:] == ["", f"On this processor they run by {processor.backend()}."]

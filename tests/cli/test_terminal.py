@@ -13,7 +13,7 @@ import pytest
 import soundfile
 from commands import record, succeed, tree, wav_bytes
 
-from opensnac import __version__
+from opensnac import __version__, processor
 
 
 def start(*arguments: str | Path, **options: object) -> subprocess.Popen[bytes]:
@@ -34,12 +34,13 @@ def test_help_is_quick_because_it_imports_nothing_heavy() -> None:
 
 def test_info_does_without_torch(here: Path, model: list[str]) -> None:
     (here / "a.snac").write_bytes(succeed("encode", "-", *model, stdin=wav_bytes()).stdout_bytes)
-    script = (
-        "import sys\nsys.modules['torch'] = None  # importing it now fails\n"
-        "from opensnac.cli import app\napp(['info', 'a.snac', '--json'])"
+    start = "import sys\nsys.modules['torch'] = None  # importing it now fails\nfrom opensnac.cli import app\n"
+    facts, shown = (
+        subprocess.run([sys.executable, "-c", start + call], capture_output=True, text=True, check=True).stdout
+        for call in ("app(['info', 'a.snac', '--json'])", "app(['info', 'a.snac'])")
     )
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert json.loads(result.stdout)["num_samples"] == 3000
+    assert json.loads(facts)["num_samples"] == 3000
+    assert shown.splitlines()[-1] == f"On this processor files are decoded by {processor.backend()}."
 
 
 def test_encode_and_decode_in_one_pipe(here: Path, model: list[str]) -> None:

@@ -61,6 +61,7 @@ def test_other_types_come_close(dtype: torch.dtype) -> None:
     assert same > {torch.float16: 0.8, torch.bfloat16: 0.4, torch.float64: 0.999}[dtype]
 
 
+@pytest.mark.filterwarnings("ignore:the kernels for this processor")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_models_of_other_types_take_and_give_their_own(dtype: torch.dtype) -> None:
     model = configs.model_of(configs.TINY).to(dtype)
@@ -92,6 +93,27 @@ def test_missing_kernels_are_told_once_and_do_no_harm(monkeypatch: pytest.Monkey
         engine = model.freeze(device="cpu")
     assert engine.backend == model.freeze(device="cpu").backend == backends.TorchBackend(torch.float32)  # in silence
     backends._warn.cache_clear()
+
+
+def test_bfloat16_that_cannot_be_had_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "level", lambda: "avx2")
+    monkeypatch.setattr(kernels, "has_bfloat16", lambda: False)
+    backends._warn.cache_clear()
+    with pytest.warns(RuntimeWarning, match=r"processor \(avx2\) do not multiply in bfloat16: they compute in float32"):
+        backend = backends.choose(None, torch.device("cpu"), torch.bfloat16)
+    assert (backend.name, backend.dtype) == ("c", torch.float32)
+    assert backends.choose("torch", torch.device("cpu"), torch.bfloat16).dtype == torch.bfloat16  # in silence
+    backends._warn.cache_clear()
+
+
+def test_float64_is_the_same_in_any_batch() -> None:
+    """Codes are chosen in it too, so that no rounding by another order of sums can flip one."""
+    engine = configs.model_of(WIDE).freeze(backend="torch", dtype=torch.float64)
+    assert engine._scales[0].directions.dtype == torch.float64
+    audio = audio_of(4000, 5)
+    together = engine.encode(audio)
+    for n, clip in enumerate(audio.split(1)):
+        assert all(torch.equal(a[n : n + 1], b) for a, b in zip(together, engine.encode(clip), strict=True))
 
 
 def test_threads_share_an_engine() -> None:

@@ -7,6 +7,7 @@ import re
 import subprocess
 from pathlib import Path
 
+from opensnac import processor
 from opensnac.kernels import library
 
 HERE = Path(__file__).parent
@@ -19,7 +20,7 @@ def build(folder: Path) -> library.Library:
 
     By -O1, for a quarter of the time of -O3; the results are the same, as no multiply-add is left to the compiler.
     """
-    sources = [path for path in library.FOLDER.glob("*.c") if path.name != "probe.c"]
+    sources = [path for path in processor.FOLDER.glob("*.c") if path.name != "probe.c"]
     replaced = ["-include", HERE / "avx512.h", "-DSTAND_IN_BF16", "-mavx2", "-mfma", "-O1", "-Wno-psabi"]
     made = folder / "_avx512bf16.so"
     subprocess.run(["gcc", *FLAGS, *replaced, "-fPIC", "-shared", *sources, "-o", made], check=True)

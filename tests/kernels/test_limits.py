@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from opensnac import kernels
+from opensnac import kernels, processor
 from opensnac.errors import ConfigError, TensorError
 from opensnac.kernels import library
 
@@ -24,11 +24,13 @@ def chosen(monkeypatch: pytest.MonkeyPatch):
     def choose(value: str) -> str | None:
         monkeypatch.setenv("OPENSNAC_KERNELS", value)
         library.loaded.cache_clear()
+        processor.best_level.cache_clear()
         return kernels.level()
 
     yield choose
     monkeypatch.undo()
     library.loaded.cache_clear()
+    processor.best_level.cache_clear()
 
 
 def test_a_level_can_be_forced(chosen, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,10 +42,10 @@ def test_a_level_can_be_forced(chosen, monkeypatch: pytest.MonkeyPatch) -> None:
         kernels.noise([1], [0], 5)
     with pytest.raises(ConfigError, match="OPENSNAC_KERNELS: expected .* or 0, got 'sse9'"):
         chosen("sse9")
-    monkeypatch.setattr(library, "_runs_here", lambda level: False)
+    monkeypatch.setattr(processor, "runs", lambda level: False)
     with pytest.raises(ConfigError, match="expected nothing or 0, got .*, which this processor does not run"):
         chosen(best)
-    monkeypatch.setattr(library, "_is_built", lambda level: False)
+    monkeypatch.setattr(processor, "is_built", lambda level: False)
     with pytest.raises(ConfigError, match="expected nothing or 0, got .*, which this installation does not have"):
         chosen(best)
     assert chosen("") is None

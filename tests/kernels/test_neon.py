@@ -29,7 +29,7 @@ from test_as_documented import (  # noqa: F401  (collected here once more)
     test_units_of_nothing,
 )
 
-from opensnac import kernels
+from opensnac import kernels, processor
 from opensnac.kernels import library
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", ["qemu-aarch64-static", "-L", "/usr/aarch64-linux-gnu"]
@@ -45,7 +45,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pytest.skip(f"{program} is missing: apt-get install gcc-aarch64-linux-gnu qemu-user-static")
     folder = tmp_path_factory.mktemp("aarch64")
     flags = ast.literal_eval(re.search(r"^FLAGS = (\[.*\])$", SETUP.read_text(), re.MULTILINE)[1])
-    sources = [path for path in library.FOLDER.glob("*.c") if path.name != "probe.c"]
+    sources = [path for path in processor.FOLDER.glob("*.c") if path.name != "probe.c"]
     subprocess.run([COMPILER, *flags, "-fPIC", "-shared", *sources, "-o", folder / "_neon.so"], check=True)
     subprocess.run([COMPILER, "-O1", Path(__file__).with_name("emulated.c"), "-o", folder / "call", "-ldl"], check=True)
     return folder
