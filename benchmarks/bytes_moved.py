@@ -80,7 +80,8 @@ def main() -> None:
     for part in ("encoder", "decoder"):
         those = [place for place in places if place.part == part]
         operations = sum(3 * 2 * place.channels * place.values for place in those)
-        print(f"\n{part}: the units' products take at least {1e6 * operations / PRODUCTS[options.type]:.2f} us a second")
+        least = 1e6 * operations / PRODUCTS[options.type]
+        print(f"\n{part}: the products of the units take at least {least:.2f} us a second")
         for name, count in forms.items():
             moved = sum(3 * count * place.values * size for place in those)
             print(f"  {name}: {moved / 1e6:.0f} MB, at least {1e6 * moved / MEMORY:.1f} us")

@@ -70,7 +70,14 @@ def test_there_are_shipped_configurations() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["opensnac", "opensnac.cli", "opensnac.recordings.audio", "opensnac.bitstream", "opensnac.recordings.jobs"],
+    [
+        "opensnac",
+        "opensnac.cli",
+        "opensnac.processor",
+        "opensnac.recordings.audio",
+        "opensnac.bitstream",
+        "opensnac.recordings.jobs",
+    ],
 )
 def test_what_needs_no_torch_imports_none(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

@@ -36,6 +36,7 @@ ROOMS = {
     "models": "where models lie",
     "identity": "what tells weights apart",
     "files": "outputs whole or not at all",
+    "processor": "which kernels run here",
     "config": "the published keys",
     "errors": "bad input",
 }
