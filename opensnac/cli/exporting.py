@@ -11,7 +11,7 @@ from opensnac.cli.app import ELSEWHERE, command
 from opensnac.cli.reporting import needs_extra, reporting
 
 if TYPE_CHECKING:
-    from opensnac.export import Weights
+    from opensnac.export.weights import Weights
 
 
 @command(ELSEWHERE, "opensnac export speech_24khz_small -o onnx/ --stream --weights fp16")
@@ -37,17 +37,17 @@ def export(
     """
     with reporting():
         needs_extra("export", "onnx")
-        from opensnac import export as exported
         from opensnac.errors import ConfigError
+        from opensnac.export import folder
 
         if noise not in ("exact", "none"):
             raise ConfigError(f"--noise is {noise!r}, expected exact or none")
-        exported.export(_weights(model), out, weights or ["fp32"], noise=noise == "exact", stream=stream)
+        folder.export(_weights(model), out, weights or ["fp32"], noise=noise == "exact", stream=stream)
 
 
 def _weights(model: str | None) -> Weights:
     """A model's weights; PyTorch is needed for those that are not in `model.safetensors` alone."""
-    from opensnac.export import Weights
+    from opensnac.export.weights import Weights
     from opensnac.models import locate
 
     folder, name = locate(model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -11,20 +11,18 @@ from onnx import ModelProto
 
 from opensnac.errors import ConfigError
 from opensnac.export.graph import STORED, Metadata, metadata_of
-from opensnac.export.models import decoder_model, decoder_stream, encoder_model, encoder_stream, facts
+from opensnac.export.models import STREAMS, WHOLE, facts
+from opensnac.export.naming import ABOUT, FOLDER, file_name
 from opensnac.export.weights import Weights
 from opensnac.files import whole_folder
 
-ONNX = "onnx"  # folder of the graphs
 LARGEST = 2**31 - 2**20  # bytes of a graph in one file; beyond, its weights go into a second one
-WHOLE = {"encoder_model": encoder_model, "decoder_model": decoder_model}
-STREAMS = {"encoder_stream": encoder_stream, "decoder_stream": decoder_stream}
 
 
 def export(
     weights: Weights, folder: Path, stored: Sequence[str] = ("fp32",), *, noise: bool = True, stream: bool = False
 ) -> None:
-    """Write a model's encoder and decoder in ONNX, with `stream` also those that take pieces, each as `stored` says.
+    """Write a model's encoder and decoder in FOLDER, with `stream` also those that take pieces, each as `stored` says.
 
     `noise=False` leaves the decoder's noise out. The folder appears whole or not at all; FileExistsError where it is
     there and not empty. ConfigError for another kind of storage than "fp32", "fp16" and "int8".
@@ -34,21 +32,16 @@ def export(
             raise ConfigError(f"weights are {kind!r}, expected {', '.join(STORED)}")
     makers = WHOLE | (STREAMS if stream else {})
     with whole_folder(folder) as unfinished:
-        (unfinished / ONNX).mkdir()
+        (unfinished / FOLDER).mkdir()
         about, graphs = facts(weights), {}
         for kind in dict.fromkeys(stored):
             for name, make in makers.items():
-                model = _made(make, weights, kind, noise)
-                _save(model, unfinished / ONNX / file_name(name, kind))
+                model = make(weights, kind, noise)
+                _save(model, unfinished / FOLDER / file_name(name, kind))
                 graphs[file_name(name, kind)] = {k: v for k, v in metadata_of(model).items() if k not in about}
-        _write_json(unfinished / "opensnac.json", {**about, "graphs": graphs})
+        _write_json(unfinished / ABOUT, {**about, "graphs": graphs})
         _write_json(unfinished / "config.json", transformers_config(weights))
         _write_json(unfinished / "preprocessor_config.json", preprocessor_config(weights))
-
-
-def file_name(name: str, stored: str) -> str:
-    """Of a graph, as transformers.js looks for it."""
-    return f"{name}.onnx" if stored == "fp32" else f"{name}_{stored}.onnx"
 
 
 def transformers_config(weights: Weights) -> Metadata:
@@ -60,13 +53,6 @@ def preprocessor_config(weights: Weights) -> Metadata:
     """`preprocessor_config.json` of transformers.js."""
     rate = weights.config.sampling_rate
     return {"feature_extractor_type": "SnacFeatureExtractor", "feature_size": 1, "sampling_rate": rate}
-
-
-def _made(make: Callable[..., ModelProto], weights: Weights, stored: str, noise: bool) -> ModelProto:
-    """A graph; an encoder's weights are in float16 where a decoder's are in int8, which would spoil its codes."""
-    if stored == "int8" and make in (encoder_model, encoder_stream):
-        stored = "fp16"
-    return make(weights, stored, noise)
 
 
 def _save(model: ModelProto, path: Path) -> None:

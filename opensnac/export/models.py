@@ -18,7 +18,7 @@ Make = Callable[[Weights, str, bool], ModelProto]
 
 def encoder_model(weights: Weights, stored: str = "fp32", noise: bool = True) -> ModelProto:
     """Whole signals of any length, padded with zeros to whole groups of frames -> codes."""
-    graph, config = Graph(stored), weights.config
+    graph, config = _encoder_graph(stored), weights.config
     audio = graph.input("input_values", FLOAT, ["batch", 1, "samples"])
     group = graph.integers(config.frame_multiple * config.hop_length)
     missing = graph("Mod", graph("Neg", graph("Shape", audio, start=2, end=3)), group)
@@ -39,7 +39,7 @@ def decoder_model(weights: Weights, stored: str = "fp32", noise: bool = True) ->
 
 def encoder_stream(weights: Weights, stored: str = "fp32", noise: bool = True) -> ModelProto:
     """Pieces of whole groups of frames -> codes, late; they end where the codes of another group become certain."""
-    graph, config = Graph(stored), weights.config
+    graph, config = _encoder_graph(stored), weights.config
     layers, group = encoder_layers(config), config.frame_multiple * config.hop_length
     first = -(-encoder_look_ahead(config) % group)
     audio = graph.input("input_values", FLOAT, ["batch", 1, "samples"])
@@ -58,6 +58,11 @@ def decoder_stream(weights: Weights, stored: str = "fp32", noise: bool = True) -
     audio = writer.through(latent, decoder_layers(config))
     graph.output(audio, "audio_values", FLOAT, ["batch", 1, "samples"])
     return _stream("decoder_stream", weights, stored, writer, 0)
+
+
+def _encoder_graph(stored: str) -> Graph:
+    """In int8 an encoder's codes would get worse, so its weights are in float16 then."""
+    return Graph("fp16" if stored == "int8" else stored)
 
 
 def _take_codes(graph: Graph, weights: Weights) -> list[str]:
@@ -93,3 +98,7 @@ def facts(weights: Weights) -> Metadata:
         "hop_length": config.hop_length,
         "group_samples": config.frame_multiple * config.hop_length,
     }
+
+
+WHOLE: dict[str, Make] = {"encoder_model": encoder_model, "decoder_model": decoder_model}
+STREAMS: dict[str, Make] = {"encoder_stream": encoder_stream, "decoder_stream": decoder_stream}

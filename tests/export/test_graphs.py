@@ -19,7 +19,8 @@ from onnx import TensorProto
 from opensnac import SNAC
 from opensnac.engine.engine import Engine
 from opensnac.errors import ModelError
-from opensnac.export import Weights, graph, models, noise
+from opensnac.export import graph, models, noise
+from opensnac.export.weights import Weights
 from opensnac.model.noise import position_noise
 
 ENDLESS = 2**62
