@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from opensnac.recordings import audio
+from opensnac.recordings.shelf import ModelShelf
 from opensnac.recordings.source import READABLE
-from opensnac.recordings.transcode import ModelShelf
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import functools
 import os
 import platform
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from opensnac.errors import ConfigError
@@ -44,6 +45,8 @@ def why_none() -> str | None:
 
 def backend() -> str:
     """What an engine runs on where nothing else is asked for: a few words for people."""
+    if find_spec("torch") is None:
+        return "ONNX Runtime"
     level = best_level()
     return f"C kernels, {level}" if level else f"PyTorch ({why_none() or 'kernels switched off'})"
 

@@ -99,6 +99,11 @@ class Header:
             )
 
     @property
+    def model(self) -> str:
+        """The model that coded the stream, in words."""
+        return f"{self.model_name!r} (weights {self.weights_hash})"
+
+    @property
     def bits_per_code(self) -> int:
         """Bits of one code at fixed width."""
         return (self.codebook_size - 1).bit_length()

@@ -14,9 +14,12 @@ import typer
 from opensnac import processor
 from opensnac.cli.app import CODE, Model, command
 from opensnac.cli.reporting import reporting, run_jobs, shown
+from opensnac.errors import BackendError
 from opensnac.recordings.jobs import Job, LeftOut, PlanError, Report, Search, plan
 
 if TYPE_CHECKING:
+    from opensnac.recordings.grouping import Together
+    from opensnac.recordings.intake import Treatment
     from opensnac.recordings.transcode import Result
 
 SNAC = ".snac"
@@ -27,6 +30,10 @@ Out = Annotated[
     typer.Option("--out", "-o", help="A file, a folder, or - for standard output. Default: beside each input."),
 ]
 Jobs = Annotated[int, typer.Option(min=1, help="Files worked on at once; they share the cores.")]
+Runtime = Annotated[
+    str | None,
+    typer.Option(metavar="torch|onnx", help="What runs the model. Default: PyTorch where it is installed."),
+]
 Device = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda or cuda:N.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace outputs that exist.")]
 SkipExisting = Annotated[
@@ -69,6 +76,7 @@ def encode(
         ),
     ] = False,
     device: Device = "cpu",
+    runtime: Runtime = None,
     together: Annotated[
         float | None,
         typer.Option(
@@ -94,21 +102,22 @@ def encode(
         layout = _raw_layout(raw)
         left_out = LeftOut()
         batch = _plan(inputs, out, _recordings(follow), [SNAC], keep_ending=keep_ending, left_out=left_out)
-        from opensnac.recordings import finished, transcode
-        from opensnac.recordings.grouping import BATCH_SECONDS, Together
+        from opensnac.recordings import finished, shelf, transcode
         from opensnac.recordings.intake import Treatment
 
-        codec = transcode.ModelShelf(model, reduced=reduced, device=device).get()
+        models = shelf.ModelShelf(model, reduced, device, runtime=runtime, workers=jobs)
+        if together and models.runtime == "onnx":
+            raise BackendError("batches need the runtime torch; leave out --together or --runtime onnx")
+        codec = models.get()
         pending = _Pending(batch, force, skip_existing)
         pending.compare(lambda source, target: finished.coded_already(source, target, codec, mono, layout))
-        seconds = (0.0 if device == "cpu" else BATCH_SECONDS) if together is None else together
-        alone = not seconds or layout or live or len(batch) == 1
+        alone = layout or live or len(batch) == 1 or (together is None and device == "cpu") or together == 0
         short = [] if alone else [job.source for job in pending.writable if job.source]
-        batches = Together(codec, short, seconds, Treatment(mono, gain, normalize, strict))
+        batches = _batches(codec, short, together, Treatment(mono, gain, normalize, strict)) if short else None
 
         def work(job: Job, report: Report) -> Result:
             pending.refuse_existing(job)
-            if job.source and (ready := batches.take(job.source)):
+            if job.source and batches and (ready := batches.take(job.source)):
                 return transcode.write_codes(ready, _target(job), codec, force=force)
             return transcode.encode_file(
                 _source(job),
@@ -124,7 +133,7 @@ def encode(
                 report=report,
             )
 
-        with transcode.shared_cores(jobs):
+        with shelf.shared_cores(jobs):
             run_jobs(pending.jobs, work, jobs, left_out, pending.finished)
 
 
@@ -162,6 +171,7 @@ def decode(
         ),
     ] = None,
     device: Device = "cpu",
+    runtime: Runtime = None,
     keep_ending: KeepEnding = False,
     follow: Follow = True,
     jobs: Jobs = 1,
@@ -180,9 +190,9 @@ def decode(
         left_out = LeftOut()
         search = Search([SNAC], expected=_sound_endings(), follow=follow)
         batch = _plan(inputs, out, search, list(WRITABLE), ending, keep_ending=keep_ending, left_out=left_out)
-        from opensnac.recordings import finished, transcode
+        from opensnac.recordings import finished, shelf, transcode
 
-        shelf = transcode.ModelShelf(model, reduced=reduced, device=device, trusted=trust or ())
+        models = shelf.ModelShelf(model, reduced, device, trust or (), runtime, jobs)
         pending = _Pending(batch, force, skip_existing)
         pending.compare(lambda source, target: finished.decoded_already(source, target, sample_rate))
 
@@ -191,7 +201,7 @@ def decode(
             return transcode.decode_file(
                 _source(job),
                 _target(job),
-                shelf,
+                models,
                 sample_rate=sample_rate,
                 ending=ending,
                 seed=seed,
@@ -201,7 +211,7 @@ def decode(
                 report=report,
             )
 
-        with transcode.shared_cores(jobs):
+        with shelf.shared_cores(jobs):
             run_jobs(pending.jobs, work, jobs, left_out, pending.finished)
 
 
@@ -240,6 +250,13 @@ def models() -> None:
         for name in cached_models():
             print(f"{name}  cached")
         print(f"\nOn this processor they run by {processor.backend()}.")
+
+
+def _batches(codec: Any, files: list[Path], seconds: float | None, treatment: Treatment) -> Together:
+    """Batches of short recordings, for a model of PyTorch."""
+    from opensnac.recordings.grouping import BATCH_SECONDS, Together
+
+    return Together(codec, files, BATCH_SECONDS if seconds is None else seconds, treatment)
 
 
 class _Pending:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from opensnac.recordings.transcode import Result
 
+EXTRAS = {"torch": "opensnac", "onnx": "'opensnac[export]'", "onnxruntime": "'opensnac[onnx]'"}  # what brings a module
 FAILED, MISUSED, INTERRUPTED, TERMINATED = 1, 2, 130, 143  # exit codes
 
 
@@ -127,6 +128,8 @@ def _message(error: Exception, job: Job | None = None) -> str:
         text = f"{name}: {error.strerror}" if name else error.strerror
     elif isinstance(error, OpensnacError | FileExistsError):
         text = str(error)
+    elif isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
+        text = f"{error.name} is not installed; run: pip install {EXTRAS[error.name]}"
     elif isinstance(error, MemoryError):
         text = "there is not enough memory for this file"
     else:

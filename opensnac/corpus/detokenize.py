@@ -12,8 +12,9 @@ from opensnac.corpus.readers import Corpus, Tokens
 from opensnac.corpus.shards import snac_bytes
 from opensnac.errors import OpensnacError
 from opensnac.recordings.jobs import PlanError
+from opensnac.recordings.shelf import ModelShelf
 from opensnac.recordings.sink import writable_ending
-from opensnac.recordings.transcode import ModelShelf, decode_file
+from opensnac.recordings.transcode import decode_file
 
 
 def detokenize(

@@ -25,7 +25,8 @@ from opensnac.corpus.store import Store
 from opensnac.engine.batches import BATCH_SECONDS, encode_clips
 from opensnac.engine.engine import Engine
 from opensnac.errors import OpensnacError
-from opensnac.recordings.transcode import ModelShelf, encode_blocks
+from opensnac.recordings.shelf import ModelShelf
+from opensnac.recordings.transcode import encode_blocks
 
 WINDOW_SECONDS = {"cpu": 60.0, "cuda": 600.0}  # of recordings that are held to make batches of similar length from
 BATCH = {"cpu": 0.0, "cuda": BATCH_SECONDS}  # seconds of a batch: one recording keeps a core busy

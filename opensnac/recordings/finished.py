@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from opensnac import bitstream
-from opensnac.engine.codec import Coder
 from opensnac.errors import OpensnacError
 from opensnac.recordings.resampling import resampled_length
 from opensnac.recordings.source import Source
 from opensnac.recordings.transcode import header_for
 
+if TYPE_CHECKING:
+    from opensnac.recordings.codec import Model
+
 
 def coded_already(
-    source: Path, target: Path, model: Coder, mono: bool, raw: tuple[int, int] | None = None
+    source: Path, target: Path, model: Model, mono: bool, raw: tuple[int, int] | None = None
 ) -> str | None:
     """None if `target` is a whole `.snac` file of `source` by `model`; else what it is instead.
 

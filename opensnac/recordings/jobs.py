@@ -273,6 +273,10 @@ class Interrupted(BaseException):
 Report = Callable[[float], None]  # takes the share of a job that is done, 0 to 1
 
 
+def no_report(share: float) -> None:
+    """The default: progress is not reported."""
+
+
 def run(
     jobs: Sequence[Job],
     work: Callable[[Job, Report], None],

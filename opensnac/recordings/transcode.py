@@ -7,37 +7,33 @@ exactly N samples at R, or ceil(N · X / R) at another rate X. Each channel is c
 from __future__ import annotations
 
 import itertools
-import re
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import numpy as np
-import torch
 
 from opensnac import bitstream
 from opensnac.bitstream import WEIGHTS_HASH_DIGITS, Header, Limits
-from opensnac.engine.codec import SNAC, Coder
-from opensnac.engine.engine import Engine, Progress, no_progress
 from opensnac.errors import (
     BitstreamError,
-    ConfigError,
     DamagedStreamError,
-    ModelError,
     ModelMismatchError,
     OpensnacError,
 )
 from opensnac.files import OutputFile, refuse_existing, whole_file
-from opensnac.models import bundled_models
+from opensnac.recordings.codec import in_arrays
 from opensnac.recordings.intake import Intake, Treatment
+from opensnac.recordings.jobs import Report, no_report
 from opensnac.recordings.resampling import Resampler, resampled_length
+from opensnac.recordings.shelf import ModelShelf
 from opensnac.recordings.sink import Sink, writable_ending
 from opensnac.recordings.source import Source, check_rate, stream_name
-from opensnac.streaming.streams import StreamDecoder, StreamEncoder
+
+if TYPE_CHECKING:
+    from opensnac.recordings.codec import Model
 
 MAX_CHANNELS = 255  # what a header can say
 PIECE_SAMPLES = 1 << 15  # of all channels together that the model works on at once
@@ -50,87 +46,6 @@ class Result:
     seconds: float
     damage: str | None = None
     warnings: tuple[str, ...] = ()
-
-
-class ModelShelf:
-    """Models by name, each loaded once, whichever thread asks for it first. `only` stands for every name.
-
-    `reduced` lets them multiply in bfloat16. `trusted` names hub models that streams may have downloaded, OWNER/* all
-    of an owner's. ConfigError for a device that is not there.
-    """
-
-    def __init__(
-        self,
-        only: str | Path | None = None,
-        reduced: bool = False,
-        device: str = "cpu",
-        trusted: Sequence[str] = (),
-    ) -> None:
-        check_device(device)
-        self._only, self._reduced, self._device, self._trusted = only, reduced, device, tuple(trusted)
-        self._models: dict[str, Engine] = {}
-        self._lock = threading.Lock()
-
-    def get(self, name: str | None = None) -> Engine:
-        """The model called `name`, the default one for None, made quick to run. ModelError if none is."""
-        return self._load(name if self._only is None else self._only)
-
-    def for_header(self, header: Header) -> Engine:
-        """The model that a stream names, if it is bundled, cached or trusted: whoever wrote the stream chose the name.
-
-        ModelError says how to give it where it is none of these.
-        """
-        if self._only is not None:
-            return self.get()
-        name = header.model_name
-        try:
-            if name in bundled_models():
-                return self._load(name)
-            if not _is_hub_id(name):
-                raise ModelError("only bundled models and those of the hub are looked for by a file's name for them")
-            here_only = not any(fnmatchcase(name, pattern) for pattern in self._trusted)
-            return self._load(name, **({"local_files_only": True} if here_only else {}))
-        except OpensnacError as error:
-            trust = f", or have it downloaded with --trust {name}" if _is_hub_id(name) else ""
-            raise ModelError(
-                f"needs the model {_identity(header)}, which was not found by that name; "
-                f"give its folder or hub id with --model{trust} ({error})"
-            ) from error
-
-    def _load(self, wanted: str | Path | None, **options: Any) -> Engine:
-        with self._lock:
-            if str(wanted) not in self._models:
-                dtype = torch.bfloat16 if self._reduced else None
-                model = SNAC.from_pretrained(wanted, **options)
-                self._models[str(wanted)] = model.freeze(dtype=dtype, device=self._device)
-            return self._models[str(wanted)]
-
-
-def _is_hub_id(name: str) -> bool:
-    """Whether a name can only mean a repository of the hub: no folder here, nor a path to one."""
-    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) is not None and not Path(name).exists()
-
-
-def check_device(device: str) -> None:
-    """ConfigError for a device that PyTorch does not have here."""
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"device {device!r} cannot be used here ({reason}); cpu, cuda or cuda:N was needed"
-        ) from error
-
-
-@contextmanager
-def shared_cores(workers: int) -> Iterator[None]:
-    """Let `workers` threads that run a model share the processor's cores evenly."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, threads // workers))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class Recorded(Protocol):
@@ -161,7 +76,7 @@ class Recorded(Protocol):
 class Coding:
     """A recording on its way through a model, piece by piece, in flat memory."""
 
-    def __init__(self, recording: Source, model: Coder, treatment: Treatment, report: Progress = no_progress):
+    def __init__(self, recording: Source, model: Model, treatment: Treatment, report: Report = no_report):
         self._intake = Intake(recording, model.config.sampling_rate, treatment, MAX_CHANNELS)
         self.channels, self.rate, self.remarks = self._intake.channels, self._intake.rate, self._intake.remarks
         self._model, self._report = model, report
@@ -176,7 +91,7 @@ class Coding:
 
 
 def write_codes(
-    recorded: Recorded, target: str | Path | BinaryIO, model: Coder, *, live: bool = False, force: bool = False
+    recorded: Recorded, target: str | Path | BinaryIO, model: Model, *, live: bool = False, force: bool = False
 ) -> Result:
     """Write a recording's codes as a `.snac` file or stream, as they come.
 
@@ -199,7 +114,7 @@ def write_codes(
 def encode_file(
     source: str | Path | BinaryIO,
     target: str | Path | BinaryIO,
-    model: Coder,
+    model: Model,
     *,
     mono: bool = False,
     gain_db: float = 0.0,
@@ -209,7 +124,7 @@ def encode_file(
     live: bool = False,
     force: bool = False,
     limits: Limits | None = None,
-    report: Progress = no_progress,
+    report: Report = no_report,
 ) -> Result:
     """Code a recording into a `.snac` file or stream: `Coding`, then `write_codes`.
 
@@ -230,7 +145,7 @@ def encode_file(
 def decode_file(
     source: str | Path | BinaryIO,
     target: str | Path | BinaryIO,
-    models: Coder | ModelShelf,
+    models: Model | ModelShelf,
     *,
     sample_rate: int | None = None,
     ending: str | None = None,
@@ -239,7 +154,7 @@ def decode_file(
     salvage: bool = False,
     force: bool = False,
     limits: Limits | None = None,
-    report: Progress = no_progress,
+    report: Report = no_report,
 ) -> Result:
     """Decode a `.snac` file or stream into a WAV, FLAC or OGG file (or stream, as `ending` says) as packets come.
 
@@ -256,7 +171,7 @@ def decode_file(
     with _about(source), _binary_input(source) as file:
         reader = bitstream.Reader(file, limits)
         header = reader.header
-        model = models if isinstance(models, Coder) else models.for_header(header)
+        model = models.for_header(header) if isinstance(models, ModelShelf) else models
         check_model(header, model)
         rate = sample_rate or header.original_rate
         check_rate(rate, "the header")
@@ -276,7 +191,7 @@ def decode_file(
     return Result(reader.usable_samples / header.original_rate, playback.damage)
 
 
-def header_for(model: Coder, channels: int, rate: int) -> Header:
+def header_for(model: Model, channels: int, rate: int) -> Header:
     """The header of a recording of `channels` at `rate` Hz, coded by `model`."""
     config = model.config
     return Header(
@@ -292,51 +207,45 @@ def header_for(model: Coder, channels: int, rate: int) -> Header:
     )
 
 
-def check_model(header: Header, model: Coder) -> None:
+def check_model(header: Header, model: Model) -> None:
     """Raise ModelMismatchError, which names both, unless `model` is the one that coded the stream."""
     own = header_for(model, header.channels, header.original_rate)
     if own.weights_hash != header.weights_hash:
         raise ModelMismatchError(
-            f"was coded by the model {_identity(header)}, but the model loaded is {_identity(own)}; "
+            f"was coded by the model {header.model}, but the model loaded is {own.model}; "
             "give the first one with --model"
         )
     layout = ("sampling_rate", "hop_length", "vq_strides", "codebook_size", "frame_multiple")
     for field in layout:
         if getattr(own, field) != getattr(header, field):
             raise ModelMismatchError(
-                f"has {field} {getattr(header, field)}, but its model {_identity(own)} has "
+                f"has {field} {getattr(header, field)}, but its model {own.model} has "
                 f"{getattr(own, field)}; the header is forged, encode the recording again"
             )
 
 
-def _identity(header: Header) -> str:
-    return f"{header.model_name!r} (weights {header.weights_hash})"
-
-
-def encode_blocks(blocks: Iterable[np.ndarray], model: Coder, channels: int) -> Iterator[list[np.ndarray]]:
+def encode_blocks(blocks: Iterable[np.ndarray], model: Model, channels: int) -> Iterator[list[np.ndarray]]:
     """Code (channels, samples) blocks at the model's rate within ±1, each channel by itself.
 
     Yields codes as they become certain: one int64 array (channels, n_i) a scale, coarse to fine.
     """
-    encoder = StreamEncoder(model)
-    state = encoder.start(channels)
+    encoder = in_arrays(model).stream_encoder(channels)
     at_once = -(-PIECE_SAMPLES // channels)
     for block in blocks:
         for start in range(0, block.shape[1], at_once):
-            piece = np.ascontiguousarray(block[:, start : start + at_once])
-            yield _stacked(encoder.push(torch.from_numpy(piece).to(encoder.engine.device)[:, None], state))
-    yield _stacked(encoder.flush(state))
+            yield encoder.push(block[:, start : start + at_once])
+    yield encoder.flush()
 
 
 class _Playback:
     """The samples of a stream, as its packets come."""
 
-    def __init__(self, reader: bitstream.Reader, model: Coder, seed: int | None, salvage: bool) -> None:
+    def __init__(self, reader: bitstream.Reader, model: Model, seed: int | None, salvage: bool) -> None:
         self.damage: str | None = None
         self._reader, self._model, self._salvage = reader, model, salvage
         self._clock = None if reader.limits is None else reader.limits.clock()
-        self._decoder = StreamDecoder(model)
-        self._state = self._decoder.start(reader.header.channels, seed=seed or 0, noise=seed is not None)
+        channels, noise = reader.header.channels, seed is not None
+        self._decoder = in_arrays(model).stream_decoder(channels, seed=seed or 0, noise=noise)
 
     def blocks(self) -> Iterator[np.ndarray]:
         """(channels, samples) at the codec's rate, as many in all as the recording has."""
@@ -345,7 +254,7 @@ class _Playback:
         held_back = max(0, config.frame_multiple * config.hop_length - self._decoder.look_ahead)
         held, given = np.zeros((header.channels, 0), np.float32), 0
         for codes in self._packets():
-            held = np.concatenate([held, self._heard(self._decoder.push(codes, self._state))], axis=1)
+            held = np.concatenate([held, self._decoder.push(codes)], axis=1)
             ready = max(0, held.shape[1] - held_back)
             given += ready
             yield held[:, :ready]
@@ -353,35 +262,26 @@ class _Playback:
         if self._reader.usable_samples == 0:
             raise BitstreamError("holds no samples; there is nothing to decode")
         length = resampled_length(self._reader.usable_samples, header.original_rate, header.sampling_rate)
-        rest = self._heard(self._decoder.flush(self._state, drop_partial=self.damage is not None))
+        rest = self._decoder.flush(drop_partial=self.damage is not None)
         yield np.concatenate([held, rest], axis=1)[:, : length - given]
 
-    def _packets(self) -> Iterator[list[torch.Tensor]]:
+    def _packets(self) -> Iterator[list[np.ndarray]]:
         """Codes of at most a piece at a time, (channels, n_i) a scale; damage ends them if that is to be salvaged."""
         strides = self._reader.header.vq_strides
-        coarse = max(1, PIECE_SAMPLES // self._reader.header.channels // (self._model.hop_length * strides[0]))
+        coarse = max(1, PIECE_SAMPLES // self._reader.header.channels // (self._model.config.hop_length * strides[0]))
         try:
             for packet in self._reader:
                 if self._clock is not None:
                     self._clock.begin(f"packet {self._reader.num_packets} to be decoded")
-                codes = [torch.from_numpy(scale).to(self._decoder.engine.device) for scale in packet]
                 for start in range(0, packet[0].shape[1], coarse):
                     frames = slice(start * strides[0], (start + coarse) * strides[0])
-                    yield [c[:, frames.start // s : frames.stop // s] for c, s in zip(codes, strides, strict=True)]
+                    yield [c[:, frames.start // s : frames.stop // s] for c, s in zip(packet, strides, strict=True)]
                     if self._clock is not None:
                         self._clock.check()
         except DamagedStreamError as error:
             if not self._salvage or not self._reader.usable_frames:
                 raise
             self.damage = error.problem
-
-    @staticmethod
-    def _heard(channels: list[torch.Tensor]) -> np.ndarray:
-        return torch.cat(channels).float().cpu().numpy()
-
-
-def _stacked(channels: list[list[torch.Tensor]]) -> list[np.ndarray]:
-    return [torch.cat(scale).cpu().numpy() for scale in zip(*channels, strict=True)]
 
 
 @contextmanager

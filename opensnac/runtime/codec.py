@@ -50,7 +50,7 @@ class Codec:
         Padded with zeros to whole groups of frames. AudioError for anything but finite floating-point audio.
         """
         audio = checked_audio(audio, "(batch, 1, samples)", 3)
-        stream = self.encoder(len(audio))
+        stream = self.stream_encoder(len(audio))
         return _joined([stream.push(audio[:, 0]), stream.flush()])
 
     def decode(
@@ -69,15 +69,15 @@ class Codec:
         total = frames * self.config.hop_length
         if num_samples is not None and not 0 <= num_samples <= total:
             raise CodesError(f"num_samples is {num_samples}, expected 0 to {total}, which {frames} frames hold")
-        stream = self.decoder(len(codes[0]), seed=seed, noise=noise)
+        stream = self.stream_decoder(len(codes[0]), seed=seed, noise=noise)
         (audio,) = _joined([[stream.push(codes)], [stream.flush()]])
         return audio[:, None, :num_samples]
 
-    def encoder(self, streams: int = 1) -> StreamEncoder:
+    def stream_encoder(self, streams: int = 1) -> StreamEncoder:
         """Streams of samples that begin side by side."""
         return StreamEncoder(self._graph(ENCODER), self.config, streams)
 
-    def decoder(self, streams: int = 1, *, seed: int = 0, noise: bool = True) -> StreamDecoder:
+    def stream_decoder(self, streams: int = 1, *, seed: int = 0, noise: bool = True) -> StreamDecoder:
         """Streams of codes that begin side by side; the decoder's noise is as in `decode`."""
         return StreamDecoder(self._graph(DECODER), self.config, streams, seed=seed, noise=noise)
 

@@ -29,7 +29,7 @@ from opensnac import SNAC, __version__, processor
 from opensnac.engine.codec import Coder
 from opensnac.errors import ConfigError, OpensnacError
 from opensnac.files import whole_file
-from opensnac.recordings.transcode import check_device
+from opensnac.recordings.shelf import check_device
 from opensnac.streaming.streams import StreamDecoder, StreamEncoder
 from opensnac.training.config import TrainConfig
 

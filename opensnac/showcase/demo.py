@@ -18,8 +18,9 @@ from opensnac.errors import OpensnacError
 from opensnac.evaluation import picture
 from opensnac.evaluation.metrics import METRICS, package_version
 from opensnac.recordings import audio
+from opensnac.recordings.shelf import ModelShelf
 from opensnac.recordings.source import READABLE
-from opensnac.recordings.transcode import ModelShelf, decode_file, encode_file
+from opensnac.recordings.transcode import decode_file, encode_file
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SHOWN_METRICS = ("pesq_wb", "stoi")

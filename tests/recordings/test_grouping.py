@@ -17,7 +17,7 @@ from opensnac.cli import app
 from opensnac.engine.batches import encode_clips, group_by_length
 from opensnac.errors import AudioError, ConfigError
 from opensnac.recordings.grouping import Together
-from opensnac.recordings.transcode import ModelShelf
+from opensnac.recordings.shelf import ModelShelf
 
 CONFIG = {
     "sampling_rate": 8000,

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from opensnac import SNAC, bitstream
 from opensnac.bitstream import Limits
 from opensnac.errors import AudioError, BitstreamError, LimitError, ModelError, ModelMismatchError
-from opensnac.recordings import audio, transcode
+from opensnac.recordings import audio, shelf, transcode
 
 TINY = {
     "sampling_rate": 24000,
@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> SNAC:
-    return transcode.ModelShelf(folder).get()
+    return shelf.ModelShelf(folder).get()
 
 
 def speech(num_samples: int, channels: int = 1, seed: int = 0) -> np.ndarray:
@@ -166,14 +166,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, dict[str, objec
 def test_a_bundled_model_is_taken_by_its_name(model: SNAC, asked: list[object], name: str) -> None:
     header = replace(transcode.header_for(model, 1, 24000), model_name=name)
     with pytest.raises(AskedError):
-        transcode.ModelShelf().for_header(header)
+        shelf.ModelShelf().for_header(header)
     assert asked == [(name, {})]
 
 
 def test_a_strangers_name_downloads_nothing(model: SNAC, asked: list[object]) -> None:
     header = replace(transcode.header_for(model, 1, 24000), model_name="stranger/model")
     with pytest.raises(AskedError):
-        transcode.ModelShelf().for_header(header)
+        shelf.ModelShelf().for_header(header)
     assert asked == [("stranger/model", {"local_files_only": True})]
 
 
@@ -181,7 +181,7 @@ def test_a_strangers_name_downloads_nothing(model: SNAC, asked: list[object]) ->
 def test_a_trusted_name_may_be_downloaded(model: SNAC, asked: list[object], trusted: str) -> None:
     header = replace(transcode.header_for(model, 1, 24000), model_name="stranger/model")
     with pytest.raises(AskedError):
-        transcode.ModelShelf(trusted=["someone/else", trusted]).for_header(header)
+        shelf.ModelShelf(trusted=["someone/else", trusted]).for_header(header)
     assert asked == [("stranger/model", {})]
 
 
@@ -197,22 +197,22 @@ def test_a_strangers_name_opens_no_folder(
     monkeypatch.chdir(folder.parent)
     header = replace(transcode.header_for(model, 1, 24000), model_name=name)
     with pytest.raises(ModelError, match="give its folder or hub id with --model"):
-        transcode.ModelShelf(trusted=trusted).for_header(header)
+        shelf.ModelShelf(trusted=trusted).for_header(header)
     assert asked == []
 
 
 def test_a_model_that_is_not_there_is_named_with_what_to_do(model: SNAC) -> None:
     header = replace(transcode.header_for(model, 1, 24000), model_name="nowhere")
     with pytest.raises(ModelError, match=f"needs the model 'nowhere' .*{header.weights_hash}.*with --model"):
-        transcode.ModelShelf().for_header(header)
+        shelf.ModelShelf().for_header(header)
 
 
 def test_a_shelf_loads_a_model_once_for_all_threads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loads = []
     load = SNAC.from_pretrained
     monkeypatch.setattr(SNAC, "from_pretrained", lambda name: loads.append(name) or load(name))
-    shelf = transcode.ModelShelf(folder)
-    threads = [threading.Thread(target=shelf.get) for _ in range(4)]
+    models = shelf.ModelShelf(folder)
+    threads = [threading.Thread(target=models.get) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -287,7 +287,7 @@ def test_threads_share_the_cores() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     seen = []
-    with transcode.shared_cores(2):
+    with shelf.shared_cores(2):
         thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
         thread.start()
         thread.join()
