@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ def bundled_models() -> dict[str, Path]:
 
 def cached_models(cache_dir: str | Path | None = None) -> list[str]:
     """Hub ids in the hub's cache on this machine that load as SNAC models without a network."""
+    if find_spec("huggingface_hub") is None:
+        return []
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 

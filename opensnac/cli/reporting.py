@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
     from opensnac.recordings.transcode import Result
 
-EXTRAS = {"torch": "opensnac", "onnx": "'opensnac[export]'", "onnxruntime": "'opensnac[onnx]'"}  # what brings a module
+EXTRAS = {  # what brings a module that not every installation has
+    "torch": "opensnac",
+    "onnx": "'opensnac[export]'",
+    "onnxruntime": "'opensnac[onnx]'",
+    "huggingface_hub": "huggingface_hub",
+}
 FAILED, MISUSED, INTERRUPTED, TERMINATED = 1, 2, 130, 143  # exit codes
 
 

@@ -120,7 +120,7 @@ def check_device(device: str) -> None:
 @contextmanager
 def shared_cores(workers: int) -> Iterator[None]:
     """Let `workers` threads that run a model on PyTorch share the processor's cores evenly."""
-    if "torch" not in sys.modules:
+    if sys.modules.get("torch") is None:
         yield
         return
     import torch

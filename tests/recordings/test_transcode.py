@@ -19,6 +19,7 @@ from opensnac import SNAC, bitstream
 from opensnac.bitstream import Limits
 from opensnac.errors import AudioError, BitstreamError, LimitError, ModelError, ModelMismatchError
 from opensnac.recordings import audio, shelf, transcode
+from opensnac.streaming import StreamDecoder
 
 TINY = {
     "sampling_rate": 24000,
@@ -347,13 +348,13 @@ def test_a_stream_beyond_the_limits_is_not_decoded(model: SNAC, tmp_path: Path, 
 
 def test_decoding_a_packet_has_its_time(model: SNAC, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = coded(speech(24000), 24000, model)
-    push = transcode.StreamDecoder.push
+    push = StreamDecoder.push
 
-    def slow(self: transcode.StreamDecoder, *arguments: object) -> object:
+    def slow(self: StreamDecoder, *arguments: object) -> object:
         time.sleep(0.06)
         return push(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(transcode.StreamDecoder, "push", slow)
+    monkeypatch.setattr(StreamDecoder, "push", slow)
     with pytest.raises(LimitError, match=r"stream: expected packet 1 to be decoded within 0\.05 s"):
         transcode.decode_file(io.BytesIO(stream), io.BytesIO(), model, limits=Limits(packet_seconds=0.05))
 
