@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from string import Template
 
 import onnx
 from onnx import ModelProto
@@ -16,6 +17,7 @@ from opensnac.export.naming import ABOUT, FOLDER, file_name
 from opensnac.export.weights import Weights
 from opensnac.files import whole_folder
 
+README = Path(__file__).with_name("readme.md")
 LARGEST = 2**31 - 2**20  # bytes of a graph in one file; beyond, its weights go into a second one
 
 
@@ -40,8 +42,25 @@ def export(
                 _save(model, unfinished / FOLDER / file_name(name, kind))
                 graphs[file_name(name, kind)] = {k: v for k, v in metadata_of(model).items() if k not in about}
         _write_json(unfinished / ABOUT, {**about, "graphs": graphs})
+        (unfinished / "README.md").write_text(readme(weights), encoding="utf-8")
         _write_json(unfinished / "config.json", transformers_config(weights))
         _write_json(unfinished / "preprocessor_config.json", preprocessor_config(weights))
+
+
+def readme(weights: Weights) -> str:
+    """How the graphs are used, from several languages."""
+    config = weights.config
+    names = [f"audio_codes.{i}" for i, _ in enumerate(config.vq_strides)]
+    return Template(README.read_text(encoding="utf-8")).substitute(
+        name=weights.name,
+        fingerprint=weights.fingerprint,
+        rate=config.sampling_rate,
+        bits=round(config.bits_per_second),
+        group=config.frame_multiple * config.hop_length,
+        scales=len(names),
+        names=", ".join(f'"{name}"' for name in names),
+        pairs=", ".join(f'"{name}" => &codes["{name}"]' for name in names),
+    )
 
 
 def transformers_config(weights: Weights) -> Metadata:
