@@ -24,7 +24,7 @@ RUNTIME_FILES = (
     "ort-wasm-simd-threaded.asyncify.mjs",
     "ort-wasm-simd-threaded.asyncify.wasm",
 )
-NOT_CACHED = ("webgpu", "asyncify")  # in files' names: fetched where they are used, but not to work offline
+LATER = ("webgpu", "asyncify")  # in names of files that the page fetches, and keeps, only where it uses them
 
 
 def assemble(dist: Path, weights: Weights, stored: tuple[str, ...] = ("fp16",)) -> None:
@@ -60,7 +60,7 @@ def _list_files(dist: Path) -> None:
     for file in sorted(path for path in dist.rglob("*") if path.is_file()):
         name = file.relative_to(dist).as_posix()
         version.update(f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
-        if not name.endswith(("service-worker.js", ".md", ".d.ts")) and not any(part in name for part in NOT_CACHED):
+        if not name.endswith(("service-worker.js", ".md", ".d.ts")) and not any(part in name for part in LATER):
             names.append(name)
     script = dist / "service-worker.js"
     head = f'const VERSION = "{version.hexdigest()[:16]}";\nconst FILES = {json.dumps(names)};\n'

@@ -21,10 +21,19 @@ class Quiet(SimpleHTTPRequestHandler):
         pass
 
 
+class Isolated(Quiet):
+    """Sends what lets a page have threads."""
+
+    def end_headers(self) -> None:
+        self.send_header("Cross-Origin-Opener-Policy", "same-origin")
+        self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
+        super().end_headers()
+
+
 @contextmanager
-def served(folder: Path):
+def served(folder: Path, handler: type[Quiet] = Quiet):
     """The address at which `folder` is served for as long as the context lasts."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=folder)) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -44,8 +53,8 @@ def serve():
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory, tiny):
-    """The address of a page that `make web` would make of a tiny model; under odd/ is another with attention."""
+def assembled(tmp_path_factory, tiny):
+    """A folder that `make web` would make of a tiny model; in odd/ is another with attention."""
     if not (WEB / "node_modules/onnxruntime-web").exists():
         pytest.skip("no onnxruntime-web in web/node_modules; make web")
     pytest.importorskip("onnx", reason="pip install 'opensnac[export]'")
@@ -58,5 +67,18 @@ def site(tmp_path_factory, tiny):
     assemble(folder, dataclasses.replace(Weights.of(tiny), name="tiny"), ("fp32", "fp16"))
     odd = dataclasses.replace(Weights.of(configs.model_of(configs.ODD_ATTENTION)), name="odd")
     export(odd, folder / "odd", ("fp32",), stream=True)
-    with served(folder) as address:
+    return folder
+
+
+@pytest.fixture(scope="session")
+def site(assembled):
+    """The address of a static host."""
+    with served(assembled) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def isolated_site(assembled):
+    """The address of one that lets pages have threads."""
+    with served(assembled, Isolated) as address:
         yield address

@@ -1,6 +1,7 @@
 """The package in a browser gives what Python gives: codes, samples, files, whole and as streams."""
 
 import io
+import shutil
 
 import configs
 import numpy as np
@@ -24,13 +25,20 @@ FOLDERS = {"model": configs.TINY, "odd": configs.ODD_ATTENTION}
 @pytest.fixture(scope="module")
 def tab(browser, site):
     """An empty page of the site with the package in its globals."""
-    page = browser.new_page()
-    page.set_default_timeout(120_000)
-    page.route("**/empty", lambda route: route.fulfill(content_type="text/html", body=PAGE))
-    page.goto(f"{site}/empty")
-    page.wait_for_selector("body[data-ready]", state="attached")
+    page = opened_page(browser, site)
     yield page
     page.close()
+
+
+def opened_page(browser, address: str):
+    page = browser.new_page()
+    page.set_default_timeout(120_000)
+    page.route(
+        "**/empty", lambda route: route.fulfill(response=route.fetch(url=address), content_type="text/html", body=PAGE)
+    )
+    page.goto(f"{address}/empty")
+    page.wait_for_selector("body[data-ready]", state="attached")
+    return page
 
 
 @pytest.fixture(scope="module", params=["model", pytest.param("odd", marks=pytest.mark.thorough)])
@@ -132,6 +140,46 @@ def test_float16_is_near_and_a_closed_codec_says_so(tab, model):
     same = [np.mean(ours == theirs) for ours, theirs in zip(codes, python_codes(model, audio), strict=True)]
     assert min(same) > 0.8
     assert min(same) < 1, "or it was float32"
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("folder", ["model"], indirect=True)
+def test_threads_give_the_same_where_a_page_may_have_them(browser, isolated_site, model):
+    page = opened_page(browser, isolated_site)
+    assert page.evaluate("crossOriginIsolated")
+    audio = sound(9001)
+    assert codes_of(page, audio, "threads: 2") == plain(python_codes(model, audio))
+    page.close()
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("folder", ["model"], indirect=True)
+def test_webgpu_gives_the_same(browser, site, model):
+    program = browser.browser_type.launch(
+        executable_path=shutil.which("chromium"),
+        args=["--no-sandbox", "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"],
+    )
+    page = opened_page(program, site)
+    if not page.evaluate("navigator.gpu?.requestAdapter().then(Boolean)"):
+        pytest.skip("this Chromium has no WebGPU in software")
+    audio = sound(9001)
+    assert codes_of(page, audio, "device: 'auto'") == plain(python_codes(model, audio))
+    assert page.evaluate("codec.device") == "webgpu"
+    program.close()
+
+
+def plain(codes: list[np.ndarray]) -> list:
+    return [scale.tolist() for scale in codes]
+
+
+def codes_of(page, audio: np.ndarray, options: str) -> list:
+    text = page.evaluate(
+        "async (text) => { window.codec = await Codec.open({ model: 'model', runtime: 'ort', weights: 'fp32', "
+        + options
+        + " }); return packed(await codec.encode(floats(text))); }",
+        packed(audio[0]),
+    )
+    return plain(read(io.BytesIO(unpacked(text, "u1").tobytes())).codes)
 
 
 @pytest.mark.parametrize("folder", ["model"], indirect=True)

@@ -36,6 +36,7 @@ async function begin(work) {
     if (signal.aborted) return;
     element("save").disabled = false;
     element("share").disabled = file.length > MOST_BYTES;
+    element("share").title = file.length > MOST_BYTES ? `Only ${MOST_BYTES} bytes fit into a link` : "";
     document.body.dataset.state = "done";
   } catch (error) {
     if (signal.aborted) return;

@@ -23,7 +23,15 @@ self.addEventListener("activate", (event) => {
 });
 
 self.addEventListener("fetch", (event) => {
-  if (event.request.method !== "GET") return;
-  const kept = caches.open(NAME).then((cache) => cache.match(event.request, { ignoreSearch: true }));
-  event.respondWith(kept.then((response) => response ?? fetch(event.request)));
+  if (event.request.method === "GET") event.respondWith(kept(event.request));
 });
+
+// From the cache; else from the network, and then kept too: what only some browsers need is fetched when it is.
+async function kept(request) {
+  const cache = await caches.open(NAME);
+  const known = await cache.match(request, { ignoreSearch: true });
+  if (known) return known;
+  const response = await fetch(request);
+  if (response.ok && new URL(request.url).origin === location.origin) await cache.put(request, response.clone());
+  return response;
+}
