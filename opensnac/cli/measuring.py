@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -45,9 +45,21 @@ def evaluate(
         from opensnac.evaluation.evaluate import evaluate_folder
 
         results = evaluate_folder(folder, codec or [], out, jobs, baseline, players, asr, speaker)
-        coded = [entry for entry in results["codecs"] if entry["name"] != "original"]
-        if coded and all(len(entry["failed"]) == results["clips"] for entry in coded):
-            raise OpensnacError(f"no clip came through any codec; {out / 'report.md'} says why for each")
+        _refuse_failures(results, out)
+
+
+def _refuse_failures(results: dict[str, Any], out: Path) -> None:
+    """OpensnacError where a clip failed, or no codec that was asked for is here."""
+    report, clips = out / "report.md", results["clips"]
+    coded = [entry for entry in results["codecs"] if entry["name"] != "original"]
+    if not coded and results["skipped"]:
+        raise OpensnacError(f"none of the codecs {', '.join(results['skipped'])} can be run here; {report} says why")
+    failed = {entry["name"]: len(entry["failed"]) for entry in coded or results["codecs"] if entry["failed"]}
+    if failed and sum(failed.values()) == clips * len(coded or results["codecs"]):
+        raise OpensnacError(f"no clip came through any codec; {report} says why for each")
+    if failed:
+        counts = ", ".join(f"{count} of {clips} with {name}" for name, count in failed.items())
+        raise OpensnacError(f"clips failed: {counts}; {report} says why for each")
 
 
 listen = typer.Typer(no_args_is_help=True, help="Listening tests after ITU-R BS.1534-3 (MUSHRA).")

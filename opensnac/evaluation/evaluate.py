@@ -7,13 +7,9 @@ import functools
 import hashlib
 import inspect
 import json
-import multiprocessing
-import os
 import shlex
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +25,7 @@ from opensnac.evaluation.code import code_of
 from opensnac.evaluation.codecs import DEFAULT_CODECS, Codec, by_name
 from opensnac.evaluation.codecs.base import peak_memory
 from opensnac.evaluation.metrics import METRICS, Metric, package_version, require
+from opensnac.evaluation.workers import in_processes
 from opensnac.recordings import audio
 from opensnac.recordings.mixing import mix_down
 from opensnac.recordings.source import READABLE
@@ -228,34 +225,8 @@ def _measure_all(tasks: Sequence[Task], jobs: int) -> Iterator[Record]:
     """Records as they come: memory first, a fresh process for each, then the rest by `jobs` processes."""
     memory = [task for task in tasks if task.memory]
     rest = [task for task in tasks if not task.memory]
-    yield from _in_processes(memory, 1, tasks_per_process=1)
-    yield from _in_processes(rest, jobs, tasks_per_process=None)
-
-
-def _in_processes(tasks: Sequence[Task], jobs: int, tasks_per_process: int | None) -> Iterator[Record]:
-    """Records as they come, from fresh processes (spawned: torch does not survive a fork)."""
-    if not tasks:
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        min(jobs, len(tasks)), context, initializer=_use_one_thread, max_tasks_per_child=tasks_per_process
-    ) as pool:
-        try:
-            for future in as_completed([pool.submit(measure, task) for task in tasks]):
-                yield future.result()
-        except BrokenProcessPool as error:
-            raise OpensnacError(
-                "a worker process was killed, perhaps for want of memory; run the same command again, "
-                "with fewer jobs: what is measured is kept"
-            ) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _use_one_thread() -> None:
-    """Keep this worker to one core; set before torch and numba are loaded."""
-    os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+    yield from in_processes(measure, memory, 1, tasks_per_process=1)
+    yield from in_processes(measure, rest, jobs)
 
 
 def measure(task: Task) -> Record:

@@ -101,7 +101,11 @@ def run_program(command: list[str]) -> Ran:
         peaks: list[int] = []
         watcher = threading.Thread(target=_watch, args=(process, peaks), daemon=True)
         watcher.start()
-        printed, complained = process.communicate()
+        try:
+            printed, complained = process.communicate()
+        except BaseException:  # who waits for it is told to end
+            process.kill()
+            raise
         seconds = time.perf_counter() - start
         watcher.join()
     if process.returncode != 0:
