@@ -22,7 +22,7 @@ COLUMNS = 3
 PANELS = {  # title: keys of log.jsonl, a list of values being one a scale
     "losses, training": ("mel", "complex", "loudness", "tones", "codebook"),
     "adversaries": ("discriminator", "adversarial", "feature"),
-    "distances, validation": ("valid_mel", "valid_stft"),
+    "distances, validation": ("valid_mel", "valid_stft_distance"),
     "PESQ-WB and STOI, validation": ("valid_pesq_wb", "valid_stoi"),
     "perplexity, coarse to fine": ("perplexity",),
     "gradient norm": ("gradient_norm", "discriminator_gradient_norm"),

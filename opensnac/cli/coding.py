@@ -100,8 +100,8 @@ def encode(
     """
     with reporting():
         layout = _raw_layout(raw)
-        left_out = LeftOut()
-        batch = _plan(inputs, out, _recordings(follow), [SNAC], keep_ending=keep_ending, left_out=left_out)
+        left_out, search = LeftOut(), Search.for_recordings([SNAC], follow)
+        batch = _plan(inputs, out, search, [SNAC], keep_ending=keep_ending, left_out=left_out)
         from opensnac.recordings import finished, shelf, transcode
         from opensnac.recordings.intake import Treatment
 
@@ -294,17 +294,6 @@ class _Pending:
         """FileExistsError, with what was found there, where a job's output is in the way."""
         if job in self._other and not self._force:
             raise FileExistsError(f"{job.target}: exists and {self._other[job]}; --force replaces it")
-
-
-def _recordings(follow: bool) -> Search:
-    """Recordings that can be read here; those that need an extra are left out with its name."""
-    from opensnac.recordings import media
-    from opensnac.recordings.source import READABLE
-
-    if media.available():
-        return Search((*READABLE, *media.ENDINGS), [SNAC], follow=follow)
-    reason = f"readable after: pip install '{media.EXTRA}'"
-    return Search(READABLE, [SNAC], dict.fromkeys(media.ENDINGS, reason), follow)
 
 
 def _sound_endings() -> tuple[str, ...]:

@@ -12,6 +12,8 @@ from typing import Any, BinaryIO
 
 import fsspec
 
+from opensnac.recordings.views import Slice
+
 ATTEMPTS, PAUSE = 3, 1.0  # to open what is behind a URL; seconds after the first failure, then twice as many
 
 
@@ -44,35 +46,6 @@ class Place:
         if not self.member:
             return open_binary(self.path) if is_url(self.path) else self.path
         return io.BufferedReader(Slice(open_binary(self.path), self.offset, self.size))
-
-
-class Slice(io.RawIOBase):
-    """Part of a file as a file."""
-
-    def __init__(self, file: Any, offset: int, size: int) -> None:
-        self._file, self._offset, self._size, self._position = file, offset, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, position: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(0, base + position)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        wanted = max(0, min(len(buffer), self._size - self._position))
-        self._file.seek(self._offset + self._position)
-        count = self._file.readinto(memoryview(buffer)[:wanted])
-        self._position += count
-        return count
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
 
 def is_url(path: str) -> bool:

@@ -20,15 +20,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from opensnac import __version__
 from opensnac.errors import OpensnacError
-from opensnac.evaluation import matching, metrics, page, recognition, report, spectral, summary
+from opensnac.evaluation import matching, mel, metrics, page, recognition, report, spectral, summary
 from opensnac.evaluation.code import code_of
 from opensnac.evaluation.codecs import DEFAULT_CODECS, Codec, by_name
 from opensnac.evaluation.codecs.base import peak_memory
 from opensnac.evaluation.metrics import METRICS, Metric, package_version, require
 from opensnac.evaluation.workers import in_processes
 from opensnac.recordings import audio
+from opensnac.recordings.jobs import LeftOut, Search
 from opensnac.recordings.mixing import mix_down
-from opensnac.recordings.source import READABLE
 
 DEFAULT_PLAYERS = 6  # clips that can be heard and seen on the page
 WARM_UP_RATE = 24_000  # Hz; a second of it
@@ -112,18 +112,16 @@ def _command() -> str:
 
 
 def find_clips(folder: Path) -> list[Path]:
-    """Every recording below `folder`, sorted, hidden ones left out. OpensnacError if there is none."""
+    """Every recording below `folder`, sorted; what else is there is said. OpensnacError if there is none."""
     if not folder.is_dir():
         raise OpensnacError(f"{folder}: no such folder; give a folder of recordings")
-    clips = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in READABLE
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
+    left_out = LeftOut()
+    search = Search.for_recordings([".txt"])
+    clips = search(folder, left_out)
     if not clips:
-        raise OpensnacError(f"{folder}: no file there ends in {', '.join(READABLE)}; give recordings")
+        raise OpensnacError(f"{folder}: no file there ends in {', '.join(search.endings)}; give recordings")
+    for line in left_out.lines():
+        print(f"opensnac: {line}", file=sys.stderr)
     return clips
 
 
@@ -192,7 +190,7 @@ def _measured_by(metric: Metric, transcript: str | None) -> list[str | None]:
 @functools.cache
 def _scoring_code() -> str:
     """Tells versions of the code apart that turns decoded audio into scores."""
-    return code_of(Path(inspect.getfile(module)) for module in (matching, metrics, spectral))
+    return code_of(Path(inspect.getfile(module)) for module in (matching, mel, metrics, spectral))
 
 
 def run(tasks: Sequence[Task], store: Path, jobs: int) -> list[Record]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from opensnac.evaluation.mel import HTK
 from opensnac.files import whole_file
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def draw(target: Path, signals: np.ndarray, titles: Sequence[tuple[str, str]], s
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(signals), sharex=True, squeeze=False)[:, 0]
     for panel, spectrum, (heading, figures) in zip(panels, spectra, titles, strict=True):
-        extent = (0, length / sample_rate, 0, _mel(sample_rate / 2))
+        extent = (0, length / sample_rate, 0, float(HTK.mel(sample_rate / 2)))
         levels = panel.imshow(
             spectrum - loudest, cmap="magma", vmin=-RANGE_DB, vmax=0,
             origin="lower", aspect="auto", interpolation="bilinear", extent=extent,
@@ -56,7 +57,7 @@ def draw(target: Path, signals: np.ndarray, titles: Sequence[tuple[str, str]], s
 
 def _frequency_axis(panel: Axes, sample_rate: int) -> None:
     ticks = [tick for tick in TICKS_KHZ if 1000 * tick < sample_rate / 2]
-    panel.set_yticks([_mel(1000 * tick) for tick in ticks], [f"{tick:g}" for tick in ticks])
+    panel.set_yticks([float(HTK.mel(1000 * tick)) for tick in ticks], [f"{tick:g}" for tick in ticks])
     panel.set_ylabel("frequency, kHz")
     panel.tick_params(length=3, color="0.5", labelsize=9)
     panel.spines[:].set_visible(False)
@@ -69,15 +70,7 @@ def mel_spectrogram(signal: np.ndarray, sample_rate: int) -> np.ndarray:
     frames = frames[:: max(1, round(HOP_SECONDS * sample_rate))]
     bins = 4 * window  # zero-padded, so that the lowest bands, narrower than a bin, are smooth
     power = np.abs(np.fft.rfft(frames * np.hanning(window), bins)) ** 2 / window
-    edges = _hertz(np.linspace(0, _mel(sample_rate / 2), BANDS + 1)) * bins / sample_rate
+    edges = HTK.edges(sample_rate, BANDS) * bins / sample_rate
     starts = edges[:-1].astype(int)
     counts = np.maximum(1, np.diff(starts, append=power.shape[1]))
     return 10 * np.log10(np.add.reduceat(power, starts, axis=1) / counts + 1e-20).T
-
-
-def _mel(hertz: float) -> float:
-    return float(2595 * np.log10(1 + hertz / 700))
-
-
-def _hertz(mel: np.ndarray) -> np.ndarray:
-    return 700 * (10 ** (mel / 2595) - 1)

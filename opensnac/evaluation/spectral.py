@@ -10,6 +10,8 @@ import functools
 
 import numpy as np
 
+from opensnac.evaluation import mel
+
 MEL_RESOLUTIONS = ((2048, 150), (512, 40))  # samples in the window, mel bands
 STFT_WINDOWS = (2048, 1024, 512)  # samples
 FLOOR = 1e-5  # -100 dB below a full-scale sine
@@ -96,10 +98,4 @@ def _magnitudes(signal: np.ndarray, window: int) -> np.ndarray:
 
 @functools.cache
 def _mel_filters(window: int, bands: int, sample_rate: int) -> np.ndarray:
-    """Triangles of peak 1, evenly spaced on the mel scale 2595 log10(1 + f / 700): (bins, bands)."""
-    highest = 2595 * np.log10(1 + sample_rate / 2 / 700)
-    edges = 700 * (10 ** (np.linspace(0, highest, bands + 2) / 2595) - 1)  # Hz
-    bins = np.fft.rfftfreq(window, 1 / sample_rate)[:, None]
-    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    return np.maximum(0, np.minimum(rising, falling))
+    return mel.triangles(mel.HTK, sample_rate, window, bands)

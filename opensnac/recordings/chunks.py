@@ -128,11 +128,9 @@ class _Mending:
         return Found(self.form.kind, [View(self.content, self.start)], remarks)
 
     def _was_left_open(self, end: int) -> bool:
-        """Whether the size of the whole does not reach beyond the samples that are promised, or was cut to 32 bits."""
-        outer_end, promised = self.samples.outer_end, self.samples.promised
-        if outer_end is None or promised <= 0:
-            return promised <= 0 and (outer_end is None or outer_end != self.content.size)
-        return outer_end <= end + 1
+        """Whether no samples are promised, or the size of the whole does not reach beyond those that are."""
+        outer_end = self.samples.outer_end
+        return self.samples.promised <= 0 or (outer_end is not None and outer_end <= end + 1)
 
     def _view(self, there: int) -> View:
         """The same file, whose header says that `there` bytes are samples."""

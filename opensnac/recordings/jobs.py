@@ -72,6 +72,18 @@ class Search:
     explained: Mapping[str, str] = field(default_factory=dict)
     follow: bool = True
 
+    @classmethod
+    def for_recordings(cls, expected: Sequence[str] = (), follow: bool = True, besides: Sequence[str] = ()) -> Search:
+        """For what can be read as sound here, or ends in one of `besides`; what needs an extra is left out with it."""
+        from opensnac.recordings import media
+        from opensnac.recordings.source import READABLE
+
+        endings = (*READABLE, *besides)
+        if media.available():
+            return cls((*endings, *media.ENDINGS), expected, follow=follow)
+        reason = f"readable after: pip install '{media.EXTRA}'"
+        return cls(endings, expected, dict.fromkeys(media.ENDINGS, reason), follow)
+
     def __call__(self, folder: Path, left_out: LeftOut) -> list[Path]:
         """The files, sorted."""
         found: list[Path] = []

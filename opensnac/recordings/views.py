@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 CHUNK = 1 << 16  # bytes that are fetched at once while a file is looked through
@@ -44,6 +45,50 @@ class Bytes:
         return -1
 
 
+class Slice(io.RawIOBase):
+    """`size` bytes of a seekable file, from `offset` on, as a file that closes it."""
+
+    def __init__(self, file: Any, offset: int, size: int) -> None:
+        self._file, self._offset, self._size, self._position = file, offset, size, 0
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def seek(self, position: int, whence: int = io.SEEK_SET) -> int:
+        """As every file's."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, base + position)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` as far as there are bytes."""
+        wanted = max(0, min(len(buffer), self._size - self._position))
+        self._file.seek(self._offset + self._position)
+        count = int(self._file.readinto(memoryview(buffer)[:wanted]))
+        self._position += count
+        return count
+
+    def close(self) -> None:
+        """The file too."""
+        self._file.close()
+        super().close()
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a View shows of a file, without the file."""
+
+    start: int
+    stop: int
+    prefix: bytes = b""
+    patches: tuple[tuple[int, bytes], ...] = ()
+
+
 class View(io.RawIOBase):
     """`prefix`, then the bytes from `start` to `stop`, those at some positions of the file replaced by `patches`.
 
@@ -62,6 +107,16 @@ class View(io.RawIOBase):
         self.error: OSError | None = None
         self._content, self._prefix, self._patches = content, prefix, dict(patches or {})
         self._position = 0
+
+    @classmethod
+    def of(cls, content: Bytes, shown: Shown) -> View:
+        """The same view again."""
+        return cls(content, shown.start, shown.stop, shown.prefix, dict(shown.patches))
+
+    @property
+    def shown(self) -> Shown:
+        """What this view shows."""
+        return Shown(self.start, self.stop, self._prefix, tuple(self._patches.items()))
 
     @property
     def size(self) -> int:

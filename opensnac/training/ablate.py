@@ -26,7 +26,7 @@ SPEED_SECONDS, SPEED_ROUNDS = 5.0, 3
 COLUMNS = {  # of the table: heading and digits of what is measured
     "bits_per_second": ("b/s", 0),
     "mel": ("mel", 3),
-    "stft": ("STFT", 3),
+    "stft_distance": ("STFT", 3),
     "si_sdr": ("SI-SDR, dB", 2),
     "pesq_wb": ("PESQ-WB", 3),
     "stoi": ("STOI", 3),

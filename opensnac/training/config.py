@@ -19,7 +19,7 @@ CONFIGS = Path(__file__).parent / "configs"  # the runs that come with the packa
 NULLABLE = ("attn_window_size", "latent_dim")
 PRECISIONS = ("fp32", "bf16")
 FREEZABLE = ("encoder", "codebooks")
-QUALITIES = ("mel", "stft", "pesq_wb", "stoi")
+QUALITIES = ("mel", "stft_distance", "pesq_wb", "stoi")
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from opensnac.evaluation import mel
+
 MEL_WINDOWS = (32, 64, 128, 256, 512, 1024, 2048)
 MEL_BANDS = (5, 10, 20, 40, 80, 160, 320)
 MEL_FLOOR = 1e-5
+POINTS_OF_A_BIN = 64  # in the shortest windows bands are narrower than bins
 COMPLEX_WINDOWS = (256, 512, 1024)
 TONE_WINDOW, TONE_NEIGHBOURS = 2048, 41  # samples; bins whose mean a line stands above
 TONE_MARGIN_DB = 3.0  # a mean over one batch is off by about as much
@@ -25,30 +28,9 @@ Features = list[list[Tensor]]  # discriminator by layer; the last layer's are th
 @functools.cache
 @torch.inference_mode(False)  # kept for training too, whoever asks first
 def mel_filters(sample_rate: int, window: int, bands: int, device: torch.device | str = "cpu") -> Tensor:
-    """Triangular filters (bins, bands), equal steps on the mel scale of Slaney's Auditory Toolbox, area 1.
-
-    Each triangle is integrated over its bins' width rather than sampled at their centres: in short windows, where a
-    band is narrower than a bin, no band is left empty.
-    """
-    edges = _mel_to_hz(torch.linspace(0, float(_hz_to_mel(torch.tensor(sample_rate / 2.0))), bands + 2))
-    width = sample_rate / window
-    bins = torch.arange(window // 2 + 1) * width
-    points = bins[:, None] + (torch.arange(64) + 0.5 - 32) / 64 * width  # (bins, points of one bin)
-    rise = (points[..., None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    fall = (edges[2:] - points[..., None]) / (edges[2:] - edges[1:-1])
-    triangles = torch.minimum(rise, fall).clamp(min=0).mean(1)
-    return (triangles * (2 / (edges[2:] - edges[:-2]))).to(device)
-
-
-def _hz_to_mel(hz: Tensor) -> Tensor:
-    """Linear to 1 kHz (15 mel), then logarithmic: 27 mel for each factor of 6.4."""
-    return torch.where(
-        hz < 1000, hz * 3 / 200, 15 + 27 * torch.log(hz.clamp(min=1) / 1000) / torch.log(torch.tensor(6.4))
-    )
-
-
-def _mel_to_hz(mel: Tensor) -> Tensor:
-    return torch.where(mel < 15, mel * 200 / 3, 1000 * 6.4 ** ((mel - 15) / 27))
+    """Triangular filters (bins, bands), equal steps on the mel scale of Slaney's Auditory Toolbox, area 1."""
+    filters = mel.triangles(mel.SLANEY, sample_rate, window, bands, points=POINTS_OF_A_BIN)
+    return torch.from_numpy(mel.of_area_one(filters, mel.SLANEY, sample_rate)).float().to(device)
 
 
 def log_mel(audio: Audio, sample_rate: int, window: int, bands: int) -> Float[Tensor, "batch bands frames"]:

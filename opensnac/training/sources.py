@@ -8,6 +8,7 @@ import io
 import json
 import sys
 import tarfile
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,18 +16,21 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import soundfile
 import soxr
 from numpy.typing import NDArray
 
 from opensnac.errors import AudioError
+from opensnac.recordings.excerpts import Layout, look_through, read_excerpt
+from opensnac.recordings.jobs import LeftOut, Search
 from opensnac.recordings.mixing import mix_down
+from opensnac.recordings.remarks import RecordingWarning
 from opensnac.recordings.source import READABLE
+from opensnac.recordings.views import Slice
 from opensnac.training.config import Source
 
-UNKNOWN_LENGTH = 1 << 62  # samples; libsndfile says about this for a stream without an end
 MANIFESTS = (".csv", ".jsonl")
 SHARD = ".tar"
+EXPECTED = (".txt", ".json", ".lab", ".textgrid", *MANIFESTS)  # beside recordings in corpora
 KINDS = "a folder, an audio file, a glob, a CSV or JSONL manifest or a tar shard"
 
 
@@ -49,43 +53,15 @@ class Place:
     def open(self) -> BinaryIO:
         """The bytes, seekable; nothing is read before it is asked for."""
         file = self.path.open("rb", buffering=0)
-        return io.BufferedReader(_Slice(file, self.offset, self.size) if self.member else file)
-
-
-class _Slice(io.RawIOBase):
-    """Part of a file as a file."""
-
-    def __init__(self, file: io.FileIO, offset: int, size: int) -> None:
-        self._file, self._offset, self._size, self._position = file, offset, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, position: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(0, base + position)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        wanted = max(0, min(len(buffer), self._size - self._position))
-        self._file.seek(self._offset + self._position)
-        count = self._file.readinto(memoryview(buffer)[:wanted])
-        self._position += count
-        return count
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
+        return io.BufferedReader(Slice(file, self.offset, self.size) if self.member else file)
 
 
 @dataclass(frozen=True)
 class Recording:
     """A readable file: where it is, its rate in Hz, its length in samples at that rate, its hours' weight.
 
-    Its label is the first folder below its source that it lies in; empty where it lies in none.
+    Its label is the first folder below its source that it lies in; empty where it lies in none. Without a layout its
+    file is looked through whenever it is read.
     """
 
     place: Place
@@ -93,6 +69,7 @@ class Recording:
     num_samples: int
     weight: float = 1.0
     label: str = ""
+    layout: Layout | None = None
 
     @property
     def seconds(self) -> float:
@@ -114,11 +91,13 @@ def find_recordings(sources: Iterable[Source | str | Path]) -> tuple[list[Record
     found = []
     places = sorted(known, key=str)
     with ThreadPoolExecutor() as pool:
-        for place, info in zip(places, pool.map(_probe, places), strict=True):
-            if isinstance(info, str):
-                broken.append(f"{place}: {info}")
-            else:
-                found.append(Recording(place, *info, *known[place]))
+        for place, layout in zip(places, pool.map(_look_through, places), strict=True):
+            if isinstance(layout, str):
+                broken.append(f"{place}: {layout}")
+                continue
+            for remark in layout.remarks:
+                warnings.warn(f"{place}: {remark}", RecordingWarning, stacklevel=2)
+            found.append(Recording(place, layout.rate, layout.num_samples or 0, *known[place], layout))
     return found, broken
 
 
@@ -128,22 +107,24 @@ def _label(place: Place, source: Path) -> str:
     return inside[0] if len(inside) > 1 else ""
 
 
-def _probe(place: Place) -> tuple[int, int] | str:
-    """Rate and length of a recording, or what is wrong with it."""
+def _look_through(place: Place) -> Layout | str:
+    """What a file holds, or what is wrong with it."""
     try:
         with place.open() as file:
-            info = soundfile.info(file)
-    except (soundfile.SoundFileError, OSError) as error:
-        return f"{getattr(error, 'error_string', None) or getattr(error, 'strerror', None) or error}".rstrip(". ")
-    if 0 < info.frames < UNKNOWN_LENGTH:
-        return info.samplerate, info.frames
-    return "no samples" if info.frames <= 0 else "its length is not known"
+            layout = look_through(file)
+    except (AudioError, OSError) as error:
+        return str(getattr(error, "strerror", None) or error).removeprefix("stream: ")
+    if layout.num_samples:
+        return layout
+    return "no samples" if layout.num_samples == 0 else "its length is not known"
 
 
 def _places(source: str, broken: list[str]) -> Iterator[Place]:
     path = Path(source)
     if path.is_dir():
-        paths = [found for found in path.rglob("*") if found.suffix.lower() in (*READABLE, SHARD)]
+        left_out = LeftOut()
+        paths = Search.for_recordings(EXPECTED, besides=[SHARD])(path, left_out)
+        broken += [line.removeprefix("left out, ") for line in left_out.lines()]
     elif path.is_file():
         paths = [path]
     else:
@@ -196,14 +177,14 @@ def read_mono(recording: Recording, sample_rate: int, start: int = 0, length: in
     BrokenRecordingError where there is nothing, or nothing finite, to read.
     """
     try:
-        with recording.place.open() as stream, soundfile.SoundFile(stream) as file:
-            file.seek(start)
-            samples = file.read(length, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError) as error:
+        with recording.place.open() as file:
+            layout = recording.layout or look_through(file)
+            samples = read_excerpt(file, layout, start, length if length >= 0 else recording.num_samples)
+    except (AudioError, OSError) as error:
         raise BrokenRecordingError(error) from error
-    if not len(samples) or not np.isfinite(samples).all():
-        raise BrokenRecordingError(f"{'NaN or infinity' if len(samples) else 'no samples'} from sample {start} on")
-    mono = mix_down(samples.T, recording.sample_rate, recording.place)
+    if not samples.size or not np.isfinite(samples).all():
+        raise BrokenRecordingError(f"{'NaN or infinity' if samples.size else 'no samples'} from sample {start} on")
+    mono = mix_down(samples, recording.sample_rate, recording.place)
     if recording.sample_rate != sample_rate:
         mono = soxr.resample(mono, recording.sample_rate, sample_rate)
     return np.asarray(mono, np.float32)

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from opensnac.engine.codec import SNAC
@@ -23,8 +22,8 @@ from opensnac.training.sources import BrokenRecordingError, Recording, find_reco
 
 SECONDS, CLIPS = 4.0, 40
 SHOWN = 4  # clips that are kept to be heard and seen
-STFT_WINDOWS = (512, 1024, 2048)
-LISTENERS = ("pesq_wb", "stoi")  # of opensnac.evaluation.metrics, where they are installed
+ALWAYS = ("stft_distance", "si_sdr")  # of opensnac.evaluation.metrics
+LISTENERS = ("pesq_wb", "stoi")  # likewise, where they are installed
 HIGHER_IS_BETTER = tuple(LISTENERS)
 
 
@@ -113,29 +112,9 @@ def _means(rows: Sequence[dict[str, float | None]]) -> dict[str, float]:
 
 
 def _quality(audio_hat: Audio, audio: Audio, rate: int) -> dict[str, float | None]:
-    row: dict[str, Any] = {
-        "mel": float(mel_loss(audio_hat, audio, rate)),
-        "stft": float(stft_distance(audio_hat, audio)),
-    }
+    row: dict[str, Any] = {"mel": float(mel_loss(audio_hat, audio, rate))}
     original, copy = (x[0, 0].float().cpu().numpy() for x in (audio, audio_hat))
-    row["si_sdr"] = METRICS["si_sdr"].measure(original, copy, rate)
-    for name in LISTENERS:
+    for name in (*ALWAYS, *LISTENERS):
         if not METRICS[name].missing():
             row[name] = METRICS[name].measure(original, copy, rate)
     return row
-
-
-def stft_distance(audio_hat: Audio, audio: Audio) -> Tensor:
-    """Multi-resolution STFT distance (arXiv 1910.11480): spectral convergence plus L1 of log magnitudes.
-
-    Mean over windows of 512, 1024 and 2048 samples, hop a quarter window, magnitudes floored at 1e-5.
-    """
-    total = audio.new_zeros(())
-    for window in STFT_WINDOWS:
-        hann = torch.hann_window(window, device=audio.device)
-        copy, original = (
-            torch.stft(x[:, 0].float(), window, window // 4, window=hann, return_complex=True).abs().clamp(min=1e-5)
-            for x in (audio_hat, audio)
-        )
-        total = total + (original - copy).norm() / original.norm() + F.l1_loss(copy.log(), original.log())
-    return total / len(STFT_WINDOWS)

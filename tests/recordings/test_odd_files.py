@@ -187,7 +187,7 @@ def test_the_file_of_a_recorder_that_crashed_is_read(kind: str) -> None:
     np.testing.assert_array_equal(read(crashed(kind), remark), read(encoded(kind)))
 
 
-@pytest.mark.parametrize("riff", [0, 36, 44, 0xFFFFFFFF])
+@pytest.mark.parametrize("riff", [0, 36, 44, 2 * len(SAMPLES) + 36, 0xFFFFFFFF])
 def test_a_crashed_wav_with_any_outer_size(riff: int) -> None:
     content = bytearray(crashed("wav"))
     content[4:8] = struct.pack("<I", riff)

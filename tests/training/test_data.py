@@ -11,6 +11,7 @@ import soundfile
 import torch
 
 from opensnac.errors import AudioError
+from opensnac.recordings.remarks import RecordingWarning
 from opensnac.training.augment import add_at, at_speed, augment, low_pass
 from opensnac.training.config import AugmentConfig, Source
 from opensnac.training.data import CODEBOOKS, Crops, read_ahead
@@ -244,3 +245,37 @@ def test_augmentations_do_what_they_say() -> None:
     mixed = through(AugmentConfig(mix=1, mix_snr_db=(6, 6)))
     assert level(mixed, 3000) == pytest.approx(1 + np.sqrt(2) * 10 ** (-6 / 20), rel=1e-3)
     assert np.array_equal(add_at(low, np.zeros_like(low), 0.0), low)
+
+
+def test_recordings_in_a_row_and_miscounted_ones_are_drawn_from_whole(tmp_path: Path) -> None:
+    """As the command line reads them: no part is left out in silence."""
+    ramp = np.arange(-16000, 16000, dtype=np.int16)
+    for name, half in (("1", ramp[:16000]), ("2", ramp[16000:])):
+        soundfile.write(tmp_path / name, half, RATE, format="FLAC")
+    (tmp_path / "both.flac").write_bytes((tmp_path / "1").read_bytes() + (tmp_path / "2").read_bytes())
+    soundfile.write(tmp_path / "crashed.wav", ramp, RATE)
+    content = (tmp_path / "crashed.wav").read_bytes()
+    (tmp_path / "crashed.wav").write_bytes(content[:40] + bytes(4) + content[44:])
+    with pytest.warns(RecordingWarning, match=r"crashed\.wav: its header was never completed"):
+        found, broken = find_recordings([tmp_path / "*.*"])
+    assert broken == []
+    assert [recording.num_samples for recording in found] == [32000, 32000]
+    for in_memory in (False, True):
+        for recording in found:
+            batch = Crops([recording], RATE, 500, in_memory=in_memory).draw(range(200))
+            starts = (batch[:, 0, 0] * 32768).round()
+            np.testing.assert_array_equal(batch[:, 0], (starts[:, None] + torch.arange(500)) / 32768)
+            assert starts.min() < -13000
+            assert starts.max() > 12000
+
+
+def test_what_a_folder_holds_besides_is_told(folder: Path) -> None:
+    (folder / "cover.jpg").touch()
+    (folder / ".hidden.wav").touch()
+    (folder / "gone.wav").symlink_to("nowhere")
+    _, broken = find_recordings([folder])
+    assert [line for line in broken if "broken.wav" not in line] == [
+        f"hidden: {folder / '.hidden.wav'}",
+        f"another ending: {folder / 'cover.jpg'}",
+        f"a link to nothing: {folder / 'gone.wav'}",
+    ]

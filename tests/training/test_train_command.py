@@ -85,7 +85,7 @@ def test_ablate_prints_the_table(config: Path, tmp_path: Path) -> None:
         ("a.b.c=1", "the change 'a.b.c=1' was not understood"),
         ("name.x=1", "name is no section"),
         ("schedule.step=1", "unknown key 'step' in [schedule]"),
-        ("schedule.best_by=taste", "best_by is 'taste'; mel or stft or pesq_wb or stoi was needed"),
+        ("schedule.best_by=taste", "best_by is 'taste'; mel or stft_distance or pesq_wb or stoi was needed"),
         ("precision=fp8", "precision is 'fp8'; fp32 or bf16 was needed"),
         ("data.workers=-1", "[data] workers is -1; 0 or more was needed"),
         ("augment.mix=2", "[augment] mix is 2.0; a probability was needed"),

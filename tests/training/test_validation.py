@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from miniature import RATE, entries, values_of, write_corpus
 
-from opensnac.training import loop
+from opensnac.evaluation.metrics import METRICS
+from opensnac.training import loop, validation
 from opensnac.training.config import Source, TrainConfig
 from opensnac.training.sources import Place, Recording, find_recordings
 from opensnac.training.validation import find_clips, spread
@@ -59,3 +61,12 @@ def test_the_log_has_qualities_by_label_where_there_are_several(tmp_path: Path, 
             "the same clips twice"
         )
         assert entry["valid_by_label"].keys() == set(labels)
+
+
+def test_what_validation_and_the_report_share_is_one_quantity() -> None:
+    """A name that both give is measured by the same function."""
+    original, copy = torch.randn(2, 1, 1, 24000, generator=torch.Generator().manual_seed(0)) / 10
+    row = validation._quality(copy[None], original[None], 24000)
+    assert {"stft_distance", "si_sdr"} <= set(row)
+    for name in set(row) & set(METRICS):
+        assert row[name] == METRICS[name].measure(original[0].numpy(), copy[0].numpy(), 24000)
