@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from opensnac.config import CodecConfig
+from opensnac.config import HUB_KEYS, CodecConfig
 from opensnac.errors import ConfigError
 
 SPEECH = CodecConfig(
@@ -51,3 +51,16 @@ def test_round_trip_and_rates() -> None:
 def test_importing_opensnac_is_light() -> None:
     code = "import sys, opensnac; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("key", sorted(HUB_KEYS))
+def test_what_hubs_add_to_a_configuration_is_passed_over(key: str) -> None:
+    with_it = CodecConfig.from_dict(SPEECH.to_dict() | {key: ["anything"]})
+    assert with_it == CodecConfig.from_dict(SPEECH.to_dict())
+    assert key not in with_it.to_dict()
+
+
+@pytest.mark.parametrize("key", ["model_typo", "_unknown", "sample_rate", "Architectures"])
+def test_other_unknown_keys_stay_errors(key: str) -> None:
+    with pytest.raises(ConfigError, match=key):
+        CodecConfig.from_dict(SPEECH.to_dict() | {key: 1})

@@ -54,6 +54,9 @@ def encode(
     out: Out = None,
     model: Model = None,
     mono: Annotated[bool, typer.Option("--mono", help="Mix all channels into one.")] = False,
+    channel: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Take channel N alone, counted from 1, instead of a mix.")
+    ] = None,
     gain: Annotated[float, typer.Option(metavar="DB", help="Make recordings so many decibels louder first.")] = 0.0,
     normalize: Annotated[
         bool, typer.Option("--normalize", help="Bring each recording's loudest sample to -1 dB of full scale first.")
@@ -100,6 +103,8 @@ def encode(
     """
     with reporting():
         layout = _raw_layout(raw)
+        if mono and channel is not None:
+            raise PlanError("--mono mixes all channels and --channel takes one; give one of the two")
         left_out, search = LeftOut(), Search.for_recordings([SNAC], follow)
         batch = _plan(inputs, out, search, [SNAC], keep_ending=keep_ending, left_out=left_out)
         from opensnac.recordings import finished, shelf, transcode
@@ -109,11 +114,12 @@ def encode(
         if together and models.runtime == "onnx":
             raise BackendError("batches need the runtime torch; leave out --together or --runtime onnx")
         codec = models.get()
+        treatment = Treatment(mono, gain, normalize, strict, channel)
         pending = _Pending(batch, force, skip_existing)
-        pending.compare(lambda source, target: finished.coded_already(source, target, codec, mono, layout))
+        pending.compare(lambda source, target: finished.coded_already(source, target, codec, treatment, layout))
         alone = layout or live or len(batch) == 1 or (together is None and device == "cpu") or together == 0
         short = [] if alone else [job.source for job in pending.writable if job.source]
-        batches = _batches(codec, short, together, Treatment(mono, gain, normalize, strict)) if short else None
+        batches = _batches(codec, short, together, treatment) if short else None
 
         def work(job: Job, report: Report) -> Result:
             pending.refuse_existing(job)
@@ -127,6 +133,7 @@ def encode(
                 gain_db=gain,
                 normalize=normalize,
                 strict=strict,
+                channel=channel,
                 raw=layout,
                 live=live,
                 force=force,

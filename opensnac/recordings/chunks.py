@@ -10,6 +10,7 @@ from opensnac.recordings.views import Bytes, View
 
 W64_GUID = bytes.fromhex("2e91cf11a5d628db04c10000")  # what the names of Wave64's first chunk end in
 LONGEST_NAME = 16
+WRAPPED = 1 << 32  # where sizes of 32 bits begin again
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,9 @@ class _Mending:
     def found(self) -> Found:
         """The samples that are there, and a remark where these are not what the header says."""
         samples, there = self.samples, self.content.size - self.samples.start
+        if (wrapped := self._wrapped(there)) is not None:
+            what = "its header counts in 32 bits and began again at 4 GiB; the samples that fit its count were read"
+            return Found(self.form.kind, [self._view(wrapped)], [what])
         if _is_open_end(self.form, samples.promised, there):
             return Found(self.form.kind, [self._view(there)])
         if samples.promised > there:
@@ -126,6 +130,15 @@ class _Mending:
         if tail.unknown:
             remarks.append(f"{tail.unknown} bytes at its end are neither samples nor a known chunk, and were not read")
         return Found(self.form.kind, [View(self.content, self.start)], remarks)
+
+    def _wrapped(self, there: int) -> int | None:
+        """Bytes of samples of a WAV beyond 4 GiB whose writer counted modulo 2^32; None where it did not."""
+        if self.form.size != "<I" or self.ds64 is not None or self.samples.promised <= 0 or there < WRAPPED:
+            return None
+        size = self.samples.promised + (there - self.samples.promised) // WRAPPED * WRAPPED
+        outer_end = self.samples.outer_end or 0
+        whole = (self.content.size - outer_end) % WRAPPED == 0 or (self.samples.start + size - outer_end) % WRAPPED <= 1
+        return size if whole else None
 
     def _was_left_open(self, end: int) -> bool:
         """Whether no samples are promised, or the size of the whole does not reach beyond those that are."""

@@ -58,7 +58,7 @@ class Together:
         self._model, self._seconds = frozen(model), batch_seconds
         self._treatment = treatment or Treatment()
         self._coding = threading.Lock()
-        clips = [clip for file in files for clip in _clips(file, self._treatment.mono)]  # one a channel
+        clips = [clip for file in files for clip in _clips(file, self._treatment)]  # one a channel
         groups = group_by_length([length for _, length in clips], round(1000 * batch_seconds))
         self._group: dict[Path, _Group] = {}
         for members in groups:
@@ -114,12 +114,12 @@ class Together:
             return None
 
 
-def _clips(file: Path, mono: bool) -> list[tuple[Path, int]]:
+def _clips(file: Path, treatment: Treatment) -> list[tuple[Path, int]]:
     """The file, and how many milliseconds it lasts as its header has it, once a channel; nothing if it is not short."""
     try:
         with Source(file) as recording:
             seconds = (recording.num_samples or 0) / recording.rate
-            channels = 1 if mono else recording.channels
+            channels = treatment.channels_of(recording.channels)
     except (OpensnacError, OSError):
         return []
     return [(file, round(1000 * seconds))] * channels if 0 < seconds * channels <= LONGEST_SECONDS else []

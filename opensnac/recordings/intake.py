@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from opensnac.errors import AudioError
-from opensnac.recordings.mixing import Balance, Mix, mean_of
+from opensnac.recordings.mixing import Balance, Mix, channel_alone, mean_of
 from opensnac.recordings.resampling import Resampler
 from opensnac.recordings.source import Source
 
@@ -21,14 +21,20 @@ FULL_SCALES = {"8": 1 << 7, "16": 1 << 15, "24": 1 << 23, "32": 1 << 31}  # of i
 class Treatment:
     """What is done to recordings on their way in.
 
-    `mono` mixes the channels. `gain_db` makes all samples louder or fainter; `normalize` brings the loudest sample of
-    each recording to -1 dB of full scale, for which it is read twice. `strict` refuses what there is a remark about.
+    `mono` mixes the channels; `channel`, counted from 1, takes one of them alone instead. `gain_db` makes all samples
+    louder or fainter; `normalize` brings the loudest sample of each recording to -1 dB of full scale, for which it is
+    read twice. `strict` refuses what there is a remark about.
     """
 
     mono: bool = False
     gain_db: float = 0.0
     normalize: bool = False
     strict: bool = False
+    channel: int | None = None
+
+    def channels_of(self, channels: int) -> int:
+        """How many of a recording's channels are coded."""
+        return 1 if self.mono or self.channel is not None else channels
 
 
 class Intake:
@@ -36,7 +42,7 @@ class Intake:
 
     def __init__(self, recording: Source, sampling_rate: int, treatment: Treatment, max_channels: int = 255) -> None:
         self.rate = recording.rate
-        self.channels = 1 if treatment.mono else recording.channels
+        self.channels = treatment.channels_of(recording.channels)
         self.num_samples = 0
         self.remarks = recording.remarks
         self._recording, self._treatment, self._sampling_rate = recording, treatment, sampling_rate
@@ -44,6 +50,10 @@ class Intake:
             raise AudioError(
                 f"{recording.name}: has {self.channels} channels; at most {max_channels} can be coded: "
                 "mix down with --mono"
+            )
+        if not 1 <= (treatment.channel or 1) <= recording.channels:
+            raise AudioError(
+                f"{recording.name}: expected a channel from 1 to {recording.channels}, got {treatment.channel}"
             )
         if treatment.normalize and not recording.repeatable:
             raise AudioError(
@@ -62,9 +72,11 @@ class Intake:
 
     def _treated(self) -> Iterator[np.ndarray]:
         """At the recording's rate, mixed and scaled."""
+        treatment = self._treatment
         mix, gain = self._survey()
         clipping = _Clipping()
-        balance = None if self._recording.repeatable or not mix else Balance(self._recording.channels, self.rate)
+        unseen = treatment.mono and treatment.channel is None and not self._recording.repeatable
+        balance = Balance(self._recording.channels, self.rate) if unseen and mix else None
         for block in self._recording.blocks():
             self.num_samples += block.shape[1]
             if balance is not None:
@@ -74,15 +86,18 @@ class Intake:
             clipping.count(block)
             yield block
         if balance is not None and (loss := balance.loss):
-            self.remarks.add(f"its channels cancel each other: {loss}, and so it is; choose one of them before")
+            self.remarks.add(f"its channels cancel each other: {loss}, and so it is; take one of them with --channel")
         if remark := clipping.remark(self._recording.lossy):
             self.remarks.add(remark)
 
     def _survey(self) -> tuple[Mix | None, float]:
         """How channels are mixed, None for not at all, and the factor; for some of that the recording is read once."""
         treatment, recording = self._treatment, self._recording
-        mixes = treatment.mono and recording.channels > 1
+        alone = None if treatment.channel is None else channel_alone(treatment.channel, recording.channels)
+        mixes = treatment.mono and recording.channels > 1 and alone is None
         gain = 10 ** (treatment.gain_db / 20)
+        if alone is not None and not treatment.normalize:
+            return alone, gain
         if not recording.repeatable or not (mixes or treatment.normalize):
             return (mean_of(recording.channels) if mixes else None), gain
         balance = Balance(recording.channels, self.rate)
@@ -91,11 +106,12 @@ class Intake:
             balance.push(block)
             peaks = np.maximum(peaks, np.abs(block).max(axis=1))
             mean_peak = max(mean_peak, float(np.abs(block.mean(axis=0)).max()))
-        mix = balance.mix() if mixes else None
+        mix = balance.mix() if mixes else alone
         if mix is not None and mix.remark:
             self.remarks.add(mix.remark)
         if treatment.normalize:
-            peak = float((peaks * (mix.weights if mix else 1)).max()) if mix is None or mix.remark else mean_peak
+            mean = mixes and mix is not None and not mix.remark
+            peak = mean_peak if mean else float((peaks * (mix.weights if mix else 1)).max())
             gain *= 10 ** (NORMAL_DB / 20) / peak if peak else 1
         return mix, gain
 

@@ -46,6 +46,7 @@ class MediaFile:
     def __init__(self, content: Bytes, remarks: Remarks) -> None:
         self._content, self._remarks = content, remarks
         self._first_pts: int | None = None
+        self._late: float | None = None  # seconds by which time stamps are ahead of the samples so far
         with self._opened() as (container, stream):
             tracks = len(container.streams.audio)
             if tracks > 1:
@@ -64,7 +65,7 @@ class MediaFile:
         import av
 
         to_float = av.AudioResampler(format="fltp")
-        read, end = 0, Fraction(0)
+        read, end, self._late = 0, Fraction(0), None
         with self._opened() as (container, stream):
             tagged = _itunes_length(container, stream)
             held: np.ndarray | None = None  # the newest: only the file's end tells how much of it is padding
@@ -103,11 +104,15 @@ class MediaFile:
                 f"changes from {self.channels} channels at {self.rate} Hz to {len(frame.layout.channels)} at "
                 f"{frame.sample_rate} Hz after {read / self.rate:.1f} s; split it there"
             )
-        if frame.time is not None and frame.time - read / self.rate > GAP_SECONDS:
-            self._remarks.add(
-                f"its time stamps jump by {frame.time - read / self.rate:.2f} s at {read / self.rate:.1f} s; "
-                "the sound was joined there"
-            )
+        if frame.time is None:
+            return
+        position = read / self.rate
+        late = frame.time - position
+        jump = 0.0 if self._late is None else late - self._late
+        if jump > GAP_SECONDS:
+            self._remarks.add(f"its time stamps jump by {jump:.2f} s at {position:.1f} s; the sound was joined there")
+        if self._late is None or jump > GAP_SECONDS:
+            self._late = late
 
     def _true_length(self, read: int, end: Fraction, tagged: int | None) -> int:
         """Samples without the encoder's padding, as far as the container tells."""

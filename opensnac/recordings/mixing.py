@@ -23,7 +23,7 @@ class Mix:
 
     def __call__(self, block: np.ndarray) -> np.ndarray:
         """(channels, samples) to (1, samples)."""
-        if (self.weights == self.weights[0]).all():
+        if len(self.weights) > 1 and (self.weights == self.weights[0]).all():
             return block.mean(axis=0, keepdims=True)
         return self.weights[None] @ block
 
@@ -31,6 +31,11 @@ class Mix:
 def mean_of(channels: int) -> Mix:
     """The mean, whatever becomes of it."""
     return Mix(np.full(channels, 1 / channels, np.float32))
+
+
+def channel_alone(number: int, channels: int) -> Mix:
+    """One of them, counted from 1."""
+    return Mix(np.eye(channels, dtype=np.float32)[number - 1])
 
 
 class Balance:

@@ -120,6 +120,7 @@ def encode_file(
     gain_db: float = 0.0,
     normalize: bool = False,
     strict: bool = False,
+    channel: int | None = None,
     raw: tuple[int, int] | None = None,
     live: bool = False,
     force: bool = False,
@@ -128,14 +129,14 @@ def encode_file(
 ) -> Result:
     """Code a recording into a `.snac` file or stream: `Coding`, then `write_codes`.
 
-    `raw`, a rate and a number of channels, is for headerless 16-bit samples. `mono`, `gain_db`, `normalize` and
-    `strict` are as in Treatment. Samples beyond ±1 are clipped, which the result's `warnings` say, as they say whatever
-    else is odd. Raises AudioError for the recording, LimitError where it goes beyond `limits`, FileExistsError for the
-    target.
+    `raw`, a rate and a number of channels, is for headerless 16-bit samples. `mono`, `channel`, `gain_db`, `normalize`
+    and `strict` are as in Treatment. Samples beyond ±1 are clipped, which the result's `warnings` say, as they say
+    whatever else is odd. Raises AudioError for the recording, LimitError where it goes beyond `limits`, FileExistsError
+    for the target.
     """
     if isinstance(target, str | Path):
         refuse_existing(Path(target), force)  # before the work, not after it
-    treatment = Treatment(mono, gain_db, normalize, strict)
+    treatment = Treatment(mono, gain_db, normalize, strict, channel)
     with Source(source, raw, strict, limits) as recording:
         result = write_codes(Coding(recording, model, treatment, report), target, model, live=live, force=force)
     report(1.0)

@@ -6,12 +6,16 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from commands import record, refuse, succeed, tree, wav_bytes
+from commands import record, refuse, run, succeed, tree, wav_bytes
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from opensnac import bitstream
 
 
 def test_a_recording_goes_there_and_back_beside_itself(here: Path, model: list[str]) -> None:
@@ -163,3 +167,46 @@ def test_models_are_listed_with_the_default_marked(monkeypatch: pytest.MonkeyPat
     lines = succeed("models").stdout.splitlines()
     assert lines[:3] == ["first  bundled", "second  bundled, default", "someone/their_model  cached"]
     assert lines[3:] == ["", f"On this processor they run by {processor.backend()}."]
+
+
+def test_one_channel_of_a_live_pipe(here: Path, model: list[str]) -> None:
+    voice = np.random.default_rng(0).integers(-9000, 9000, 4000).astype("<i2")
+    stereo = np.stack([voice, -voice], axis=1).tobytes()
+    mixed = run("encode", "-", "--raw", "24000:2", "--mono", "--live", *model, stdin=stereo)
+    assert mixed.exit_code == 0
+    assert "standard input: its channels cancel each other" in mixed.stderr
+    chosen = succeed("encode", "-", "--raw", "24000:2", "--channel", "1", "--live", *model, stdin=stereo)
+    alone = succeed("encode", "-", "--raw", "24000", "--live", *model, stdin=voice.tobytes())
+    assert chosen.stdout_bytes == alone.stdout_bytes
+    assert "give one of the two" in refuse(2, "encode", "-", "--raw", "24000:2", "--channel", "1", "--mono", *model)
+
+
+def test_a_file_s_own_word_for_its_model_is_followed_as_far_as_it_is_trusted(
+    here: Path, folder: Path, model: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(here / "a.wav")
+    succeed("encode", "a.wav", *model)
+    with open("a.snac", "rb") as file:
+        coded = bitstream.read(file)
+    with open("stranger.snac", "wb") as file:
+        header = replace(coded.header, model_name="stranger/model")
+        bitstream.write(file, header, coded.codes, coded.num_samples)
+    asked = []
+
+    def download(hub_id: str, filename: str, local_files_only: bool, **options: object) -> str:
+        asked.append((hub_id, local_files_only))
+        if local_files_only:
+            raise LocalEntryNotFoundError("not in the cache.")
+        return str(folder / filename)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    for options in ((), ("--salvage",), ("--trust", "someone/else")):
+        said = refuse(1, "decode", "stranger.snac", *options)
+        assert "stranger.snac: needs the model 'stranger/model'" in said
+        assert "have it downloaded with --trust stranger/model" in said
+    assert set(asked) == {("stranger/model", True)}
+    assert tree(here) == ["a.snac", "a.wav", "stranger.snac"]
+    for trusted in ("stranger/model", "stranger/*"):
+        succeed("decode", "stranger.snac", "--trust", trusted, "--force")
+    assert asked[-1] == ("stranger/model", False)
+    succeed("info", "stranger.snac")

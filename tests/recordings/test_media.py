@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ FORMATS = [  # container, codec, rate, samples that come: codecs without a word 
     ("wv", "wavpack", 24000, LENGTH),
     ("adts", "aac", 24000, LENGTH + 1744),
     ("amr", "libopencore_amrnb", 8000, LENGTH + 80),
+    ("asf", "wmav2", 24000, LENGTH - 1328),  # this encoder never writes its last block
 ]
 
 
@@ -35,6 +37,8 @@ def encoded(container: str, codec: str, rate: int, tracks: int = 1) -> bytes:
     with av.open(content, "w", format=container) as output:
         streams = [output.add_stream(codec, rate=rate, layout="mono") for _ in range(tracks)]
         for stream in streams:
+            if codec.startswith("wma"):
+                stream.bit_rate = 64_000
             frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
             frame.sample_rate, frame.pts = rate, 0
             to_codec = av.AudioResampler(stream.codec_context.format.name, "mono", rate)
@@ -85,3 +89,54 @@ def test_without_pyav_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(media, "available", lambda: False)
     with pytest.raises(AudioError, match=r"pip install 'opensnac\[media\]' for M4A"):
         audio.read(io.BytesIO(encoded("ipod", "aac", 24000)))
+
+
+def box(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", 8 + len(content)) + name + content
+
+
+def with_itunes_tag(content: bytes, value: str) -> bytes:
+    """An M4A whose last box is `moov`, with a comment as iTunes writes it."""
+    start = content.rindex(b"moov") - 4
+    assert start + int.from_bytes(content[start : start + 4]) == len(content)
+    own = bytes(4) + b"com.apple.iTunes"
+    data = box(b"data", struct.pack(">II", 1, 0) + value.encode())
+    comment = box(b"----", box(b"mean", own) + box(b"name", bytes(4) + b"iTunSMPB") + data)
+    handler = box(b"hdlr", bytes(8) + b"mdirappl" + bytes(9))
+    tag = box(b"udta", box(b"meta", bytes(4) + handler + box(b"ilst", comment)))
+    return content[:start] + box(b"moov", content[start + 8 :].replace(b"udta", b"free") + tag)
+
+
+def test_itunes_own_word_for_delay_and_padding_is_taken() -> None:
+    content = with_itunes_tag(
+        encoded("ipod", "aac", 24000), f" 00000000 00000400 00000100 {LENGTH - 500:016x} 00000000 00000000"
+    )
+    samples, _ = audio.read(io.BytesIO(content))
+    assert samples.shape == (1, LENGTH - 500)
+    tone = 0.3 * np.sin(2 * np.pi * 440 / 24000 * np.arange(LENGTH))
+    assert np.abs(samples[0] - tone[: LENGTH - 500])[3000:-3000].max() < 0.05
+
+
+@pytest.mark.parametrize("value", ["", "no numbers here at all", " 00000000 00000400 00000100 0000000000000000 0"])
+def test_an_itunes_tag_that_says_nothing_is_none(value: str) -> None:
+    samples, _ = audio.read(io.BytesIO(with_itunes_tag(encoded("ipod", "aac", 24000), value)))
+    assert samples.shape == (1, LENGTH)
+
+
+def test_time_stamps_that_begin_late_are_no_gap_and_a_jump_is_told_once() -> None:
+    parts = encoded("asf", "wmav2", 24000)  # begins at 0.17 s, as WMA does
+    with Source(io.BytesIO(parts)) as source:
+        list(source.blocks())
+        assert source.remarks == []
+    content = io.BytesIO()
+    with av.open(content, "w", format="matroska") as output:
+        stream = output.add_stream("pcm_s16le", rate=24000, layout="mono")
+        for number in range(40):
+            frame = av.AudioFrame.from_ndarray(np.ones((1, 2400), np.int16), format="s16", layout="mono")
+            frame.sample_rate, frame.pts = 24000, 2400 * number + (24000 if number >= 20 else 0)
+            output.mux(stream.encode(frame))
+    with Source(io.BytesIO(content.getvalue())) as source:
+        assert sum(block.shape[1] for block in source.blocks()) == 96_000
+        assert source.remarks[0] == "its time stamps jump by 1.00 s at 2.0 s; the sound was joined there"
+        assert len(source.remarks) == 2
+        assert "promises 5.000 s and 1.000 s of them are missing" in source.remarks[1]

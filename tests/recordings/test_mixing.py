@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from opensnac.errors import AudioError
 from opensnac.recordings.intake import Intake, Treatment
 from opensnac.recordings.mixing import mix_down
 from opensnac.recordings.remarks import RecordingWarning
@@ -50,16 +51,43 @@ def test_opposite_phase_takes_the_loudest_channel_and_says_so(share: float, tmp_
         read_mono(Recording(Place(tmp_path / "a.wav"), RATE, RATE), RATE)
 
 
-def test_a_pipe_of_opposite_channels_is_said_to_be_silent() -> None:
-    class Pipe(io.BytesIO):
-        def seekable(self) -> bool:
-            return False
+class Pipe(io.BytesIO):
+    """What cannot be read twice."""
 
-    stereo = np.stack([VOICE, -VOICE], axis=1)
-    with Source(Pipe((20000 * stereo).clip(-32768, 32767).astype("<i2").tobytes()), raw=(RATE, 2)) as source:
-        intake = Intake(source, RATE, Treatment(mono=True))
-        assert not np.concatenate(list(intake.blocks()), axis=1).any()
-        assert "its channels cancel each other" in intake.remarks[0]
+    def seekable(self) -> bool:
+        return False
+
+
+def from_a_pipe(stereo: np.ndarray, treatment: Treatment) -> tuple[np.ndarray, list[str]]:
+    content = Pipe((20000 * stereo.T).clip(-32768, 32767).astype("<i2").tobytes())
+    with Source(content, raw=(RATE, 2), strict=treatment.strict) as source:
+        intake = Intake(source, RATE, treatment)
+        return np.concatenate(list(intake.blocks()), axis=1), list(intake.remarks)
+
+
+def test_a_pipe_of_opposite_channels_is_said_to_be_silent_and_one_can_be_chosen() -> None:
+    stereo = np.stack([VOICE, -VOICE])
+    samples, (remark,) = from_a_pipe(stereo, Treatment(mono=True))
+    assert not samples.any()
+    assert "its channels cancel each other" in remark
+    assert remark.endswith("take one of them with --channel")
+    with pytest.raises(AudioError, match="its channels cancel each other"):
+        from_a_pipe(stereo, Treatment(mono=True, strict=True))
+    samples, remarks = from_a_pipe(stereo, Treatment(channel=2))
+    assert remarks == []
+    np.testing.assert_allclose(samples[0], -VOICE * 20000 / 32768, atol=1 / 32768)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_channel_alone_is_that_channel(number: int) -> None:
+    channels = np.random.default_rng(0).uniform(-0.4, 0.4, (3, 5000)).astype(np.float32)
+    samples, remarks = taken(channels, channel=number)
+    assert remarks == []
+    np.testing.assert_array_equal(samples, channels[number - 1 : number])
+    louder, _ = taken(channels, channel=number, normalize=True)
+    assert np.abs(louder).max() == pytest.approx(10 ** (-1 / 20), rel=1e-5)
+    with pytest.raises(AudioError, match="expected a channel from 1 to 3, got 4"):
+        taken(channels, channel=4)
 
 
 @pytest.mark.parametrize(

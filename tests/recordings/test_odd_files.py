@@ -17,6 +17,7 @@ import soundfile
 
 from opensnac.errors import AudioError
 from opensnac.recordings import audio, mp3, ogg, source
+from opensnac.recordings.excerpts import look_through, read_excerpt
 from opensnac.recordings.remarks import RecordingWarning
 from opensnac.recordings.sink import WRITABLE
 from opensnac.recordings.source import Source
@@ -117,6 +118,25 @@ def test_an_mp3_that_counts_nothing_is_read_whole(count: int) -> None:
 def test_an_mp3_after_one_that_counts_is_read_too() -> None:
     samples = read(encoded("mp3") + without_count(encoded("mp3")), "frames")
     assert len(samples) >= 2 * len(SAMPLES)
+
+
+def with_vbri(content: bytes, count: int) -> bytes:
+    """The same MP3 with the other kind of frame that counts, as Fraunhofer's encoder writes it."""
+    frame = mp3._frame(content[:4])
+    assert frame is not None
+    vbri = struct.pack(">4sHHHIIHHHH", b"VBRI", 1, 1105, 75, len(content), count, 0, 1, 2, 0)
+    return (content[:4] + bytes(32) + vbri).ljust(frame.length, b"\0") + content[frame.length :]
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+@pytest.mark.parametrize("off", [0, -30, 1000])
+def test_an_mp3_with_fraunhofer_s_count_is_read_whole(off: int, copies: int) -> None:
+    content = encoded("mp3")
+    at = content.find(b"Xing")
+    count = int.from_bytes(content[at + 8 : at + 12])
+    remarks = [f"counts {count + off} frames and {count} are there"] if off else []
+    samples = read(copies * with_vbri(content, count + off), *remarks)
+    assert copies * len(SAMPLES) <= len(samples) <= copies * (len(SAMPLES) + 3000)
 
 
 def test_what_lies_between_mp3_frames_is_passed_over_with_a_remark() -> None:
@@ -318,3 +338,53 @@ def test_noise_in_a_file_ends_in_an_error_or_in_samples(kind: str, seed: int) ->
         with contextlib.suppress(AudioError), Source(io.BytesIO(content)) as source:
             for block, _ in zip(source.blocks(), range(50), strict=False):
                 assert len(block) == source.channels
+
+
+GIGABYTES = 5 << 30
+SOUND_AT = GIGABYTES - 40_000  # bytes of silence
+ENDING = (SAMPLES[:20_000].clip(-0.99, 0.99) * 32768).astype("<i2")
+
+
+def large_wav(path: Path, header: bytes) -> Path:
+    """Five gigabytes of silence with sound at the end, which take no room on disk."""
+    with path.open("wb") as file:
+        file.write(header)
+        file.seek(len(header) + SOUND_AT)
+        file.write(ENDING.tobytes())
+    return path
+
+
+def wav_header(size: int, riff: int) -> bytes:
+    form = struct.pack("<HHIIHH", 1, 1, RATE, 2 * RATE, 2, 16)
+    return struct.pack("<4sI8sI", b"RIFF", riff, b"WAVEfmt ", 16) + form + struct.pack("<4sI", b"data", size)
+
+
+def rf64_header() -> bytes:
+    sizes = struct.pack("<QQQI", GIGABYTES + 72, GIGABYTES, GIGABYTES // 2, 0)
+    plain = wav_header(0xFFFFFFFF, 0xFFFFFFFF)
+    return b"RF64" + plain[4:12] + struct.pack("<4sI", b"ds64", 28) + sizes + plain[12:]
+
+
+WRAPPED = GIGABYTES % (1 << 32)
+
+
+@pytest.mark.parametrize(
+    ("header", "remark"),
+    [
+        (rf64_header(), None),
+        (wav_header(0xFFFFFFFF, 0xFFFFFFFF), None),  # as a pipe writes it
+        (wav_header(WRAPPED, WRAPPED + 36), "its header counts in 32 bits and began again at 4 GiB"),
+        (wav_header(0, 36), "its header was never completed"),
+    ],
+)
+def test_a_wav_of_more_than_four_gigabytes_is_read_to_its_end(
+    tmp_path: Path, header: bytes, remark: str | None
+) -> None:
+    path = large_wav(tmp_path / "large.wav", header)
+    layout = look_through(path)
+    assert layout.num_samples == GIGABYTES // 2
+    assert len(layout.remarks) == (remark is not None)
+    assert all(remark is not None and remark in line for line in layout.remarks)
+    with path.open("rb") as file:
+        end = read_excerpt(file, layout, SOUND_AT // 2 - 5, 20_010)
+    np.testing.assert_array_equal(end[0], np.pad(ENDING / np.float32(32768), (5, 0)))

@@ -65,7 +65,7 @@ def test_the_log_has_qualities_by_label_where_there_are_several(tmp_path: Path, 
 
 def test_what_validation_and_the_report_share_is_one_quantity() -> None:
     """A name that both give is measured by the same function."""
-    original, copy = torch.randn(2, 1, 1, 24000, generator=torch.Generator().manual_seed(0)) / 10
+    original, copy = torch.randn(2, 1, 24000, generator=torch.Generator().manual_seed(0)) / 10
     row = validation._quality(copy[None], original[None], 24000)
     assert {"stft_distance", "si_sdr"} <= set(row)
     for name in set(row) & set(METRICS):
