@@ -114,13 +114,15 @@ class _Mending:
             return Found(self.form.kind, [self._view(there)])
         if samples.promised > there:
             return Found(self.form.kind, [self._view(there)], [], samples.promised, there)
-        end = samples.start + max(0, samples.promised)
-        end += -(end - self.start) % self.form.align
+        unpadded = samples.start + max(0, samples.promised)
+        end = unpadded + -(unpadded - self.start) % self.form.align
         tail = _Tail(self.content, self.form, end)
+        if tail.more_samples and not (other := _Tail(self.content, self.form, unpadded)).more_samples:
+            tail = other  # of a writer that forgets the byte behind an odd number of them
         if tail.another is not None:
             what = f"another {self.form.kind} file follows at byte {tail.another} and is not read; split the file there"
             return Found(self.form.kind, [View(self.content, self.start, tail.another)], [what])
-        if tail.more_samples and self._was_left_open(end):
+        if (tail.more_samples or (tail.zeros and samples.promised <= 0)) and self._was_left_open(end):
             if samples.promised <= 0:
                 what = "its header was never completed, as by a recorder that stopped; what follows it was read"
             else:
@@ -170,7 +172,7 @@ class _Tail:
 
     def __init__(self, content: Bytes, form: _Form, start: int) -> None:
         self.another: int | None = None
-        self.samples_again = self.more_samples = False
+        self.samples_again = self.more_samples = self.zeros = False
         self.unknown = 0
         position = start
         while content.size - position >= form.header:
@@ -178,7 +180,10 @@ class _Tail:
             if name.startswith(form.magic):
                 self.another = position
                 return
-            if name.startswith(TAGS) or not any(content.at(position, 4096)):
+            if name.startswith(TAGS):
+                return
+            if not any(content.at(position, 4096)):  # padding, or the silence that a recording begins with
+                self.zeros = position == start
                 return
             size = _number(content, position + len(form.data), form.size)
             after = _after(form, position, size)
@@ -193,7 +198,7 @@ class _Tail:
 def _is_open_end(form: _Form, promised: int, there: int) -> bool:
     """Whether a size means that its writer, a pipe say, did not know it: the largest there is, or nearly."""
     if promised <= there and form.kind != "CAF":
-        return False
+        return form.size == "<I" and there >= WRAPPED and promised >= 0xFFFF_0000 - 64
     if struct.calcsize(form.size) == 8:
         return promised == -1 - form.preamble or promised >= 1 << 61
     return promised >= 0xFFFF_0000 - 64 or 0x7FFF_0000 - 64 <= promised <= 0x8000_0FFF

@@ -139,7 +139,7 @@ class Search:
             return self.explained.get(ending, "another ending")
         if entry.is_file():
             return None
-        return "a link to nothing" if entry.is_symlink() else "no plain file"
+        return "no plain file" if os.path.exists(entry) else "a link to nothing"
 
 
 def plan(

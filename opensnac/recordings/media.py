@@ -68,17 +68,17 @@ class MediaFile:
         read, end, self._late = 0, Fraction(0), None
         with self._opened() as (container, stream):
             tagged = _itunes_length(container, stream)
-            held: np.ndarray | None = None  # the newest: only the file's end tells how much of it is padding
+            held = np.zeros((0, self.channels), np.float32)  # only the file's end tells how much of it is padding
             for frame in self._frames(container, stream):
                 self._check(frame, read)
                 read += frame.samples
                 end = max(end, _end_of(frame.opaque))
-                if held is not None:
-                    yield held
-                held = np.concatenate([part.to_ndarray() for part in to_float.resample(frame)], axis=1).T
-            if held is not None:
-                surplus = max(0, read - self._true_length(read, end, tagged))
-                yield held[: max(0, len(held) - surplus)]
+                held = np.concatenate([held, *(part.to_ndarray().T for part in to_float.resample(frame))])
+                if len(held) > 2 * MOST_PADDING:
+                    yield held[:-MOST_PADDING]
+                    held = held[-MOST_PADDING:]
+            surplus = max(0, read - self._true_length(read, end, tagged))
+            yield held[: max(0, len(held) - surplus)]
         self._compare(read)
 
     def _opened(self) -> _Opened:

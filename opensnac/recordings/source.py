@@ -122,6 +122,8 @@ class Source:
 
     def _open(self, content: Bytes) -> Callable[[], Iterator[np.ndarray]]:
         """Look into the file; what begins to read it."""
+        if not content.size:
+            raise BrokenFileError("is empty (0 bytes)")
         found = examine(content)
         for remark in found.remarks:
             self.remarks.add(remark)

@@ -207,6 +207,12 @@ def test_the_file_of_a_recorder_that_crashed_is_read(kind: str) -> None:
     np.testing.assert_array_equal(read(crashed(kind), remark), read(encoded(kind)))
 
 
+@pytest.mark.parametrize("kind", ["wav", "aiff", "caf"])
+def test_a_crashed_recording_that_begins_with_silence(kind: str) -> None:
+    silent = crashed(kind).replace(encoded(kind)[-2 * len(SAMPLES) : -100_000], bytes(2 * len(SAMPLES) - 100_000))
+    assert len(read(silent, "its header was never completed")) == len(SAMPLES)
+
+
 @pytest.mark.parametrize("riff", [0, 36, 44, 2 * len(SAMPLES) + 36, 0xFFFFFFFF])
 def test_a_crashed_wav_with_any_outer_size(riff: int) -> None:
     content = bytearray(crashed("wav"))
@@ -248,6 +254,14 @@ def test_chunks_and_tags_behind_the_samples_are_no_samples() -> None:
     inside[4:8] = struct.pack("<I", len(inside) - 8)
     for whole in (inside, content + chunk, content + b"ID3\x04" + bytes(40), content + bytes(1000)):
         assert len(read(bytes(whole))) == len(SAMPLES)
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_a_chunk_behind_an_odd_number_of_bytes_is_no_sound(padding: int) -> None:
+    content = io.BytesIO()
+    soundfile.write(content, SAMPLES[:4999], RATE, "PCM_U8", format="WAV")
+    bare = content.getvalue()[: 44 + 4999]
+    assert len(read(bare + bytes(padding) + b"LIST" + struct.pack("<I", 4) + b"INFO")) == 4999
 
 
 @pytest.mark.parametrize("kind", CONTAINERS)
@@ -388,3 +402,31 @@ def test_a_wav_of_more_than_four_gigabytes_is_read_to_its_end(
     with path.open("rb") as file:
         end = read_excerpt(file, layout, SOUND_AT // 2 - 5, 20_010)
     np.testing.assert_array_equal(end[0], np.pad(ENDING / np.float32(32768), (5, 0)))
+
+
+def test_a_file_of_no_bytes_is_called_empty(tmp_path: Path) -> None:
+    (tmp_path / "a.mp3").touch()
+    with pytest.raises(AudioError, match=r"a\.mp3: is empty \(0 bytes\)"):
+        audio.read(tmp_path / "a.mp3")
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"])
+@pytest.mark.parametrize("container", ["WAV", "WAVEX", "AIFF", "W64", "CAF", "AU"])
+def test_every_width_of_samples_is_read(container: str, subtype: str) -> None:
+    if not soundfile.check_format(container, subtype):
+        pytest.skip(f"no {subtype} in {container}")
+    quiet = SAMPLES[:3000].clip(-0.9, 0.9)
+    content = io.BytesIO()
+    soundfile.write(content, quiet, RATE, subtype, format=container)
+    samples = read(content.getvalue())
+    assert len(samples) == 3000
+    assert np.abs(samples - quiet).max() < (0.03 if subtype in ("PCM_U8", "ULAW", "ALAW") else 1e-6)
+
+
+def test_a_flac_behind_a_tag_and_with_other_blocks_is_read() -> None:
+    content = encoded("flac")
+    other = struct.pack(">I", 2 << 24 | 8) + b"riffelse" + struct.pack(">I", 1 << 24 | 500) + bytes(500)
+    with_blocks = content[:42] + other + content[42:]
+    tag = b"ID3\x04\x00\x00\x00\x00\x00\x0a" + bytes(10)
+    for whole in (with_blocks, tag + with_blocks, tag + tag + content):
+        np.testing.assert_array_equal(read(whole), read(content))
