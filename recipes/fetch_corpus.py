@@ -5,12 +5,14 @@
 
 speech_corpus.toml and music_corpus.toml name the Debian packages and repositories, with licences and sizes; `--only
 SOURCE` takes some of them. A source that cannot be fetched is reported and left out, one that is there is not fetched
-again. corpus/train.txt lists what is there to train on, each source with its weight.
+again. corpus/train.txt lists what is there to train on, each source with its weight. Where a source says what is said
+in its recordings, metadata.csv beside them has it, for `opensnac tokenize`.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import shutil
 import subprocess
 import sys
@@ -22,6 +24,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import transcripts
 from debian_packages import unpack
 
 from opensnac.errors import OpensnacError
@@ -31,7 +35,7 @@ from opensnac.training.config import toml_value
 
 RECIPES = {kind: Path(__file__).with_name(f"{kind}_corpus.toml") for kind in ("speech", "music")}
 VALID_ONE_IN = 80  # recordings that are kept for validation, chosen by their names
-G722 = ".g722"  # ffmpeg turns them into what can be read
+G722, G722_RATE = ".g722", 16_000  # decoded, for the trainer cannot read them
 
 
 def main() -> None:
@@ -77,13 +81,19 @@ def fetch(source: dict[str, Any], out: Path) -> str:
     with tempfile.TemporaryDirectory(dir=_made(out)) as scratch:
         root, version = obtain(source, Path(scratch))
         found = sorted(path for pattern in source["files"] for path in root.glob(pattern) if path.is_file())
-        recordings = [path for path in found if path.suffix.lower() in (*READABLE, G722)]
+        sounds = [path for path in found if path.suffix.lower() in (*READABLE, G722)]
+        recordings = [path for path in sounds if path.stat().st_size]  # a list's empty files are no recordings
         if not recordings:
             raise OpensnacError(f"nothing matches {', '.join(source['files'])} in version {version}")
+        texts = said_in(source, root, Path(scratch))
+        said: dict[str, list[dict[str, str]]] = {}
         for path in recordings:
-            inside = path.relative_to(root).as_posix()
-            split = source.get("split") or ("valid" if zlib.crc32(inside.encode()) % one_in == 0 else "train")
-            bring(path, Path(scratch) / split / inside.replace("/", "_"))
+            inside = path.relative_to(root)
+            one = source.get("split") or ("valid" if zlib.crc32(inside.as_posix().encode()) % one_in == 0 else "train")
+            brought = bring(path, Path(scratch) / one / inside.as_posix().replace("/", "_"))
+            said.setdefault(one, []).append({"file_name": brought.name, "text": transcripts.text_of(inside, texts)})
+        for split, rows in said.items() if texts else ():
+            write_metadata(Path(scratch) / split / "metadata.csv", rows)
         for split in ("train", "valid", "test"):
             if (Path(scratch) / split).exists():
                 shutil.rmtree(out / split / name, ignore_errors=True)
@@ -113,19 +123,46 @@ def obtain(source: dict[str, Any], scratch: Path) -> tuple[Path, str]:
     return root, commit.stdout.strip()
 
 
-def bring(path: Path, target: Path) -> None:
-    """Move a recording, or decode it where the trainer could not read it."""
+def said_in(source: dict[str, Any], root: Path, scratch: Path) -> dict[str, str]:
+    """What is said in a source's recordings by their names, from its own files or from those of another package."""
+    stated = source.get("transcripts")
+    if stated is None:
+        return {}
+    if "package" in stated:
+        unpack(stated["package"], _made(scratch / "transcripts"))
+        root = scratch / "transcripts" / "root"
+    lists = sorted(root.glob(stated["files"]))
+    if not lists:
+        raise OpensnacError(f"no transcripts match {stated['files']}")
+    return {name: text for path in lists for name, text in transcripts.read(stated["form"], path).items()}
+
+
+def write_metadata(target: Path, rows: list[dict[str, str]]) -> None:
+    """A folder's recordings and what is said in them, as the hub has it."""
+    with target.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["file_name", "text"])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def bring(path: Path, target: Path) -> Path:
+    """Move a recording, or decode it where the trainer could not read it; where it is now."""
     _made(target.parent)
     if path.suffix != G722:
         shutil.move(path, target)
-        return
-    decode = ["ffmpeg", "-loglevel", "error", "-f", "g722", "-i", str(path), str(target.with_suffix(".flac"))]
+        return target
     try:
-        subprocess.run(decode, check=True, capture_output=True, text=True)
-    except OSError as error:
-        raise OpensnacError("ffmpeg not found, and G.722 needs it: apt-get install ffmpeg") from error
-    except subprocess.CalledProcessError as error:
-        raise OpensnacError(f"ffmpeg cannot decode {path.name}: {error.stderr.strip()}") from error
+        import av
+    except ImportError as error:
+        raise OpensnacError("PyAV not found, and G.722 needs it: pip install 'opensnac[media]'") from error
+    target = target.with_suffix(".flac")
+    try:
+        with av.open(str(path), format="g722") as file:
+            samples = np.concatenate([frame.to_ndarray() for frame in file.decode(audio=0)], axis=1)
+    except av.FFmpegError as error:
+        raise OpensnacError(f"{path.name}: expected G.722, got {error}") from error
+    audio.write(target, samples / np.float32(1 << 15), G722_RATE)
+    return target
 
 
 def _made(folder: Path) -> Path:

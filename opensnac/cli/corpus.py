@@ -186,6 +186,9 @@ class _Watch:
         """Take what is told."""
         if event == "plan":
             self._begin(*value)
+        elif event == "again":
+            failed, mended = value
+            print(_tried_again(failed, len(mended)), file=sys.stderr)
         elif event in ("done", "failed"):
             seconds, size = value
             self.seconds += seconds
@@ -223,6 +226,12 @@ class _Watch:
                 f"opensnac: {self._bytes / self._total:.0%}: {self._said()}, about {left:,.0f} min left",
                 file=sys.stderr,
             )
+
+
+def _tried_again(failed: int, shards: int) -> str:
+    if not shards:
+        return f"opensnac: {failed:,} recordings had failed and were tried again; none can be coded now"
+    return f"opensnac: of {failed:,} recordings that had failed some can be coded now; {shards:,} shards are made again"
 
 
 def _bar() -> Progress:

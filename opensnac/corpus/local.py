@@ -22,6 +22,7 @@ from opensnac.errors import OpensnacError
 
 MOST_DEATHS = 3  # of workers over one shard
 BLAMED = 2  # deaths while one recording was read; the third time it is left out
+KILLS = "kills the process that reads it"
 
 On = Callable[[str, Any], None]  # as in `work.Tell`, and ("shard", Record), ("died", a line about it)
 
@@ -45,7 +46,7 @@ class _Deaths:
 
     def skip(self) -> dict[int, str]:
         """The recordings that nobody should touch again."""
-        reason = f"kills the process that reads it ({BLAMED} times)"
+        reason = f"{KILLS} ({BLAMED} times)"
         return {number: reason for number, count in self.blamed.items() if count >= BLAMED}
 
 

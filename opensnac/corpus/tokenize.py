@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 
 from opensnac.corpus import local, shards
 from opensnac.corpus.card import card
+from opensnac.corpus.hearing import LeftOut
 from opensnac.corpus.plan import PLAN, Plan, make_plan
 from opensnac.corpus.readers import CORPUS, INDEX, TOKENS
 from opensnac.corpus.settings import Settings
 from opensnac.corpus.store import Store
-from opensnac.corpus.work import RECORDS, Job, Record, facts_of, load_model
+from opensnac.corpus.work import RECORDS, Job, Record, Worker, facts_of, load_model
 from opensnac.errors import OpensnacError
 
 FAILED, CARD = "failed.parquet", "README.md"
@@ -62,6 +63,8 @@ def tokenize(
     facts = facts_of(settings, model)
     with store.alone():
         plan = make_plan(store, settings)
+        if store.exists(CORPUS):
+            _begin_again(store, plan, on)
         if not store.exists(CORPUS):
             done = set(finished(store, plan))
             todo = [shard for shard in range(plan.shards) if shard not in done]
@@ -86,6 +89,36 @@ def finished(store: Store, plan: Plan) -> Iterator[int]:
         name = plan.name(shard)
         if f"{name}.json" in records and all(f"{name}{ending}" in files for ending in endings):
             yield shard
+
+
+def _begin_again(store: Store, plan: Plan, on: On) -> None:
+    """Of a finished corpus undo the shards whose failed recordings can be coded by now: disks come back, files do."""
+    failed: dict[int, list[str]] = {}
+    for shard in range(plan.shards) if store.exists(FAILED) else ():
+        record = Record.read(store, plan.name(shard))
+        failed |= {shard: [failure["id"] for failure in record.failed if not failure["reason"].startswith(local.KILLS)]}
+    worker = Worker(Job(store.root)) if any(failed.values()) else None
+    mended = [shard for shard, ids in failed.items() if worker and ids and _can_be_coded(worker, shard, set(ids))]
+    if failed:
+        on("again", (sum(map(len, failed.values())), mended))
+    if mended:
+        store.remove(CORPUS)
+    for shard in mended:
+        store.remove(f"{RECORDS}/{plan.name(shard)}.json")
+
+
+def _can_be_coded(worker: Worker, shard: int, ids: set[str]) -> bool:
+    """Whether any of some recordings of a shard can, in the end."""
+    for entry in worker.plan.entries(shard):
+        if entry.id in ids and not entry.problem:
+            try:
+                worker.code(entry)
+            except LeftOut:
+                return True
+            except Exception:  # whatever it is, the recording still fails
+                continue
+            return True
+    return False
 
 
 def totals(store: Store) -> Totals:
@@ -114,6 +147,8 @@ def _finish(store: Store, plan: Plan, facts: dict[str, Any]) -> None:
         failures = [failure for record in records for failure in record.failed]
         with store.whole(FAILED) as part:
             pq.write_table(pa.Table.from_pylist(failures, FAILURE), part)
+    else:
+        store.remove(FAILED)
     facts |= {"columns": plan.columns, "totals": asdict(own), "licences": _licences(settings, records)}
     if settings.format == "bin":
         facts |= _join(store, records, facts["vocabulary"][1])
@@ -164,8 +199,10 @@ def _join(store: Store, records: list[Record], end: int) -> dict[str, Any]:
 
 
 def _clean(store: Store) -> None:
-    """Remove what a finished corpus needs no more."""
+    """Remove what a finished corpus needs no more; where recordings failed, a rerun may mend it."""
     facts = json.loads(store.read(CORPUS))
+    if facts["totals"]["failed"]:
+        return
     for name in store.names(RECORDS):
         store.remove(f"{RECORDS}/{name}")
     store.remove(RECORDS)

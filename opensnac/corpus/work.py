@@ -33,7 +33,11 @@ BATCH = {"cpu": 0.0, "cuda": BATCH_SECONDS}  # seconds of a batch: one recording
 RECORDS = "work"
 LICENCES = ("licence", "license")
 
-# ("reads", number of the recording), ("codes", None), ("done" or "failed", (seconds, bytes) of a recording)
+READER_DEATHS = 2  # over one shard; then its worker reads it without them, and what kills is found there
+READER_DIED = "DataLoader worker"  # how PyTorch begins to say so, wherever it is when it learns of it
+
+# ("reads", number of the recording), ("codes", None), ("done" or "failed", (seconds, bytes) of a recording),
+# ("died", a line about a process that did)
 Tell = Callable[[str, Any], None]
 
 
@@ -97,8 +101,7 @@ class Worker:
 
     def make(self, shard: int, tell: Tell = quiet, skip: Mapping[int, str] | None = None) -> Record:
         """Make a shard, write its files and its record. `skip` are recordings that fail for a reason known before."""
-        record = Record(shard, self.plan.name(shard))
-        rows = self._rows(shard, record, tell, dict(skip or {}))
+        record, rows = self._read_and_code(shard, tell, dict(skip or {}))
         layout = self.settings.layout(self.model.config)
         for row in rows:
             record.rows += 1
@@ -117,12 +120,24 @@ class Worker:
         codes = self._alone(entry, heard) if heard.samples is None else next(self._together([heard]))
         return list(rows_of(entry, heard, codes, self.settings, self.model.config))
 
-    def _rows(self, shard: int, record: Record, tell: Tell, skip: Mapping[int, str]) -> list[Row]:
+    def _read_and_code(self, shard: int, tell: Tell, skip: Mapping[int, str]) -> tuple[Record, list[Row]]:
+        """The rows of a shard and their record, begun anew where a reader died."""
+        for attempt in range(READER_DEATHS + 1):
+            record = Record(shard, self.plan.name(shard))
+            try:
+                return record, self._rows(shard, record, tell, skip, self._readers if attempt < READER_DEATHS else 0)
+            except RuntimeError as error:
+                if not str(error).startswith(READER_DIED):
+                    raise
+                tell("died", f"a reader died at shard {shard}; its shard is read again")
+        raise AssertionError("unreachable: without readers none dies")
+
+    def _rows(self, shard: int, record: Record, tell: Tell, skip: Mapping[int, str], readers: int) -> list[Row]:
         """All rows of a shard in their order, a window of recordings after the other."""
         rows: list[Row] = []
         window: list[tuple[Entry, Heard | LeftOut | str]] = []
         held, most = 0, WINDOW_SECONDS[self._kind] * self.model.config.sampling_rate
-        for entry, heard in self._heard(self.plan.entries(shard), tell, skip):
+        for entry, heard in self._heard(self.plan.entries(shard), tell, skip, readers):
             window.append((entry, heard))
             held += heard.samples.numel() if isinstance(heard, Heard) and heard.samples is not None else 0
             if held > most:
@@ -153,11 +168,11 @@ class Worker:
         return rows
 
     def _heard(
-        self, entries: list[Entry], tell: Tell, skip: Mapping[int, str]
+        self, entries: list[Entry], tell: Tell, skip: Mapping[int, str], readers: int
     ) -> Iterator[tuple[Entry, Heard | LeftOut | str]]:
         """Each recording as it was read, LeftOut, or why it cannot be; read ahead by other processes if asked."""
         dataset = _Hearing(entries, self.settings, self.model.config, skip)
-        if not self._readers:
+        if not readers:
             for number, entry in enumerate(entries):
                 tell("reads", number)
                 yield entry, dataset[number]
@@ -165,7 +180,7 @@ class Worker:
         loader = DataLoader(
             dataset,
             batch_size=None,
-            num_workers=self._readers,
+            num_workers=readers,
             multiprocessing_context="spawn",
             collate_fn=_as_it_is,
         )
@@ -195,6 +210,8 @@ class Worker:
         except torch.OutOfMemoryError:  # no fault of the recording
             raise
         except Exception as error:  # whatever one recording holds, the others are still done
+            if str(error).startswith(READER_DIED):
+                raise
             return _reason(error, entry)
 
     def _alone(self, entry: Entry, heard: Heard) -> list[np.ndarray]:

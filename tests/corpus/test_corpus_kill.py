@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from recordings_of import files, sing
+from recordings_of import files, sing, spawned
 
 from opensnac.corpus import local
 from opensnac.corpus.settings import Settings
@@ -77,9 +77,7 @@ def test_a_worker_that_dies_is_replaced(many: Path, here: Path, settings: Make) 
     def on(event: str, value: object) -> None:
         if event == "shard" and not killed:
             killed.append(os.getpid())
-            children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-            workers = [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
-            os.kill(workers[0], signal.SIGKILL)
+            os.kill(spawned()[0], signal.SIGKILL)
         if event == "died":
             said.append(value)
 

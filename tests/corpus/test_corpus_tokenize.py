@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +19,14 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
-from recordings_of import files, sing
+from recordings_of import files, sing, spawned
 
 from opensnac import SNAC, bitstream
-from opensnac.corpus import Corpus
+from opensnac.corpus import Corpus, work
 from opensnac.corpus.check import check_corpus
 from opensnac.corpus.levels import Loudness
 from opensnac.corpus.plan import Plan, make_plan
+from opensnac.corpus.readers import Tokens
 from opensnac.corpus.settings import ORPHEUS_OFFSET, Settings
 from opensnac.corpus.store import Store
 from opensnac.corpus.tokenize import Totals, tokenize
@@ -92,6 +95,29 @@ def test_all_shards_are_the_same_whoever_makes_them(talks: Path, here: Path, set
 def test_readers_beside_a_worker_change_nothing(talks: Path, here: Path, settings: Make) -> None:
     make("one", settings(talks, shard_megabytes=1.0))
     make("two", settings(talks, shard_megabytes=1.0), readers=1)
+    assert files(here / "one") == files(here / "two")
+
+
+def test_readers_that_die_are_told_and_replaced(
+    talks: Path, here: Path, settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = settings(talks, shard_megabytes=1.0)
+    make("one", own)
+    monkeypatch.setitem(work.WINDOW_SECONDS, "cpu", 0.1)
+    said: list[object] = []
+    killed: list[int] = []
+
+    def on(event: str, value: object) -> None:
+        if event == "died":
+            said.append(value)
+        elif event == "done" and (readers := spawned()):
+            killed.extend(readers)
+            for reader in readers:
+                os.kill(reader, signal.SIGKILL)
+
+    make("two", own, readers=1, on=on)
+    assert len(killed) == 2  # the third time the worker reads for itself
+    assert said == ["a reader died at shard 0; its shard is read again"] * 2
     assert files(here / "one") == files(here / "two")
 
 
@@ -229,6 +255,37 @@ def test_broken_recordings_are_told_and_the_rest_is_done(
     assert sorted(failed) == ["b.wav", "c.flac", "d.wav", "e.wav"]
     assert failed["d.wav"].startswith("holds NaN or infinity near sample 0")
     assert check_corpus("out").problems == []
+
+
+@pytest.mark.parametrize("form", ["parquet", "bin"])
+def test_what_failed_is_tried_again(broken: Path, here: Path, settings: Make, form: str) -> None:
+    own = settings("broken", format=form, shard_megabytes=0.005)
+    make("out", own)
+    before = files(here / "out")
+    told: list[object] = []
+
+    def on(event: str, value: object) -> None:
+        if event in ("again", "shard"):
+            told.append(value if event == "again" else value.shard)  # type: ignore[attr-defined]
+
+    assert make("out", own, on=on)[1].failed == 4
+    assert (told, files(here / "out")) == ([(4, [])], before)
+    sing(broken / "b.wav", 0.2, seed=7)
+    told.clear()
+    corpus, totals = make("out", own, on=on)
+    (_, again), *made = told  # type: ignore[misc]
+    assert (len(again), made) == (1, again)
+    assert ([corpus[n].facts["id"] for n in range(3)], totals.failed) == (["a.wav", "b.wav", "f.wav"], 3)
+    assert check_corpus("out").problems == []
+    for name in ("c.flac", "d.wav", "e.wav"):
+        sing(broken / name, 0.2)
+    assert make("out", own)[1] == Totals(6, 6, pytest.approx(1.4), sum(map(_codes, make("out", own)[0])), 0, 0)
+    assert not (here / "out/failed.parquet").exists()
+    assert not (here / "out/work").exists()
+
+
+def _codes(row: Tokens) -> int:
+    return row.num_codes
 
 
 def test_a_full_disk_stops_the_run_and_leaves_nothing_half_written(

@@ -29,6 +29,7 @@ def apt(tmp_path, monkeypatch):
     root = tmp_path / "noise-data"
     noise = np.linspace(-0.5, 0.5, 30 * RATE)[None]
     audio.write(root / "usr" / "share" / "noise.wav", noise, RATE)
+    (root / "usr" / "share" / "list.csv").write_text("noise|A hiss\n")
     (root / "DEBIAN").mkdir()
     control = "Package: noise-data\nVersion: 1.2-3\nArchitecture: all\nMaintainer: A <a@b.c>\nDescription: noise\n"
     (root / "DEBIAN" / "control").write_text(control)

@@ -1,5 +1,6 @@
 """The recipe of a training corpus: what it names, how it sorts, and what it does when a source does not come."""
 
+import gzip
 import subprocess
 import tomllib
 import zipfile
@@ -121,8 +122,44 @@ def test_what_does_not_come_leaves_nothing(recipe, apt, tmp_path):
         assert list(out.iterdir()) == []
 
 
-def test_g722_needs_ffmpeg(recipe, tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    (tmp_path / "a.g722").write_bytes(bytes(100))
-    with pytest.raises(OpensnacError, match="ffmpeg not found, and G.722 needs it: apt-get install ffmpeg"):
-        recipe.bring(tmp_path / "a.g722", tmp_path / "out" / "a.g722")
+def test_g722_is_decoded(recipe, tmp_path):
+    (tmp_path / "a.g722").write_bytes(bytes(8000))
+    brought = recipe.bring(tmp_path / "a.g722", tmp_path / "out" / "a.g722")
+    samples, rate = audio.read(brought)
+    assert (brought.name, samples.shape, rate) == ("a.flac", (1, 16_000), 16_000)
+    with pytest.raises(OpensnacError, match="b.g722: expected G.722, got"):
+        recipe.bring(tmp_path / "b.g722", tmp_path / "out" / "b.g722")
+
+
+def test_what_is_said_stands_beside_recordings(recipe, apt, tmp_path):
+    stated = {"form": "ljspeech", "package": "noise-data", "files": "usr/share/said.csv"}
+    with pytest.raises(OpensnacError, match="no transcripts match usr/share/said.csv"):
+        recipe.fetch(NOISE | {"transcripts": stated}, tmp_path / "corpus")
+    recipe.fetch(NOISE | {"transcripts": stated | {"files": "usr/share/list.csv"}}, tmp_path / "corpus")
+    (found,) = (tmp_path / "corpus").rglob("metadata.csv")
+    assert found.read_text() == "file_name,text\nusr_share_noise.wav,A hiss\n"
+    assert list(found.parent.glob("*.wav")) == [found.with_name("usr_share_noise.wav")]
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "found"),
+    [
+        ("asterisk", "; English\n\ndigits/1: one\nbeep: [a tone]\nto: go: on\n", {"digits/1": "one", "to": "go: on"}),
+        ("fillets", 'dialogId("a", "big", "Yes")\ndialogStr("\u00a1S\u00ed \\"s\u00ed\\"!")\n', {"a": '\u00a1S\u00ed "s\u00ed"!'}),
+        ("ljspeech", "a-1|One, two.\nno text\n", {"a-1": "One, two."}),
+    ],
+)
+def test_transcripts_are_read_in_each_form(load_recipe, tmp_path, form, text, found):
+    transcripts = load_recipe("transcripts")
+    (tmp_path / "list.txt").write_text(text)
+    assert transcripts.read(form, tmp_path / "list.txt") == found
+    (tmp_path / "list.txt.gz").write_bytes(gzip.compress(text.encode()))
+    assert transcripts.read(form, tmp_path / "list.txt.gz") == found
+
+
+def test_a_recording_finds_its_text_by_the_longest_name(load_recipe):
+    texts = {"digits/1": "one", "1": "another", "a": "A"}
+    text_of = load_recipe("transcripts").text_of
+    assert text_of(Path("sounds/en/digits/1.g722"), texts) == "one"
+    assert text_of(Path("sounds/en/1.wav"), texts) == "another"
+    assert text_of(Path("sounds/b.wav"), texts) == ""

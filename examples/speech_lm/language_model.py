@@ -1,0 +1,197 @@
+"""A small Llama-like model of text and speech: one row of numbers, each foretold from those before it.
+
+Numbers 0 to 255 are bytes of text, 256 ends a row, and from 257 on stand codes, with a range for each slot of a coarse
+frame in the order of `opensnac.tokens.TokenLayout`. The slot of a code says from which range the next number is, so the
+softmax is over that range alone: a seventh of the vocabulary with strides 4, 2, 1, and no token out of its place.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from opensnac import SNAC
+from opensnac.files import whole_file
+from opensnac.tokens import TokenLayout
+
+END = 256
+FIRST_CODE = 257
+HEAD = 64  # channels of a head of attention
+
+Memory = list[tuple[Tensor, Tensor]]  # keys and values of each layer, (batch, heads, time, width of a head)
+
+
+class Bytes:
+    """Text as its bytes in UTF-8: a tokenizer for `opensnac.corpus.PackedTokens`."""
+
+    def __len__(self) -> int:
+        return FIRST_CODE
+
+    def __call__(self, text: str) -> dict[str, list[int]]:
+        return {"input_ids": list(text.encode())}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of the model, and of the codec whose codes it says."""
+
+    codec: str  # as `SNAC.from_pretrained` takes it
+    strides: tuple[int, ...]
+    codebook_size: int
+    width: int = 192  # a multiple of 64
+    layers: int = 4
+    context: int = 896  # tokens; 82 a second with the default codec
+
+    @property
+    def layout(self) -> TokenLayout:
+        """Where codes stand among the numbers."""
+        return TokenLayout(tuple(self.strides), self.codebook_size, FIRST_CODE)
+
+
+class Attention(nn.Module):
+    """Causal attention with rotary positions. With a memory it goes on where the last call ended."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.into, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
+
+    def forward(self, x: Tensor, angles: Tensor, past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+        """(batch, time, width) -> the same, and keys and values so far."""
+        q, k, v = self.into(x).unflatten(-1, (3, -1, HEAD)).permute(2, 0, 3, 1, 4)
+        q, k = _turned(q, angles), _turned(k, angles)
+        if past is not None:
+            k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
+        mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=x.device).tril(k.shape[2] - q.shape[2])
+        heard = F.scaled_dot_product_attention(q, k, v, *([mask] if past else []), is_causal=past is None)
+        return self.out(heard.transpose(1, 2).flatten(2)), k, v
+
+
+class Block(nn.Module):
+    """Attention, then a gated feed-forward part, each after a norm and beside a way past it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        hidden = 8 * round(width / 3)
+        self.before, self.between = nn.RMSNorm(width), nn.RMSNorm(width)
+        self.attention = Attention(width)
+        self.up, self.down = nn.Linear(width, 2 * hidden, bias=False), nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor, angles: Tensor, past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+        """(batch, time, width) -> the same, and keys and values so far."""
+        heard, k, v = self.attention(self.before(x), angles, past)
+        x = x + heard
+        gate, up = self.up(self.between(x)).chunk(2, dim=-1)
+        return x + self.down(F.silu(gate) * up), k, v
+
+
+class SpeechLM(nn.Module):
+    """Tokens in, the distribution of each next one out. What a token is embedded with also scores it."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape, self.layout = shape, shape.layout
+        self.embedding = nn.Embedding(self.layout.vocabulary.stop, shape.width)
+        nn.init.normal_(self.embedding.weight, std=shape.width**-0.5)
+        self.blocks = nn.ModuleList(Block(shape.width) for _ in range(shape.layers))
+        self.norm = nn.RMSNorm(shape.width)
+        for name, weight in self.named_parameters():
+            if name.endswith(("out.weight", "down.weight")):
+                nn.init.normal_(weight, std=0.02 / (2 * shape.layers) ** 0.5)
+
+    @torch.no_grad()
+    def begin_with_codebooks(self, codec: SNAC) -> None:
+        """Let codes that sound alike begin alike: each is embedded at its codebook vector, turned by chance."""
+        for slot, scale in enumerate(self.layout.slots):
+            vectors = F.normalize(codec.quantizer.scales[scale].codebook.weight, dim=-1)
+            turn = torch.randn(vectors.shape[1], self.shape.width) / self.shape.width**0.5
+            first, stop = self.range_of(slot)
+            self.embedding.weight[stop - len(vectors) : stop] = vectors @ turn
+
+    def range_of(self, slot: int) -> tuple[int, int]:
+        """The numbers that may stand in a slot; in the first one text and the end too."""
+        first = FIRST_CODE + slot * self.shape.codebook_size
+        return (first if slot else 0), first + self.shape.codebook_size
+
+    def next_slot(self, tokens: Tensor) -> Tensor:
+        """The slot that comes after each token."""
+        slot = torch.div(tokens - FIRST_CODE, self.shape.codebook_size, rounding_mode="floor").clamp(min=-1)
+        return (slot + 1) % len(self.layout.slots)
+
+    def hidden(self, tokens: Tensor, memory: Memory | None = None, position: int = 0) -> tuple[Tensor, Memory]:
+        """Tokens (batch, time) from `position` on -> (batch, time, width), and what the next call must know."""
+        x = self.embedding(tokens) * self.shape.width**0.5
+        angles = _angles(position, tokens.shape[1])
+        kept: Memory = []
+        for n, block in enumerate(self.blocks):
+            x, *now = block(x, angles, memory[n] if memory else None)
+            kept.append(tuple(now))
+        return self.norm(x), kept
+
+    def losses(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Negative log-likelihoods in nats of all tokens (batch, time) but each first, and the tokens: (n,) each."""
+        x, targets = self.hidden(tokens[:, :-1])[0], tokens[:, 1:]
+        slots = self.next_slot(tokens[:, :-1])
+        parts = []
+        for slot in range(len(self.layout.slots)):
+            first, stop = self.range_of(slot)
+            here = slots == slot
+            scores = x[here] @ self.embedding.weight[first:stop].T
+            parts.append((F.cross_entropy(scores, targets[here] - first, reduction="none"), targets[here]))
+        return torch.cat([loss for loss, _ in parts]), torch.cat([target for _, target in parts])
+
+    @torch.inference_mode()
+    def go_on(self, tokens: list[int], temperature: float, top_p: float, generator: torch.Generator) -> Iterator[int]:
+        """What follows the tokens, without an end of its own: codes until `END`, then END."""
+        position, memory = 0, None
+        while True:
+            x, memory = self.hidden(torch.tensor([tokens]), memory, position)
+            position += len(tokens)
+            memory = [(k[:, :, -self.shape.context :], v[:, :, -self.shape.context :]) for k, v in memory]
+            slot = int(self.next_slot(torch.tensor(tokens[-1])))
+            first, stop = self.range_of(slot)
+            first = max(first, END)  # the text is over
+            scores = (self.embedding.weight[first:stop] @ x[0, -1]) / temperature
+            token = first + _drawn(scores, top_p, generator)
+            yield token
+            if token == END:
+                return
+            tokens = [token]
+
+    def save(self, folder: Path) -> None:
+        """Write shape and weights into a folder."""
+        with whole_file(folder / "shape.json", force=True) as part:
+            part.write_text(json.dumps(asdict(self.shape), indent=1) + "\n", encoding="utf-8")
+        with whole_file(folder / "model.safetensors", force=True) as part:
+            save_file(self.state_dict(), part)
+
+    @classmethod
+    def load(cls, folder: Path) -> SpeechLM:
+        """What `save` wrote."""
+        model = cls(Shape(**json.loads((folder / "shape.json").read_text(encoding="utf-8"))))
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+        return model.eval()
+
+
+def _angles(position: int, count: int) -> Tensor:
+    """Of rotary positions: complex, (count, HEAD / 2)."""
+    steps = torch.arange(position, position + count, dtype=torch.float32)
+    speeds = 10000.0 ** (-torch.arange(0, HEAD, 2, dtype=torch.float32) / HEAD)
+    return torch.polar(torch.ones(1), steps[:, None] * speeds)
+
+
+def _turned(x: Tensor, angles: Tensor) -> Tensor:
+    return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()) * angles).flatten(-2)
+
+
+def _drawn(scores: Tensor, top_p: float, generator: torch.Generator) -> int:
+    """One of the likeliest numbers that make up `top_p` of the probability together."""
+    likely, numbers = scores.softmax(0).sort(descending=True)
+    likely = likely * (likely.cumsum(0) - likely < top_p)
+    return int(numbers[torch.multinomial(likely, 1, generator=generator)])
