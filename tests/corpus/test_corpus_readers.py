@@ -7,6 +7,7 @@ import glob
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import torch
 from recordings_of import sing
 
 from opensnac import SNAC, bitstream
-from opensnac.corpus import Corpus, PackedTokens, TokenDataset, TokenLoader
+from opensnac.corpus import Corpus, PackedTokens, TokenDataset, TokenLoader, packing
 from opensnac.corpus.detokenize import detokenize, row_numbers
 from opensnac.corpus.settings import Settings
 from opensnac.corpus.stats import write_stats
@@ -168,13 +169,30 @@ def test_workers_resume_too(corpora: Path) -> None:
     def loader() -> TokenLoader:
         return TokenLoader(PackedTokens(str(corpora / "parquet"), CONTEXT), 1, workers=2)
 
-    whole = batches(loader())
-    first = loader()
+    first, second = loader(), loader()
     walk = iter(first)
-    before = [next(walk)["input_ids"].tolist() for _ in range(3)]
-    second = loader()
-    second.load_state_dict(first.state_dict())
-    assert before + batches(second) == whole
+    for _ in range(3):
+        next(walk)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert batches(second) == [batch["input_ids"].tolist() for batch in walk] != []
+
+
+@pytest.mark.parametrize(("world", "workers"), [(2, 3), (3, 1), (5, 4)])
+@pytest.mark.parametrize("form", ["parquet", "bin"])
+def test_workers_of_all_ranks_share_all_rows(
+    corpora: Path, world: int, workers: int, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    for rank in range(world):
+        share = PackedTokens(str(corpora / form), 1, rank=rank, world=world, seed=3)
+        for worker in range(workers):
+            info = SimpleNamespace(num_workers=workers, id=worker)
+            monkeypatch.setattr(packing, "get_worker_info", lambda info=info: info)
+            read += [int(item["input_ids"]) for item in share]
+    corpus = Corpus(str(corpora / "parquet"))
+    layout = PackedTokens(str(corpora / form), 1)
+    whole = [t for n in range(13) for t in (*corpus.flat(corpus[n], layout.layout).tolist(), layout.end)]
+    assert sorted(read) == sorted(whole)
 
 
 def test_text_comes_before_speech(corpora: Path) -> None:

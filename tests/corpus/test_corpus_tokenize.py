@@ -10,6 +10,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import fsspec
@@ -43,10 +44,13 @@ def make(out: Path | str, settings: Settings, **options: object) -> tuple[Corpus
     return Corpus(str(out)), totals
 
 
+_model = cache(SNAC.from_pretrained)
+
+
 def encoded(path: Path, model_folder: Path, mono: bool = False) -> bitstream.Recording:
     """What `opensnac encode` makes of a file."""
     file = io.BytesIO()
-    encode_file(path, file, SNAC.from_pretrained(model_folder), mono=mono)
+    encode_file(path, file, _model(model_folder), mono=mono)
     file.seek(0)
     return bitstream.read(file)
 
@@ -84,53 +88,55 @@ def test_channels_that_cancel_are_mixed_as_encode_does(
     assert corpus[0].facts["peak"] == pytest.approx(np.abs(one).max(), abs=1e-3)  # one channel, not silence
 
 
-def test_all_shards_are_the_same_whoever_makes_them(talks: Path, here: Path, settings: Make) -> None:
-    own = settings(talks, tokens="tree:100")
-    make("one", own)
-    make("two", own, workers=2)
-    assert files(here / "one") == files(here / "two")
-    assert len(list((here / "one" / "data").iterdir())) > 3
-
-
-def test_readers_beside_a_worker_change_nothing(talks: Path, here: Path, settings: Make) -> None:
-    make("one", settings(talks, shard_megabytes=1.0))
-    make("two", settings(talks, shard_megabytes=1.0), readers=1)
-    assert files(here / "one") == files(here / "two")
-
-
-def test_readers_that_die_are_told_and_replaced(
+def test_readers_change_nothing_and_their_deaths_are_told(
     talks: Path, here: Path, settings: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = settings(talks, shard_megabytes=1.0)
     make("one", own)
     monkeypatch.setitem(work.WINDOW_SECONDS, "cpu", 0.1)
     said: list[object] = []
-    killed: list[int] = []
 
     def on(event: str, value: object) -> None:
         if event == "died":
             said.append(value)
-        elif event == "done" and (readers := spawned()):
-            killed.extend(readers)
-            for reader in readers:
+        elif event == "done" and not said:
+            for reader in spawned():
                 os.kill(reader, signal.SIGKILL)
 
     make("two", own, readers=1, on=on)
-    assert len(killed) == 2  # the third time the worker reads for itself
-    assert said == ["a reader died at shard 0; its shard is read again"] * 2
+    assert said == ["a reader died at shard 0; its shard is read again"]
     assert files(here / "one") == files(here / "two")
 
 
-def test_what_is_done_is_not_done_again(talks: Path, here: Path, settings: Make) -> None:
-    make("whole", settings(talks))
-    store = Store("out")
-    plan = make_plan(store, replace(settings(talks), fingerprint=Corpus("whole").facts["fingerprint"]))
+def test_a_shard_that_readers_die_of_is_read_without_them(
+    talks: Path, here: Path, settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[int] = []
+    rows = Worker._rows
+
+    def dying(self: Worker, *arguments: object) -> object:
+        used.append(int(arguments[-1]))  # type: ignore[call-overload]
+        if arguments[-1]:
+            raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+        return rows(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Worker, "_rows", dying)
+    _, totals = make("out", settings(talks, shard_megabytes=1.0), readers=2)
+    assert (used, totals.rows) == ([2, 2, 0], 11)
+
+
+@pytest.mark.parametrize("form", ["parquet", "bin"])
+def test_what_is_done_is_not_done_again(talks: Path, here: Path, settings: Make, form: str) -> None:
+    own = settings(talks, format=form)
+    make("whole", own)
+    plan = make_plan(Store("out"), replace(own, fingerprint=Corpus("whole").facts["fingerprint"]))
+    worker = Worker(Job("out"))
     for shard in range(0, plan.shards, 2):
-        Worker(Job("out")).make(shard)
+        worker.make(shard)
     (here / "out/data" / f"{plan.name(1)}.parquet").write_bytes(b"of no record: not whole")
     (here / "out/data" / ".x.0123abcd.part").write_bytes(b"half")
     made = []
-    make("out", settings(talks), on=lambda event, value: made.append(value.shard) if event == "shard" else None)
+    make("out", own, on=lambda event, value: made.append(value.shard) if event == "shard" else None)
     assert made == list(range(1, plan.shards, 2))
     assert files(here / "out") == files(here / "whole")
 
@@ -244,11 +250,8 @@ def test_repeated_frames_are_dropped_as_orpheus_does(here: Path, settings: Make,
     assert check_corpus("out").problems == []
 
 
-@pytest.mark.parametrize("engine", [{"workers": 0}, {"workers": 1}], ids=["here", "in a worker"])
-def test_broken_recordings_are_told_and_the_rest_is_done(
-    broken: Path, here: Path, settings: Make, engine: dict[str, int]
-) -> None:
-    corpus, totals = make("out", settings("broken"), **engine)
+def test_broken_recordings_are_told_and_the_rest_is_done(broken: Path, here: Path, settings: Make) -> None:
+    corpus, totals = make("out", settings("broken"))
     assert [corpus[n].facts["id"] for n in range(len(corpus))] == ["a.wav", "f.wav"]
     assert totals.failed == 4
     failed = {row["id"]: row["reason"] for row in pq.read_table("out/failed.parquet").to_pylist()}
