@@ -1,4 +1,4 @@
-"""How fast `opensnac tokenize` is beside the encoder alone, in turns, so that a machine whose speed drifts drifts for both.
+"""How fast `opensnac tokenize` is beside the encoder alone; they take turns, as a machine's speed drifts.
 
     python benchmarks/corpus_speed.py
     python benchmarks/corpus_speed.py IN... -o DIR [--workers 2]

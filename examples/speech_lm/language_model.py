@@ -111,7 +111,7 @@ class SpeechLM(nn.Module):
         for slot, scale in enumerate(self.layout.slots):
             vectors = F.normalize(codec.quantizer.scales[scale].codebook.weight, dim=-1)
             turn = torch.randn(vectors.shape[1], self.shape.width) / self.shape.width**0.5
-            first, stop = self.range_of(slot)
+            stop = self.range_of(slot)[1]
             self.embedding.weight[stop - len(vectors) : stop] = vectors @ turn
 
     def range_of(self, slot: int) -> tuple[int, int]:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from opensnac.cli.app import CORPORA, Model, command
-from opensnac.cli.reporting import FAILED, needs_extra, reporting
+from opensnac.cli.reporting import FAILED, needs_extra, reporting, shown
 from opensnac.recordings.jobs import PlanError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 LINE_EVERY = 60.0  # seconds between lines of progress where there is no terminal
+SHOWN = 5  # recordings that failed, one by one at the end
 
 
 @command(CORPORA, "opensnac tokenize talks/ -o corpus/ --segment 20 --mono")
@@ -135,14 +136,32 @@ def tokenize(
                 on=watch.on,
             )
         print(
-            f"{out}: {totals.seconds / 3600:,.2f} h in {totals.rows:,} rows of {totals.recordings:,} recordings, "
+            f"{out}: {_length(totals.seconds)} in {totals.rows:,} rows of {_recordings(totals.recordings)}, "
             f"{totals.tokens:,} codes{watch.speed()}"
         )
         if totals.left_out:
-            print(f"{totals.left_out:,} recordings were left out by the selection")
+            print(f"{_recordings(totals.left_out)} left out by the selection")
         if totals.failed:
-            print(f"opensnac: {totals.failed:,} recordings failed; {out}/failed.parquet says why", file=sys.stderr)
+            _say_failed(out, totals.failed)
             raise typer.Exit(FAILED)
+
+
+def _say_failed(out: str, count: int) -> None:
+    from opensnac.corpus.tokenize import failures
+
+    for failure in failures(out, SHOWN):
+        print(f"opensnac: {shown(failure['source'])}: {shown(failure['reason'])}", file=sys.stderr)
+    print(f"opensnac: {_recordings(count)} failed; {out}/failed.parquet says why", file=sys.stderr)
+
+
+def _recordings(count: int) -> str:
+    return f"{count:,} recording" + "s" * (count != 1)
+
+
+def _length(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:,.2f} h"
 
 
 def _look_at(folders: list[str], check: bool, stats: bool, sample: int, by: str | None) -> None:
@@ -170,6 +189,7 @@ class _Watch:
     def __init__(self) -> None:
         self.seconds = self.failed = 0.0
         self._coded = 0.0  # seconds, in this run
+        self._made = 0  # shards
         self._bytes = self._total = 0
         self._start = self._line = time.monotonic()
 
@@ -187,8 +207,7 @@ class _Watch:
         if event == "plan":
             self._begin(*value)
         elif event == "again":
-            failed, mended = value
-            print(_tried_again(failed, len(mended)), file=sys.stderr)
+            print(f"opensnac: {_tried_again(*value)}", file=sys.stderr)
         elif event in ("done", "failed"):
             seconds, size = value
             self.seconds += seconds
@@ -196,13 +215,16 @@ class _Watch:
             self._bytes += size
             self.failed += event == "failed"
             self._show()
+        elif event == "shard":
+            self._made += 1
         elif event == "died":
             print(f"opensnac: {value}", file=sys.stderr)
 
     def speed(self) -> str:
         """How fast it was, where anything was done."""
         taken = time.monotonic() - self._start
-        return f"; {self._coded / taken:,.1f} times real time" if self._coded else "; nothing was left to do"
+        speed = f"; {self._coded / taken:,.1f} times real time" if self._coded else ""
+        return speed if self._made else "; nothing was left to do"
 
     def _begin(self, plan: Any, done: list[Any]) -> None:
         self._start = self._line = time.monotonic()
@@ -215,7 +237,7 @@ class _Watch:
     def _said(self) -> str:
         taken = max(1e-3, time.monotonic() - self._start)
         failed = f", {self.failed:,.0f} failed" if self.failed else ""
-        return f"{self.seconds / 3600:,.2f} h, {self._coded / taken:,.0f} times real time{failed}"
+        return f"{_length(self.seconds)}, {self._coded / taken:,.0f} times real time{failed}"
 
     def _show(self) -> None:
         self._bar.update(self._task, completed=min(self._bytes, self._total), description=self._said())
@@ -228,10 +250,12 @@ class _Watch:
             )
 
 
-def _tried_again(failed: int, shards: int) -> str:
-    if not shards:
-        return f"opensnac: {failed:,} recordings had failed and were tried again; none can be coded now"
-    return f"opensnac: of {failed:,} recordings that had failed some can be coded now; {shards:,} shards are made again"
+def _tried_again(failed: int, mended: int, lost: int) -> str:
+    """What a look at a finished corpus found: recordings that had failed, shards that these are of, shards lost."""
+    found = [f"{lost:,} of its shards are not as they were written"] if lost else []
+    if failed:
+        found.append(f"{_recordings(failed)} had failed, of which {'some' if mended else 'none'} can be coded now")
+    return "; ".join(found) + (f"; making {lost + mended:,} shards again" if lost or mended else "")
 
 
 def _bar() -> Progress:

@@ -18,7 +18,7 @@ from opensnac.corpus.tokenize import FAILED
 from opensnac.corpus.work import Job, Worker
 from opensnac.errors import OpensnacError
 
-LISTED = 20  # problems of one kind that are told one by one
+AGAIN = "the command that made the corpus makes it again"
 
 
 @dataclass
@@ -54,14 +54,14 @@ def _files(corpus: Corpus, checked: Checked) -> Iterator[str]:
     stated = {name: facts for shard in corpus.facts["shards"] for name, facts in shard.get("files", {}).items()}
     for name, facts in {**stated, **corpus.facts.get("files", {})}.items():
         if not corpus.store.exists(name):
-            yield f"{corpus.store.url(name)}: expected a file, got none"
+            yield f"{corpus.store.url(name)}: expected a file, got none; {AGAIN}"
             continue
         checked.files += 1
         found = corpus.store.digest(name)
         if found != facts:
             yield (
                 f"{corpus.store.url(name)}: expected {facts['bytes']} bytes with SHA-256 {facts['sha256'][:16]}, got "
-                f"{found['bytes']} with {str(found['sha256'])[:16]}; it was changed, tokenize again into another folder"
+                f"{found['bytes']} with {str(found['sha256'])[:16]}; remove it; {AGAIN}"
             )
 
 

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from opensnac.config import CodecConfig
 from opensnac.corpus.levels import Levels, Loudness
@@ -50,7 +49,7 @@ class Heard:
     rate: int
     cut: Cut
     levels: Levels
-    samples: torch.Tensor | None = None
+    samples: np.ndarray | None = None
 
     @property
     def num_samples(self) -> int:
@@ -92,7 +91,7 @@ def hear(place: Place, settings: Settings, config: CodecConfig) -> Heard:
         with opened(place) as recording:
             parts = [*at_codec_rate(blocks_of(recording, heard, settings), heard, config)]
         check_length(heard, settings)
-        heard.samples = torch.from_numpy(np.concatenate(parts, axis=1))
+        heard.samples = np.concatenate(parts, axis=1)
     return heard
 
 

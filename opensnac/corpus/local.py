@@ -77,9 +77,9 @@ def _in_this_process(job: Job, shards: Sequence[int], on: On) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        worker = Worker(job)
-        for shard in shards:
-            on("shard", worker.make(shard, on))
+        with Worker(job) as worker:
+            for shard in shards:
+                on("shard", worker.make(shard, on))
     finally:
         torch.set_num_threads(threads)
 
@@ -172,10 +172,10 @@ def _work(job: Job, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it says when to stop
     torch.set_num_threads(1)
     try:
-        worker = Worker(job)
-        while True:
-            shard, skip = pipe.recv()
-            pipe.send(("shard", worker.make(shard, lambda event, value: pipe.send((event, value)), skip)))
+        with Worker(job) as worker:
+            while True:
+                shard, skip = pipe.recv()
+                pipe.send(("shard", worker.make(shard, lambda event, value: pipe.send((event, value)), skip)))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
     except Exception as error:

@@ -6,11 +6,10 @@ corpus's folder by the same names: a shared disk, or URLs of an object store.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -53,7 +52,7 @@ def run(job: Job, shards: Sequence[int], workers: int | None, on: On, address: s
         for answer in made.iter_rows():
             if answer["error"]:
                 raise OpensnacError(str(answer["error"]))
-            record = Record(**json.loads(answer["record"]))
+            record = Record.from_json(answer["record"])
             on("done", (record.seconds, sizes[record.shard]))
             on("shard", record)
     finally:
@@ -80,7 +79,7 @@ class _Actor:
             record = Record.read(worker.store, name) if done else worker.make(shard)
         except (OpensnacError, OSError) as error:  # no other node could do better
             return {"record": [""], "error": [f"shard {shard}: {error}"]}
-        return {"record": [json.dumps(asdict(record))], "error": [""]}
+        return {"record": [record.to_json()], "error": [""]}
 
 
 def _start(address: str | None) -> None:

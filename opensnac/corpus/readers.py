@@ -43,6 +43,16 @@ class Tokens(NamedTuple):
         return sum(map(len, self.codes or [])) + (0 if self.tokens is None else len(self.tokens))
 
 
+def facts_at(store: Store) -> dict[str, Any]:
+    """What a finished corpus says of itself. OpensnacError where it was changed."""
+    try:
+        return dict(json.loads(store.read(CORPUS)))
+    except ValueError as error:
+        raise OpensnacError(
+            f"{store.url(CORPUS)}: expected JSON, got {error}; remove it and give the command of {store} again"
+        ) from error
+
+
 class Corpus:
     """The folder or URL that `opensnac tokenize` wrote, of any format. OpensnacError where it did not finish.
 
@@ -57,7 +67,7 @@ class Corpus:
                 f"{folder}: expected a finished corpus with {CORPUS}, got none; give the folder that `opensnac "
                 "tokenize` wrote, and run it again if it was stopped"
             )
-        self.facts: dict[str, Any] = json.loads(self.store.read(CORPUS))
+        self.facts = facts_at(self.store)
         self.config = CodecConfig.from_dict(self.facts["config"])
         self.format = str(self.facts["format"])
         self._ends = list(accumulate(shard["rows"] for shard in self.facts["shards"]))
@@ -141,6 +151,11 @@ class Corpus:
             return list(_tar_rows(self.store.read(self._file(shard))))
         if self.format == "bin":
             return list(self._bin_rows(shard))
+        if not self.store.exists(self._file(shard)):
+            raise OpensnacError(
+                f"{self.store.url(self._file(shard))}: expected a shard, got none; `{self.facts['command']} -o "
+                f"{self.folder}` makes it again"
+            )
         parquet = self.store.parquet(self._file(shard))
         return list(_table_rows(parquet.read() if group < 0 else parquet.read_row_group(group)))
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opensnac.config import CodecConfig
 from opensnac.errors import ConfigError
-from opensnac.streaming.tokens import TokenLayout
+
+if TYPE_CHECKING:
+    from opensnac.streaming.tokens import TokenLayout
 
 FORMATS = ("parquet", "webdataset", "bin")
 ORPHEUS_OFFSET = 128266  # of the first codec token in the vocabulary of Orpheus TTS
@@ -97,6 +99,8 @@ class Settings:
 
 def layout_by_name(name: str, config: CodecConfig) -> TokenLayout:
     """The layout called `name`: tree, tree:OFFSET or orpheus. ConfigError for others, or where the model has none."""
+    from opensnac.streaming.tokens import TokenLayout  # and with it PyTorch, which who reads recordings does without
+
     offset = _offset(name)
     if name == "orpheus" and (tuple(config.vq_strides), config.codebook_size) != ((4, 2, 1), 4096):
         raise ConfigError(

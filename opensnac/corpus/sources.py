@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-import fsspec
-
 from opensnac.corpus.places import Place, is_url, join, open_binary, parquet_file
+from opensnac.corpus.store import file_system
 from opensnac.recordings.jobs import PlanError
 from opensnac.recordings.source import READABLE
 
@@ -59,15 +58,15 @@ def find(inputs: Iterable[str]) -> Iterator[Entry]:
 
 
 def _at(source: str, prefix: str) -> Iterator[Entry]:
-    fs, root = fsspec.core.url_to_fs(source)
+    fs, root = file_system(source)
     if fs.isdir(root):
-        yield from _folder(fs, str(root).rstrip("/"), source.rstrip("/") or "/", "", prefix)
+        yield from _folder(fs, root.rstrip("/"), source.rstrip("/") or "/", "", prefix)
     elif fs.isfile(root):
         yield from _file(source, _plain(source), prefix, fs.size(root), alone=True)
     elif glob.has_magic(source):
         names = [fs.unstrip_protocol(name) for name in fs.glob(root)] if is_url(source) else _glob(source)
         for name in sorted(names):
-            path = fsspec.core.url_to_fs(name)[1]
+            path = file_system(name)[1]
             if not fs.isdir(path):
                 yield from _file(name, _plain(name), f"{_plain(name)}/", fs.size(path), alone=True)
     else:

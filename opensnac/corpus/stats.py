@@ -77,13 +77,12 @@ def write_stats(folder: str, by: str | None = None) -> str:
 def statistics(corpus: Corpus, by: str | None = None) -> dict[str, Any]:
     """Everything that the page shows, as plain JSON values. Groups are values of a column, or first folders of ids."""
     count = _Count()
-    size = corpus.config.codebook_size
     for row in _rows(corpus):
         name = str(row.facts.get(by) or "") if by else row.facts["id"].rpartition("/")[0].partition("/")[0]
-        group = count.groups.setdefault(name, _Group([np.zeros(size, np.int64) for _ in corpus.config.vq_strides]))
+        group = count.groups.get(name) or count.groups.setdefault(name, _Group(_none(corpus)))
         codes = corpus.codes(row)
         for use, code in zip(group.use, codes, strict=True):
-            use += np.bincount(code, minlength=size)
+            use += np.bincount(code, minlength=len(use))
         group.rows += 1
         group.seconds += row.facts["seconds"]
         count.seconds.append(row.facts["seconds"])
@@ -99,7 +98,8 @@ def statistics(corpus: Corpus, by: str | None = None) -> dict[str, Any]:
 def _facts(corpus: Corpus, count: _Count, by: str | None) -> dict[str, Any]:
     seconds = np.array(count.seconds)
     heights, edges = np.histogram(seconds, BINS) if len(seconds) else (np.zeros(BINS, int), np.arange(BINS + 1.0))
-    whole = _Group([np.sum(scales, axis=0) for scales in zip(*(g.use for g in count.groups.values()), strict=True)])
+    uses = [group.use for group in count.groups.values()] or [_none(corpus)]
+    whole = _Group([np.sum(scales, axis=0) for scales in zip(*uses, strict=True)])
     named = sorted(count.groups.items(), key=lambda item: -item[1].seconds)
     return {
         "corpus": {
@@ -133,6 +133,11 @@ def _facts(corpus: Corpus, count: _Count, by: str | None) -> dict[str, Any]:
             for kind in NAMES
         },
     }
+
+
+def _none(corpus: Corpus) -> list[np.ndarray]:
+    """The use of codes before any came."""
+    return [np.zeros(corpus.config.codebook_size, np.int64) for _ in corpus.config.vq_strides]
 
 
 def _rows(corpus: Corpus) -> Iterator[Tokens]:

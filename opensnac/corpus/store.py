@@ -9,14 +9,26 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import fsspec
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from opensnac.errors import OpensnacError
 from opensnac.files import whole_file
 from opensnac.recordings.jobs import PlanError
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """What a path or URL lies on, and its name there. OpensnacError where its package is missing."""
+    try:
+        fs, path = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        raise OpensnacError(f"{url}: expected a file system that is installed, got none; {error} by pip") from error
+    except ValueError as error:
+        raise PlanError(f"{url}: expected a path or a URL that fsspec opens, got {error}") from error
+    return fs, str(path)
 
 
 class Store:
@@ -24,8 +36,8 @@ class Store:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self._fs, path = fsspec.core.url_to_fs(root)
-        self._path = str(path).rstrip("/")
+        self._fs, path = file_system(root)
+        self._path = path.rstrip("/")
         self.is_local = isinstance(self._fs, LocalFileSystem)
 
     def __str__(self) -> str:
@@ -119,6 +131,8 @@ class Store:
         if not self.is_local:
             yield
             return
+        if os.path.exists(self._path) and not os.path.isdir(self._path):
+            raise PlanError(f"{self.root}: expected a folder for the corpus, got a file; choose another name")
         os.makedirs(self._path, exist_ok=True)
         folder = os.open(self._path, os.O_RDONLY)
         try:

@@ -15,14 +15,16 @@ import pyarrow.parquet as pq
 from opensnac.corpus import local, shards
 from opensnac.corpus.card import card
 from opensnac.corpus.hearing import LeftOut
+from opensnac.corpus.local import KILLS
 from opensnac.corpus.plan import PLAN, Plan, make_plan
-from opensnac.corpus.readers import CORPUS, INDEX, TOKENS
+from opensnac.corpus.readers import CORPUS, INDEX, TOKENS, facts_at
 from opensnac.corpus.settings import Settings
 from opensnac.corpus.store import Store
 from opensnac.corpus.work import RECORDS, Job, Record, Worker, facts_of, load_model
 from opensnac.errors import OpensnacError
 
 FAILED, CARD = "failed.parquet", "README.md"
+RECORDED = "plan/records.jsonl"  # what became of each shard, once all are done
 FAILURE = pa.schema([("id", pa.string()), ("source", pa.string()), ("reason", pa.string())])
 
 On = Callable[[str, Any], None]
@@ -64,7 +66,7 @@ def tokenize(
     with store.alone():
         plan = make_plan(store, settings)
         if store.exists(CORPUS):
-            _begin_again(store, plan, on)
+            _undo(store, plan, on)
         if not store.exists(CORPUS):
             done = set(finished(store, plan))
             todo = [shard for shard in range(plan.shards) if shard not in done]
@@ -91,20 +93,44 @@ def finished(store: Store, plan: Plan) -> Iterator[int]:
             yield shard
 
 
-def _begin_again(store: Store, plan: Plan, on: On) -> None:
-    """Of a finished corpus undo the shards whose failed recordings can be coded by now: disks come back, files do."""
-    failed: dict[int, list[str]] = {}
-    for shard in range(plan.shards) if store.exists(FAILED) else ():
-        record = Record.read(store, plan.name(shard))
-        failed |= {shard: [failure["id"] for failure in record.failed if not failure["reason"].startswith(local.KILLS)]}
+def failures(out: str, most: int) -> list[dict[str, str]]:
+    """The first recordings of a corpus that failed: id, source, reason."""
+    store = Store(out)
+    if not store.exists(FAILED):
+        return []
+    return list(next(store.parquet(FAILED).iter_batches(most)).to_pylist())
+
+
+def _undo(store: Store, plan: Plan, on: On) -> None:
+    """Of a finished corpus undo the shards that would be better now.
+
+    These are shards whose files are gone or cut short, and those with failed recordings that can be coded by now, for
+    disks come back and files do.
+    """
+    records = [Record.from_json(line) for line in store.read(RECORDED).splitlines()]
+    failed = {record.shard: {f["id"] for f in record.failed if not f["reason"].startswith(KILLS)} for record in records}
     worker = Worker(Job(store.root)) if any(failed.values()) else None
-    mended = [shard for shard, ids in failed.items() if worker and ids and _can_be_coded(worker, shard, set(ids))]
-    if failed:
-        on("again", (sum(map(len, failed.values())), mended))
-    if mended:
+    mended = {shard for shard, ids in failed.items() if ids and worker and _can_be_coded(worker, shard, ids)}
+    lost = _lost(store, records)
+    if lost or worker:
+        on("again", (sum(map(len, failed.values())), len(mended), len(lost)))
+    if lost or mended:
+        for record in records:
+            if record.shard not in lost | mended:
+                record.write(store)
         store.remove(CORPUS)
-    for shard in mended:
-        store.remove(f"{RECORDS}/{plan.name(shard)}.json")
+
+
+def _lost(store: Store, records: list[Record]) -> set[int]:
+    """The shards whose files are not there as they were written; all of them where they are joined to one."""
+    facts = facts_at(store)
+    if "files" in facts:
+        return set() if _are_there(store, facts["files"]) else {record.shard for record in records}
+    return {record.shard for record in records if not _are_there(store, record.files)}
+
+
+def _are_there(store: Store, files: dict[str, dict[str, Any]]) -> bool:
+    return all(store.exists(name) and store.size(name) == facts["bytes"] for name, facts in files.items())
 
 
 def _can_be_coded(worker: Worker, shard: int, ids: set[str]) -> bool:
@@ -123,7 +149,7 @@ def _can_be_coded(worker: Worker, shard: int, ids: set[str]) -> bool:
 
 def totals(store: Store) -> Totals:
     """What a finished corpus holds."""
-    return Totals(**json.loads(store.read(CORPUS))["totals"])
+    return Totals(**facts_at(store)["totals"])
 
 
 def _finish(store: Store, plan: Plan, facts: dict[str, Any]) -> None:
@@ -156,6 +182,7 @@ def _finish(store: Store, plan: Plan, facts: dict[str, Any]) -> None:
     facts["shards"] = [
         {"rows": record.rows, "tokens": record.tokens} | ({"files": record.files} if kept else {}) for record in records
     ]
+    store.write(RECORDED, "".join(f"{record.to_json()}\n" for record in records).encode())
     store.write(CARD, card(facts).encode())
     store.write(CORPUS, (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode())
 
@@ -199,17 +226,15 @@ def _join(store: Store, records: list[Record], end: int) -> dict[str, Any]:
 
 
 def _clean(store: Store) -> None:
-    """Remove what a finished corpus needs no more; where recordings failed, a rerun may mend it."""
-    facts = json.loads(store.read(CORPUS))
-    if facts["totals"]["failed"]:
-        return
+    """Remove what a finished corpus needs no more; parts of a joined file stay as long as recordings fail."""
+    facts = facts_at(store)
     for name in store.names(RECORDS):
         store.remove(f"{RECORDS}/{name}")
     store.remove(RECORDS)
-    if facts["format"] == "bin":
+    if facts["format"] == "bin" and not facts["totals"]["failed"]:
         for name in store.names("data"):
             store.remove(f"data/{name}")
         store.remove("data")
 
 
-__all__ = ["CORPUS", "FAILED", "PLAN", "Totals", "finished", "tokenize", "totals"]
+__all__ = ["CORPUS", "FAILED", "PLAN", "Totals", "failures", "finished", "tokenize", "totals"]

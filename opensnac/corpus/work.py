@@ -6,18 +6,18 @@ The record is written last. A shard without one was not finished, and is made ag
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from opensnac.corpus import shards
 from opensnac.corpus.hearing import Heard, LeftOut, at_codec_rate, blocks_of, check_length, hear, opened
 from opensnac.corpus.plan import Plan
+from opensnac.corpus.reading import Found, Hearing, ReaderDied, Readers, reason
 from opensnac.corpus.rows import Row, rows_of
 from opensnac.corpus.settings import Settings
 from opensnac.corpus.sources import Entry
@@ -34,7 +34,6 @@ RECORDS = "work"
 LICENCES = ("licence", "license")
 
 READER_DEATHS = 2  # over one shard; then its worker reads it without them, and what kills is found there
-READER_DIED = "DataLoader worker"  # how PyTorch begins to say so, wherever it is when it learns of it
 
 # ("reads", number of the recording), ("codes", None), ("done" or "failed", (seconds, bytes) of a recording),
 # ("died", a line about a process that did)
@@ -67,7 +66,20 @@ class Record:
     @classmethod
     def read(cls, store: Store, name: str) -> Record:
         """The record of a shard by its name."""
-        return cls(**json.loads(store.read(f"{RECORDS}/{name}.json")))
+        return cls.from_json(store.read(f"{RECORDS}/{name}.json"))
+
+    def write(self, store: Store) -> None:
+        """Keep the record."""
+        store.write(self.file, self.to_json().encode())
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, line: str | bytes) -> Record:
+        """What `to_json` wrote."""
+        return cls(**json.loads(line))
 
 
 @dataclass(frozen=True)
@@ -97,7 +109,16 @@ class Worker:
                 f"{self.settings.model}: expected the weights {self.settings.fingerprint[:16]} that the plan in "
                 f"{job.out} names, got {self.model.fingerprint[:16]}; give the first ones, or choose another folder"
             )
-        self._device, self._kind, self._readers = job.device, job.device.partition(":")[0], job.readers
+        self._device, self._kind = job.device, job.device.partition(":")[0]
+        self._hearing = Hearing(self.settings, self.model.config)
+        self._readers = Readers(self._hearing, job.readers) if job.readers else None
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._readers is not None:
+            self._readers.stop()
 
     def make(self, shard: int, tell: Tell = quiet, skip: Mapping[int, str] | None = None) -> Record:
         """Make a shard, write its files and its record. `skip` are recordings that fail for a reason known before."""
@@ -111,7 +132,7 @@ class Worker:
             if licence is not None:
                 record.licences[licence] = record.licences.get(licence, 0.0) + row.seconds
         self._write(record, rows, layout)
-        self.store.write(record.file, json.dumps(asdict(record), ensure_ascii=False).encode())
+        record.write(self.store)
         return record
 
     def code(self, entry: Entry) -> list[Row]:
@@ -122,30 +143,32 @@ class Worker:
 
     def _read_and_code(self, shard: int, tell: Tell, skip: Mapping[int, str]) -> tuple[Record, list[Row]]:
         """The rows of a shard and their record, begun anew where a reader died."""
-        for attempt in range(READER_DEATHS + 1):
+        entries = [replace(e, problem=skip.get(n, e.problem)) for n, e in enumerate(self.plan.entries(shard))]
+        for _ in range(READER_DEATHS):
+            if self._readers is None:
+                break
             record = Record(shard, self.plan.name(shard))
             try:
-                return record, self._rows(shard, record, tell, skip, self._readers if attempt < READER_DEATHS else 0)
-            except RuntimeError as error:
-                if not str(error).startswith(READER_DIED):
-                    raise
+                return record, self._rows(zip(entries, self._readers.read(entries), strict=True), record, tell)
+            except ReaderDied:
                 tell("died", f"a reader died at shard {shard}; its shard is read again")
-        raise AssertionError("unreachable: without readers none dies")
+        record = Record(shard, self.plan.name(shard))
+        return record, self._rows(self._heard_here(entries, tell), record, tell)
 
-    def _rows(self, shard: int, record: Record, tell: Tell, skip: Mapping[int, str], readers: int) -> list[Row]:
+    def _rows(self, heard_entries: Iterable[tuple[Entry, Found]], record: Record, tell: Tell) -> list[Row]:
         """All rows of a shard in their order, a window of recordings after the other."""
         rows: list[Row] = []
-        window: list[tuple[Entry, Heard | LeftOut | str]] = []
+        window: list[tuple[Entry, Found]] = []
         held, most = 0, WINDOW_SECONDS[self._kind] * self.model.config.sampling_rate
-        for entry, heard in self._heard(self.plan.entries(shard), tell, skip, readers):
+        for entry, heard in heard_entries:
             window.append((entry, heard))
-            held += heard.samples.numel() if isinstance(heard, Heard) and heard.samples is not None else 0
+            held += heard.samples.size if isinstance(heard, Heard) and heard.samples is not None else 0
             if held > most:
                 rows += self._coded(window, record, tell)
                 window, held = [], 0
         return rows + self._coded(window, record, tell)
 
-    def _coded(self, window: list[tuple[Entry, Heard | LeftOut | str]], record: Record, tell: Tell) -> list[Row]:
+    def _coded(self, window: list[tuple[Entry, Found]], record: Record, tell: Tell) -> list[Row]:
         """The rows of a window; what cannot be coded goes into the record."""
         tell("codes", None)
         short = [heard for _, heard in window if isinstance(heard, Heard) and heard.samples is not None]
@@ -167,29 +190,16 @@ class Worker:
             tell("failed" if isinstance(coded, str) else "done", (seconds, size))
         return rows
 
-    def _heard(
-        self, entries: list[Entry], tell: Tell, skip: Mapping[int, str], readers: int
-    ) -> Iterator[tuple[Entry, Heard | LeftOut | str]]:
-        """Each recording as it was read, LeftOut, or why it cannot be; read ahead by other processes if asked."""
-        dataset = _Hearing(entries, self.settings, self.model.config, skip)
-        if not readers:
-            for number, entry in enumerate(entries):
-                tell("reads", number)
-                yield entry, dataset[number]
-            return
-        loader = DataLoader(
-            dataset,
-            batch_size=None,
-            num_workers=readers,
-            multiprocessing_context="spawn",
-            collate_fn=_as_it_is,
-        )
-        yield from zip(entries, loader, strict=True)
+    def _heard_here(self, entries: list[Entry], tell: Tell) -> Iterator[tuple[Entry, Found]]:
+        """Each recording as this process reads it, which says before what it reads."""
+        for number, entry in enumerate(entries):
+            tell("reads", number)
+            yield entry, self._hearing(entry)
 
     def _together(self, window: Sequence[Heard]) -> Iterator[list[np.ndarray]]:
         """Codes of short recordings, (channels, n_i) a scale, in their order; batches are of similar length."""
         channels = [channel for heard in window if heard.samples is not None for channel in heard.samples]
-        clips = [channel[None, None].to(self._device) for channel in channels]
+        clips = [torch.from_numpy(channel)[None, None].to(self._device) for channel in channels]
         seconds = BATCH[self._kind]
         try:
             coded = dict(encode_clips(self.model, clips, seconds))
@@ -210,9 +220,7 @@ class Worker:
         except torch.OutOfMemoryError:  # no fault of the recording
             raise
         except Exception as error:  # whatever one recording holds, the others are still done
-            if str(error).startswith(READER_DIED):
-                raise
-            return _reason(error, entry)
+            return reason(error, entry)
 
     def _alone(self, entry: Entry, heard: Heard) -> list[np.ndarray]:
         """Codes of a long recording, piece by piece."""
@@ -241,27 +249,6 @@ class Worker:
         record.files = {name: self.store.digest(name) for name in names}
 
 
-class _Hearing(Dataset[Any]):
-    """Recordings by number, read in whichever process asks."""
-
-    def __init__(self, entries: list[Entry], settings: Settings, config: Any, skip: Mapping[int, str]) -> None:
-        self.entries, self.settings, self.config, self.skip = entries, settings, config, skip
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def __getitem__(self, number: int) -> Heard | LeftOut | str:
-        entry = self.entries[number]
-        if number in self.skip or entry.problem:
-            return self.skip.get(number) or entry.problem
-        try:
-            return hear(entry.place, self.settings, self.config)
-        except LeftOut as out:
-            return out
-        except Exception as error:  # whatever one recording holds, the others are still done
-            return _reason(error, entry)
-
-
 def facts_of(settings: Settings, model: Engine) -> dict[str, Any]:
     """What the files of a corpus say of the model and the command that made them."""
     layout = settings.layout(model.config)
@@ -274,16 +261,3 @@ def facts_of(settings: Settings, model: Engine) -> dict[str, Any]:
         "tokens": settings.tokens,
         "vocabulary": None if layout is None else [layout.vocabulary.start, layout.vocabulary.stop],
     }
-
-
-def _reason(error: Exception, entry: Entry) -> str:
-    """What is wrong with a recording, without its name, which stands beside it."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"cannot be read: {error.strerror}"
-    if isinstance(error, OpensnacError):
-        return str(error).removeprefix(f"{entry.place}: ")
-    return f"{type(error).__name__}: {error}"
-
-
-def _as_it_is(item: Any) -> Any:
-    return item

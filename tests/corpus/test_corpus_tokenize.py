@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -28,7 +28,9 @@ from opensnac.corpus.check import check_corpus
 from opensnac.corpus.levels import Loudness
 from opensnac.corpus.plan import Plan, make_plan
 from opensnac.corpus.readers import Tokens
+from opensnac.corpus.reading import Found, ReaderDied, Readers
 from opensnac.corpus.settings import ORPHEUS_OFFSET, Settings
+from opensnac.corpus.stats import write_stats
 from opensnac.corpus.store import Store
 from opensnac.corpus.tokenize import Totals, tokenize
 from opensnac.corpus.work import Job, Worker
@@ -111,18 +113,15 @@ def test_readers_change_nothing_and_their_deaths_are_told(
 def test_a_shard_that_readers_die_of_is_read_without_them(
     talks: Path, here: Path, settings: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    used: list[int] = []
-    rows = Worker._rows
+    def die(self: Readers, entries: object) -> Iterator[Found]:
+        raise ReaderDied
+        yield
 
-    def dying(self: Worker, *arguments: object) -> object:
-        used.append(int(arguments[-1]))  # type: ignore[call-overload]
-        if arguments[-1]:
-            raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
-        return rows(self, *arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Worker, "_rows", dying)
-    _, totals = make("out", settings(talks, shard_megabytes=1.0), readers=2)
-    assert (used, totals.rows) == ([2, 2, 0], 11)
+    said: list[object] = []
+    monkeypatch.setattr(Readers, "read", die)
+    on = {"on": lambda event, value: said.append(value) if event == "died" else None}
+    _, totals = make("out", settings(talks, shard_megabytes=1.0), readers=2, **on)
+    assert (len(said), totals.rows) == (2, 11)
 
 
 @pytest.mark.parametrize("form", ["parquet", "bin"])
@@ -260,6 +259,36 @@ def test_broken_recordings_are_told_and_the_rest_is_done(broken: Path, here: Pat
     assert check_corpus("out").problems == []
 
 
+@pytest.mark.parametrize("form", ["parquet", "webdataset", "bin"])
+def test_shards_that_are_lost_are_made_again(talks: Path, here: Path, settings: Make, form: str) -> None:
+    own = settings(talks, format=form)
+    make("out", own)
+    before = files(here / "out")
+    lost, short = ("tokens.bin", "index.parquet") if form == "bin" else sorted(n for n in before if "data/" in n)[1:3]
+    made: list[object] = []
+
+    def on(event: str, value: object) -> None:
+        if event in ("again", "shard"):
+            made.append(value if event == "again" else value.shard)  # type: ignore[attr-defined]
+
+    (here / "out" / lost).unlink()
+    (here / "out" / short).write_bytes(b"half")
+    problems = {problem.partition(":")[0] for problem in check_corpus("out").problems}
+    assert problems == {f"out/{lost}", f"out/{short}"}
+    make("out", own, on=on)
+    shards = list(range(len(Corpus("out").facts["shards"]))) if form == "bin" else [1, 2]
+    assert made == [(0, 0, len(shards)), *shards]
+    assert files(here / "out") == before
+    (here / "out/corpus.json").write_text("{")
+    with pytest.raises(OpensnacError, match="out/corpus.json: expected JSON, got .* remove it and give the command"):
+        make("out", own)
+
+
+def test_a_corpus_of_nothing_has_statistics(talks: Path, here: Path, settings: Make) -> None:
+    make("out", settings(talks, min_seconds=60.0))
+    assert "<dt>rows</dt><dd>0</dd>" in Path(write_stats("out")).read_text()
+
+
 @pytest.mark.parametrize("form", ["parquet", "bin"])
 def test_what_failed_is_tried_again(broken: Path, here: Path, settings: Make, form: str) -> None:
     own = settings("broken", format=form, shard_megabytes=0.005)
@@ -272,12 +301,11 @@ def test_what_failed_is_tried_again(broken: Path, here: Path, settings: Make, fo
             told.append(value if event == "again" else value.shard)  # type: ignore[attr-defined]
 
     assert make("out", own, on=on)[1].failed == 4
-    assert (told, files(here / "out")) == ([(4, [])], before)
+    assert (told, files(here / "out")) == ([(4, 0, 0)], before)
     sing(broken / "b.wav", 0.2, seed=7)
     told.clear()
     corpus, totals = make("out", own, on=on)
-    (_, again), *made = told  # type: ignore[misc]
-    assert (len(again), made) == (1, again)
+    assert told == [(4, 1, 0), 0]
     assert ([corpus[n].facts["id"] for n in range(3)], totals.failed) == (["a.wav", "b.wav", "f.wav"], 3)
     assert check_corpus("out").problems == []
     for name in ("c.flac", "d.wav", "e.wav"):
@@ -389,7 +417,7 @@ def test_check_finds_what_was_changed(talks: Path, here: Path, settings: Make) -
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
     (problem,) = check_corpus("out").problems
-    assert "it was changed, tokenize again into another folder" in problem
+    assert "remove it; the command that made the corpus makes it again" in problem
 
 
 def test_a_plan_reads_one_shard_at_a_time(talks: Path, here: Path, settings: Make) -> None:

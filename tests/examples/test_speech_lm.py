@@ -23,7 +23,11 @@ from opensnac.tokens import TokenStream
 REPOSITORY = Path(__file__).parent.parent.parent
 EXAMPLE = REPOSITORY / "examples" / "speech_lm"
 CODEC = TINY | {"sampling_rate": 8000, "vq_strides": [4, 2, 1], "encoder_rates": [4, 8, 8], "decoder_rates": [8, 8, 4]}
-SMALL = {"train": "--minutes 0.02 --width 64 --layers 1 --context 32", "tokenize": "--model codec --workers 0", "speak": "--seconds 2"}
+SMALL = {
+    "train": "--minutes 0.02 --width 64 --layers 1 --context 32",
+    "tokenize": "--model codec --workers 0",
+    "speak": "--seconds 2",
+}
 
 
 @pytest.fixture

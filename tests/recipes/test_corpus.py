@@ -145,7 +145,11 @@ def test_what_is_said_stands_beside_recordings(recipe, apt, tmp_path):
     ("form", "text", "found"),
     [
         ("asterisk", "; English\n\ndigits/1: one\nbeep: [a tone]\nto: go: on\n", {"digits/1": "one", "to": "go: on"}),
-        ("fillets", 'dialogId("a", "big", "Yes")\ndialogStr("\u00a1S\u00ed \\"s\u00ed\\"!")\n', {"a": '\u00a1S\u00ed "s\u00ed"!'}),
+        (
+            "fillets",
+            'dialogId("a", "big", "Yes")\ndialogStr("\u00a1S\u00ed \\"s\u00ed\\"!")\n',
+            {"a": '\u00a1S\u00ed "s\u00ed"!'},
+        ),
         ("ljspeech", "a-1|One, two.\nno text\n", {"a-1": "One, two."}),
     ],
 )

@@ -1,0 +1,98 @@
+"""Recordings read by processes of their own, ahead of who codes them; they end when their parent does."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+
+from opensnac.config import CodecConfig
+from opensnac.corpus.hearing import Heard, LeftOut, hear
+from opensnac.corpus.settings import Settings
+from opensnac.corpus.sources import Entry
+from opensnac.errors import OpensnacError
+
+AHEAD = 2  # recordings of each process that wait to be coded
+
+Found = Heard | LeftOut | str  # a recording as it was read, left out by the selection, or why it cannot be read
+
+
+class ReaderDied(Exception):  # noqa: N818
+    """A process that read is gone, and with it what it and the others were about to read."""
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """Reads one recording, in whichever process."""
+
+    settings: Settings
+    config: CodecConfig
+
+    def __call__(self, entry: Entry) -> Found:
+        if entry.problem:
+            return entry.problem
+        try:
+            return hear(entry.place, self.settings, self.config)
+        except LeftOut as out:
+            return out
+        except Exception as error:  # whatever one recording holds, the others are still done
+            return reason(error, entry)
+
+
+class Readers:
+    """Some processes that read recordings in their order. They are started at first use."""
+
+    def __init__(self, hearing: Hearing, count: int) -> None:
+        self._hearing, self._count = hearing, count
+        self._pool: ProcessPoolExecutor | None = None
+
+    def read(self, entries: Iterable[Entry]) -> Iterator[Found]:
+        """Each recording as it was read. ReaderDied; then new processes stand ready."""
+        context = multiprocessing.get_context("spawn")
+        pool = self._pool = self._pool or ProcessPoolExecutor(self._count, context, _end_with_parent)
+        waiting: deque[Future[Found]] = deque()
+        try:
+            for entry in entries:
+                waiting.append(pool.submit(self._hearing, entry))
+                if len(waiting) > AHEAD * self._count:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            self.stop()
+            raise ReaderDied from error
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def stop(self) -> None:
+        """End the processes."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+        self._pool = None
+
+
+def reason(error: Exception, entry: Entry) -> str:
+    """What is wrong with a recording, without its name, which stands beside it."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be read: {error.strerror}"
+    if isinstance(error, OpensnacError):
+        return str(error).removeprefix(f"{entry.place}: ")
+    return f"{type(error).__name__}: {error}"
+
+
+def _end_with_parent() -> None:
+    """In a reader's process: end when the parent does, however it dies."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this process was spawned
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
