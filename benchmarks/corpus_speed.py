@@ -121,6 +121,8 @@ def whole_command(inputs: list[str], out: str, workers: int) -> None:
         os.killpg(process.pid, signal.SIGCONT)
     took, (_, status, usage) = time.perf_counter() - began - paused, ended
     coded.append(_all_encode(encoders))
+    for pipe in encoders:
+        pipe.send(0)  # no more
     assert os.waitstatus_to_exitcode(status) == 0, "tokenize failed"
     seconds = totals(Store(out)).seconds
     processor = usage.ru_utime + usage.ru_stime

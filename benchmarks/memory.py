@@ -25,7 +25,13 @@ import torch
 from opensnac import SNAC
 
 RATE = 24000
-MINIATURE = {"attn_window_size": None, "encoder_dim": 4, "encoder_rates": [4, 8, 8], "decoder_dim": 16, "decoder_rates": [8, 8, 4]}
+MINIATURE = {
+    "attn_window_size": None,
+    "encoder_dim": 4,
+    "encoder_rates": [4, 8, 8],
+    "decoder_dim": 16,
+    "decoder_rates": [8, 8, 4],
+}
 
 
 def main() -> None:

@@ -3,6 +3,10 @@
 Numbers 0 to 255 are bytes of text, 256 ends a row, and from 257 on stand codes, with a range for each slot of a coarse
 frame in the order of `opensnac.tokens.TokenLayout`. The slot of a code says from which range the next number is, so the
 softmax is over that range alone: a seventh of the vocabulary with strides 4, 2, 1, and no token out of its place.
+
+A few hours are little for so many numbers, so what is known of them is built in. Slots of one scale share a table. A
+code is its codebook vector, spread by a matrix that is learned fast, and a row of its own that is learned slowly. And
+scores begin at how often each number came.
 """
 
 from __future__ import annotations
@@ -45,6 +49,7 @@ class Shape:
     codec: str  # as `SNAC.from_pretrained` takes it
     strides: tuple[int, ...]
     codebook_size: int
+    codebook_dim: int
     width: int = 192  # a multiple of 64
     layers: int = 4
     context: int = 896  # tokens; 82 a second with the default codec
@@ -97,36 +102,61 @@ class SpeechLM(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape, self.layout = shape, shape.layout
-        self.embedding = nn.Embedding(self.layout.vocabulary.stop, shape.width)
-        nn.init.normal_(self.embedding.weight, std=shape.width**-0.5)
+        rows, sides = FIRST_CODE + len(shape.strides) * shape.codebook_size, len(shape.strides) * shape.codebook_dim
+        self.own, self.slots = nn.Embedding(rows, shape.width), nn.Embedding(len(self.layout.slots), shape.width)
+        self.spread, self.bias = nn.Linear(sides, shape.width, bias=False), nn.Parameter(torch.zeros(rows))
+        self.register_buffer("codebooks", torch.zeros(rows, sides))
+        for table in (self.own, self.slots):
+            nn.init.normal_(table.weight, std=0.02)
+        nn.init.normal_(self.own.weight[:FIRST_CODE], std=shape.width**-0.5)
+        nn.init.normal_(self.spread.weight, std=shape.width**-0.5)
         self.blocks = nn.ModuleList(Block(shape.width) for _ in range(shape.layers))
         self.norm = nn.RMSNorm(shape.width)
+        nn.init.constant_(self.norm.weight, 0.3)
         for name, weight in self.named_parameters():
             if name.endswith(("out.weight", "down.weight")):
                 nn.init.normal_(weight, std=0.02 / (2 * shape.layers) ** 0.5)
 
     @torch.no_grad()
-    def begin_with_codebooks(self, codec: SNAC) -> None:
-        """Let codes that sound alike begin alike: each is embedded at its codebook vector, turned by chance."""
-        for slot, scale in enumerate(self.layout.slots):
-            vectors = F.normalize(codec.quantizer.scales[scale].codebook.weight, dim=-1)
-            turn = torch.randn(vectors.shape[1], self.shape.width) / self.shape.width**0.5
-            stop = self.range_of(slot)[1]
-            self.embedding.weight[stop - len(vectors) : stop] = vectors @ turn
+    def begin_with(self, codec: SNAC, counts: Tensor) -> None:
+        """Take the codec's codebooks, and how often each row of the table came, at least once each."""
+        size, width = self.shape.codebook_size, self.shape.codebook_dim
+        for n, scale in enumerate(codec.quantizer.scales):
+            rows = slice(FIRST_CODE + n * size, FIRST_CODE + (n + 1) * size)
+            self.codebooks[rows, n * width : (n + 1) * width] = F.normalize(scale.codebook.weight, dim=-1)
+        self.bias.copy_(counts.log())
 
-    def range_of(self, slot: int) -> tuple[int, int]:
-        """The numbers that may stand in a slot; in the first one text and the end too."""
-        first = FIRST_CODE + slot * self.shape.codebook_size
+    def row_of(self, tokens: Tensor) -> Tensor:
+        """The row of each token in the table, which slots of one scale share."""
+        slot, code = (tokens - FIRST_CODE) // self.shape.codebook_size, (tokens - FIRST_CODE) % self.shape.codebook_size
+        scale = torch.tensor(self.layout.slots)[slot.clamp(min=0)]
+        return torch.where(tokens < FIRST_CODE, tokens, FIRST_CODE + scale * self.shape.codebook_size + code)
+
+    def rows_of(self, slot: int) -> tuple[int, int]:
+        """The rows of what may stand in a slot; in the first one text and the end too."""
+        first = FIRST_CODE + self.layout.slots[slot] * self.shape.codebook_size
         return (first if slot else 0), first + self.shape.codebook_size
+
+    def token_of(self, row: int, slot: int) -> int:
+        """The token that a row stands for in a slot."""
+        if row < FIRST_CODE:
+            return row
+        return row + (slot - self.layout.slots[slot]) * self.shape.codebook_size
 
     def next_slot(self, tokens: Tensor) -> Tensor:
         """The slot that comes after each token."""
         slot = torch.div(tokens - FIRST_CODE, self.shape.codebook_size, rounding_mode="floor").clamp(min=-1)
         return (slot + 1) % len(self.layout.slots)
 
-    def hidden(self, tokens: Tensor, memory: Memory | None = None, position: int = 0) -> tuple[Tensor, Memory]:
+    def table(self) -> Tensor:
+        """What each row is embedded with, (rows, width)."""
+        return self.own.weight + self.spread(self.codebooks)
+
+    def hidden(
+        self, tokens: Tensor, table: Tensor, memory: Memory | None = None, position: int = 0
+    ) -> tuple[Tensor, Memory]:
         """Tokens (batch, time) from `position` on -> (batch, time, width), and what the next call must know."""
-        x = self.embedding(tokens) * self.shape.width**0.5
+        x = (F.embedding(self.row_of(tokens), table) + self.slots(self.next_slot(tokens))) * self.shape.width**0.5
         angles = _angles(position, tokens.shape[1])
         kept: Memory = []
         for n, block in enumerate(self.blocks):
@@ -134,35 +164,39 @@ class SpeechLM(nn.Module):
             kept.append(tuple(now))
         return self.norm(x), kept
 
+    def scores(self, x: Tensor, table: Tensor, first: int, stop: int) -> Tensor:
+        """Of rows `first` to `stop` after (..., width), as logarithms of what they are likely in proportion."""
+        return x @ table[first:stop].T + self.bias[first:stop]
+
     def losses(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Negative log-likelihoods in nats of all tokens (batch, time) but each first, and the tokens: (n,) each."""
-        x, targets = self.hidden(tokens[:, :-1])[0], tokens[:, 1:]
+        table = self.table()
+        x, targets = self.hidden(tokens[:, :-1], table)[0], tokens[:, 1:]
         slots = self.next_slot(tokens[:, :-1])
         parts = []
         for slot in range(len(self.layout.slots)):
-            first, stop = self.range_of(slot)
-            here = slots == slot
-            scores = x[here] @ self.embedding.weight[first:stop].T
-            parts.append((F.cross_entropy(scores, targets[here] - first, reduction="none"), targets[here]))
+            first, stop = self.rows_of(slot)
+            here = targets[slots == slot]
+            scores = self.scores(x[slots == slot], table, first, stop)
+            parts.append((F.cross_entropy(scores, self.row_of(here) - first, reduction="none"), here))
         return torch.cat([loss for loss, _ in parts]), torch.cat([target for _, target in parts])
 
     @torch.inference_mode()
     def go_on(self, tokens: list[int], temperature: float, top_p: float, generator: torch.Generator) -> Iterator[int]:
         """What follows the tokens, without an end of its own: codes until `END`, then END."""
-        position, memory = 0, None
+        position, memory, table = 0, None, self.table()
         while True:
-            x, memory = self.hidden(torch.tensor([tokens]), memory, position)
+            x, memory = self.hidden(torch.tensor([tokens]), table, memory, position)
             position += len(tokens)
             memory = [(k[:, :, -self.shape.context :], v[:, :, -self.shape.context :]) for k, v in memory]
             slot = int(self.next_slot(torch.tensor(tokens[-1])))
-            first, stop = self.range_of(slot)
+            first, stop = self.rows_of(slot)
             first = max(first, END)  # the text is over
-            scores = (self.embedding.weight[first:stop] @ x[0, -1]) / temperature
-            token = first + _drawn(scores, top_p, generator)
-            yield token
-            if token == END:
+            scores = self.scores(x[0, -1], table, first, stop) / temperature
+            tokens = [self.token_of(first + _drawn(scores, top_p, generator), slot)]
+            yield tokens[0]
+            if tokens[0] == END:
                 return
-            tokens = [token]
 
     def save(self, folder: Path) -> None:
         """Write shape and weights into a folder."""

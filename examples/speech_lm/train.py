@@ -26,7 +26,8 @@ from opensnac.corpus import Corpus, PackedTokens, TokenLoader
 from opensnac.errors import OpensnacError
 from opensnac.files import whole_file
 
-RATE, WARM_UP, CLIP = 3e-3, 0.03, 1.0  # largest learning rate; share of the time in which it rises; gradients' norm
+RATE, SLOW_RATE = 2e-3, 3e-4  # the largest learning rates: of most weights, and of what each code has of its own
+WARM_UP, CLIP = 0.03, 1.0  # share of the time in which they rise; norm of the gradients
 LOOKS = 12  # at the held-out rows
 
 
@@ -49,9 +50,11 @@ def main() -> None:
         raise OpensnacError(f"{options.valid}: expected codes of the model of {options.corpus}, got another's")
     config = corpus.config
     sizes = {"width": options.width, "layers": options.layers, "context": options.context}
-    model = SpeechLM(Shape(corpus.facts["model"], tuple(config.vq_strides), config.codebook_size, **sizes))
-    model.begin_with_codebooks(SNAC.from_pretrained(corpus.facts["model"]))
-    train(model, corpus, valid, options)
+    codebooks = config.codebook_size, config.codebook_dim
+    model = SpeechLM(Shape(corpus.facts["model"], tuple(config.vq_strides), *codebooks, **sizes))
+    counts = seen(model, corpus)
+    model.begin_with(SNAC.from_pretrained(corpus.facts["model"]), counts)
+    train(model, corpus, valid, counts, options)
 
 
 @dataclass
@@ -63,22 +66,25 @@ class Curve:
     points: list[dict[str, Any]] = field(default_factory=list)
 
 
-def train(model: SpeechLM, corpus: Corpus, valid: Corpus, options: argparse.Namespace) -> None:
+def train(model: SpeechLM, corpus: Corpus, valid: Corpus, counts: Tensor, options: argparse.Namespace) -> None:
     """Train until the time is over, looking at held-out rows now and then."""
     loader = TokenLoader(sequences(corpus, options.context, epochs=None, seed=options.seed), options.batch)
     held_out = [batch["input_ids"] for batch in TokenLoader(sequences(valid, options.context), options.batch)]
     if not held_out:
         raise OpensnacError(f"{valid.folder}: expected {options.context} tokens at least, got fewer; hold out more")
-    curve = Curve(math.log(model.shape.codebook_size), unigram(model, corpus, held_out, options.context))
+    curve = Curve(math.log(model.shape.codebook_size), unigram(model, counts, held_out))
     print(f"{sum(p.numel() for p in model.parameters()):,} weights; nats a code: ", end="")
     print(f"uniform {curve.uniform:.3f}, unigram {curve.unigram:.3f}", flush=True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.1)
-    began, looked, seen, recent = time.process_time(), 0, 0, []
+    slow = [model.own.weight, model.bias]
+    quick = [weight for weight in model.parameters() if all(weight is not other for other in slow)]
+    groups = [{"params": quick, "most": RATE}, {"params": slow, "most": SLOW_RATE}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.01)
+    began, looked, taken, recent = time.process_time(), 0, 0, []
     for batch in loader:
         share = (time.process_time() - began) / (60 * options.minutes)
         if share * LOOKS >= looked or share >= 1:
             looked = math.floor(share * LOOKS) + 1
-            point = {"minutes": (time.process_time() - began) / 60, "tokens": seen, **scores(model, held_out)}
+            point = {"minutes": (time.process_time() - began) / 60, "tokens": taken, **scores(model, held_out)}
             point["train"] = sum(recent) / max(1, len(recent))
             curve.points.append(point)
             recent = []
@@ -86,15 +92,15 @@ def train(model: SpeechLM, corpus: Corpus, valid: Corpus, options: argparse.Name
         if share >= 1:
             break
         for group in optimizer.param_groups:
-            group["lr"] = RATE * min(share / WARM_UP, 1) * (1 + math.cos(math.pi * share)) / 2
-        losses, _ = model.losses(batch["input_ids"])
+            group["lr"] = group["most"] * min(share / WARM_UP, 1) * (1 + math.cos(math.pi * share)) / 2
+        losses, targets = model.losses(batch["input_ids"])
         loss = losses.mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
         optimizer.zero_grad()
-        seen += losses.numel()
-        recent.append(loss.item())
+        taken += losses.numel()
+        recent.append(losses[targets >= FIRST_CODE].detach().mean().item())
 
 
 def sequences(corpus: Corpus, context: int, epochs: int | None = 1, seed: int | None = None) -> PackedTokens:
@@ -107,17 +113,22 @@ def sequences(corpus: Corpus, context: int, epochs: int | None = 1, seed: int | 
     )
 
 
-def unigram(model: SpeechLM, corpus: Corpus, held_out: list[Tensor], context: int) -> float:
-    """Nats a held-out code by how often codes stand in their slots in the corpus, each once more than seen."""
-    counts = torch.ones(model.layout.vocabulary.stop, dtype=torch.float64)
-    for batch in TokenLoader(sequences(corpus, context), 64):
-        counts += torch.bincount(batch["input_ids"].flatten(), minlength=len(counts))
-    bits = torch.zeros_like(counts)
+def seen(model: SpeechLM, corpus: Corpus) -> Tensor:
+    """How often each row of the model's table came in a corpus, and once more."""
+    counts = torch.ones(len(model.bias), dtype=torch.float64)
+    for batch in TokenLoader(sequences(corpus, model.shape.context), 64):
+        counts += torch.bincount(model.row_of(batch["input_ids"].flatten()), minlength=len(counts))
+    return counts
+
+
+def unigram(model: SpeechLM, counts: Tensor, held_out: list[Tensor]) -> float:
+    """Nats a held-out code by how often codes of its scale came."""
+    nats = torch.zeros_like(counts)
     for slot in reversed(range(len(model.layout.slots))):
-        first, stop = model.range_of(slot)
-        bits[first:stop] = counts[first:stop].sum().log() - counts[first:stop].log()
+        first, stop = model.rows_of(slot)
+        nats[first:stop] = counts[first:stop].sum().log() - counts[first:stop].log()
     codes = torch.cat([batch[:, 1:].flatten() for batch in held_out])
-    return float(bits[codes[codes >= FIRST_CODE]].mean())
+    return float(nats[model.row_of(codes[codes >= FIRST_CODE])].mean())
 
 
 @torch.inference_mode()

@@ -89,17 +89,19 @@ def test_what_is_drawn_is_what_the_whole_row_foretells(here: Path) -> None:
     from language_model import END, FIRST_CODE, Shape, SpeechLM
 
     torch.manual_seed(0)
-    model = SpeechLM(Shape("codec", (4, 2, 1), 64, width=64, layers=2, context=64)).eval()
+    model = SpeechLM(Shape("codec", (4, 2, 1), 64, 8, width=64, layers=2, context=64)).eval()
     start = [END, *b"hi", *(FIRST_CODE + 64 * slot + 5 for slot in range(7))]
-    model.embedding.weight[END] = 0  # never the likeliest: no end
+    model.begin_with(SNAC.from_pretrained("codec"), torch.ones(len(model.bias)))
+    model.bias[END] = -100  # no end
     drawn = model.go_on(start, 1e-6, 1.0, torch.Generator().manual_seed(0))  # the likeliest at each step
     tokens = [*start, *(token for token, _ in zip(drawn, range(35), strict=False))]
-    hidden, _ = model.hidden(torch.tensor([tokens]))
+    table = model.table()
+    hidden, _ = model.hidden(torch.tensor([tokens]), table)
     for place in range(len(start), len(tokens)):
-        slot = int(model.next_slot(torch.tensor(tokens[place - 1])))
-        first, stop = model.range_of(slot)
-        first = max(first, END)
-        assert tokens[place] == first + int((model.embedding.weight[first:stop] @ hidden[0, place - 1]).argmax())
+        slot = (place - 3) % 7
+        first = FIRST_CODE + 64 * model.layout.slots[slot]
+        code = int((table[first : first + 64] @ hidden[0, place - 1]).argmax())
+        assert tokens[place] == FIRST_CODE + 64 * slot + code
     stream = TokenStream(SNAC.from_pretrained("codec"), layout=model.layout)
     for token in tokens[3:]:
         stream.push(token)  # every token stands in its place, or this would be an error
@@ -111,16 +113,20 @@ def test_losses_are_those_of_each_range(here: Path) -> None:
     from language_model import END, FIRST_CODE, Shape, SpeechLM
 
     torch.manual_seed(0)
-    model = SpeechLM(Shape("codec", (4, 2, 1), 64, width=64, layers=1))
+    model = SpeechLM(Shape("codec", (4, 2, 1), 64, 8, width=64, layers=1))
     row = [END, *b"a", *(FIRST_CODE + 64 * slot + slot for slot in range(7)), END, FIRST_CODE]
+    model.bias.normal_()
     losses, targets = model.losses(torch.tensor([row]))
-    hidden, _ = model.hidden(torch.tensor([row[:-1]]))
+    table = model.table()
+    hidden, _ = model.hidden(torch.tensor([row[:-1]]), table)
     expected = []
     for place, target in enumerate(row[1:]):
-        slot = (target - FIRST_CODE) // 64 if target >= FIRST_CODE else 0
-        first, stop = (0 if slot == 0 else FIRST_CODE + 64 * slot), FIRST_CODE + 64 * (slot + 1)
-        scores = model.embedding.weight[first:stop] @ hidden[0, place]
-        expected.append((target, float(scores.logsumexp(0) - scores[target - first])))
+        slot, code = divmod(target - FIRST_CODE, 64) if target >= FIRST_CODE else (0, target)
+        own = FIRST_CODE + 64 * (0, 1, 2, 2, 1, 2, 2)[slot]
+        rows = [*(range(FIRST_CODE) if slot == 0 else ()), *range(own, own + 64)]
+        scores = table[rows] @ hidden[0, place] + model.bias[rows]
+        at = code if target < FIRST_CODE else rows.index(own) + code
+        expected.append((target, float(scores.logsumexp(0) - scores[at])))
     assert sorted(zip(targets.tolist(), losses.tolist(), strict=True)) == [
         (target, pytest.approx(loss, abs=1e-4)) for target, loss in sorted(expected)
     ]
