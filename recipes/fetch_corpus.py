@@ -30,6 +30,7 @@ from debian_packages import unpack
 
 from opensnac.errors import OpensnacError
 from opensnac.files import whole_file
+from opensnac.recordings import audio
 from opensnac.recordings.source import READABLE
 from opensnac.training.config import toml_value
 

@@ -21,6 +21,7 @@ from language_model import END, Bytes, SpeechLM
 
 from opensnac import SNAC
 from opensnac.recordings import audio
+from opensnac.recordings.sink import Sink
 from opensnac.tokens import TokenStream
 
 
@@ -47,7 +48,7 @@ def main() -> None:
     frames = int(options.seconds * rate) // model.layout.tokens_per_frame
     tokens = chain(prompt, islice(drawn, frames * model.layout.tokens_per_frame))
     target = sys.stdout.buffer if options.out == "-" else options.out
-    with audio.Sink(target, 1, codec.config.sampling_rate, ".raw" if options.out == "-" else None, force=True) as sink:
+    with Sink(target, 1, codec.config.sampling_rate, ".raw" if options.out == "-" else None, force=True) as sink:
         play(TokenStream(codec, layout=model.layout), tokens, sink)
 
 
@@ -60,7 +61,7 @@ def prompt_tokens(model: SpeechLM, codec: SNAC, path: str, seconds: float) -> li
     return tokens[: int(seconds * codec.config.sampling_rate / frame) * model.layout.tokens_per_frame]
 
 
-def play(stream: TokenStream, tokens: chain[int], sink: audio.Sink) -> None:
+def play(stream: TokenStream, tokens: chain[int], sink: Sink) -> None:
     """Write what tokens sound like as they come; say how fast they came."""
     began, first = time.perf_counter(), None
     for token in tokens:

@@ -68,7 +68,7 @@ def test_every_command_of_the_page_runs(here: Path, run: Callable[[str], None]) 
     fetch, *lines = [line for _, block in blocks(page, "sh") for line in block.replace("\\\n", " ").splitlines()]
     sources = {s["name"] for s in tomllib.loads((REPOSITORY / "recipes/speech_corpus.toml").read_text())["source"]}
     words = shlex.split(fetch)
-    assert words[:3] == ["python", "recipes/fetch_speech_corpus.py", "corpus"]
+    assert words[:4] == ["python", "recipes/fetch_corpus.py", "speech", "corpus"]
     assert {words[n + 1] for n, word in enumerate(words) if word == "--only"} < sources
     for line in lines:
         run(line)
