@@ -30,5 +30,5 @@ def test_triangles_are_librosa_s(rate: int, scale: mel.Scale, htk: bool) -> None
 
 @pytest.mark.parametrize("rate", RATES)
 def test_many_points_leave_no_band_empty(rate: int) -> None:
-    assert mel.triangles(mel.SLANEY, rate, 32, 16).sum(axis=0).min() == 0
-    assert mel.triangles(mel.SLANEY, rate, 32, 16, points=64).sum(axis=0).min() > 0
+    assert mel.triangles(mel.SLANEY, rate, 32, 24).sum(axis=0).min() == 0
+    assert mel.triangles(mel.SLANEY, rate, 32, 24, points=1024).sum(axis=0).min() > 0
