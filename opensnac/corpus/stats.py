@@ -19,7 +19,7 @@ from opensnac.errors import OpensnacError
 SILENT_DB, CLIPPED = -60.0, 0.001  # a row softer than this, or with a larger share of samples at full scale, stands out
 LISTED = 50  # of each kind of row that stands out, and of groups in a picture
 WIDTH, HEIGHT, BAR = 640, 150, 18  # pixels of a picture
-BINS = 40  # of lengths
+BINS, LONGER = 40, 0.01  # of lengths; the share of rows, the longest, that the last one takes together
 NAMES = {
     "silent": f"below {SILENT_DB:g} dB",
     "clipped": f"more than {CLIPPED:.1%} at full scale",
@@ -97,7 +97,8 @@ def statistics(corpus: Corpus, by: str | None = None) -> dict[str, Any]:
 
 def _facts(corpus: Corpus, count: _Count, by: str | None) -> dict[str, Any]:
     seconds = np.array(count.seconds)
-    heights, edges = np.histogram(seconds, BINS) if len(seconds) else (np.zeros(BINS, int), np.arange(BINS + 1.0))
+    shown = np.minimum(seconds, np.quantile(seconds, 1 - LONGER)) if len(seconds) else seconds
+    heights, edges = np.histogram(shown, BINS) if len(seconds) else (np.zeros(BINS, int), np.arange(BINS + 1.0))
     uses = [group.use for group in count.groups.values()] or [_none(corpus)]
     whole = _Group([np.sum(scales, axis=0) for scales in zip(*uses, strict=True)])
     named = sorted(count.groups.items(), key=lambda item: -item[1].seconds)
@@ -198,7 +199,7 @@ def page(facts: Mapping[str, Any]) -> str:
             f"<p><code>{escape(facts['corpus']['command'])}</code><br>",
             f"model {escape(facts['corpus']['model'])}, weights {facts['corpus']['fingerprint'][:16]}</p>",
             "<dl>" + "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in summary) + "</dl>",
-            "<h2>Lengths</h2>",
+            f"<h2>Lengths</h2><p>Rows by length, the longest {LONGER:.0%} in the last bar. {_quantiles(quantiles)}</p>",
             _bars(facts["lengths"]["rows"], facts["lengths"]["edges"]),
             "<h2>Codebooks</h2>",
             f"<p>How often each of {books['size']:,} codes came, the most frequent first; logarithmic. Perplexity by "
@@ -213,12 +214,21 @@ def page(facts: Mapping[str, Any]) -> str:
     )
 
 
+def _quantiles(quantiles: Mapping[str, float]) -> str:
+    """How long rows are, in words."""
+    names = {"0": "Shortest", "0.05": "a twentieth below", "0.95": "a twentieth above", "1": "longest"}
+    said = [f"{name} {quantiles[q]:,.1f} s" for q, name in names.items() if q in quantiles]
+    return ", ".join(said) + "." * bool(said)
+
+
 def _standing_out(found: Mapping[str, Any]) -> Iterator[str]:
     yield "<h2>Rows that stand out</h2>"
     for kind, rows in found.items():
         more = f" (the first {len(rows['listed'])})" if rows["rows"] > len(rows["listed"]) else ""
         yield f"<h3>{kind}, {rows['what']}: {rows['rows']:,}{more}</h3>"
-        yield "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in rows["listed"]) + "</ul>" if rows["rows"] else ""
+        if rows["rows"]:
+            lines = "".join(f"<li>{escape(line)}</li>" for line in rows["listed"])
+            yield f"<details><summary>which</summary><ul>{lines}</ul></details>"
 
 
 def _svg(height: int, content: str, label: str) -> str:
@@ -235,7 +245,7 @@ def _bars(counts: Sequence[int], edges: Sequence[float]) -> str:
     )
     ticks = "".join(
         f'<text x="{place * WIDTH:.0f}" y="{HEIGHT + 16}" text-anchor="{anchor}">'
-        f"{edges[round(place * (len(edges) - 1))]:.1f} s</text>"
+        f"{edges[round(place * (len(edges) - 1))]:.1f} s{' and more' if place == 1 else ''}</text>"
         for place, anchor in ((0, "start"), (0.5, "middle"), (1, "end"))
     )
     return _svg(HEIGHT + 20, bars + ticks, "Rows by length")
