@@ -1,8 +1,10 @@
-"""Which arithmetic an engine runs on: PyTorch's on any device, or C kernels on a processor."""
+"""Which arithmetic an engine runs on: PyTorch's on any device, C kernels on a processor, Triton's on a GPU."""
 
 from __future__ import annotations
 
 import functools
+import importlib.util
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -46,6 +48,18 @@ class TorchBackend:
 
 
 @dataclass(frozen=True)
+class TritonBackend(TorchBackend):
+    """PyTorch's operators, but for rows of residual units, which take one kernel of Triton each."""
+
+    name: str = "triton"
+
+    def prepare(self, layers: Sequence[Layer]) -> list[Layer]:
+        from opensnac.engine.fused import in_triton
+
+        return in_triton(layers)
+
+
+@dataclass(frozen=True)
 class KernelBackend(TorchBackend):
     """The C kernels: activations in float32, products in `dtype`, float32 or bfloat16."""
 
@@ -83,8 +97,10 @@ def choose(name: str | None, device: torch.device, dtype: torch.dtype) -> TorchB
         name = "c" if kernels_fit and _kernels_there() else "torch"
     if name == "torch":
         return TorchBackend(dtype)
+    if name == "triton":
+        return _triton(device, dtype)
     if name != "c":
-        raise BackendError(f"backend is {name!r}, expected 'c' or 'torch'")
+        raise BackendError(f"backend is {name!r}, expected 'c', 'torch' or 'triton'")
     if not kernels_fit:
         raise BackendError(f"the c backend computes float32 or bfloat16 on cpu, not {dtype} on {device}; use 'torch'")
     if kernels.level() is None:
@@ -95,6 +111,17 @@ def choose(name: str | None, device: torch.device, dtype: torch.dtype) -> TorchB
         )
         dtype = torch.float32
     return KernelBackend(dtype)
+
+
+def _triton(device: torch.device, dtype: torch.dtype) -> TritonBackend:
+    """Triton's, on a GPU, or anywhere in its interpreter."""
+    if dtype == torch.float64:
+        raise BackendError("the triton backend sums in float32, expected float32, float16 or bfloat16, got float64")
+    if importlib.util.find_spec("triton") is None:
+        raise BackendError("the triton backend needs the package triton, which is not installed; use 'torch'")
+    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise BackendError(f"the triton backend needs a GPU, got {device}; use 'torch'")
+    return TritonBackend(dtype)
 
 
 def _kernels_there() -> bool:

@@ -27,8 +27,8 @@ def no_progress(share: float) -> None:
 class Engine:
     """A frozen model. `encode` and `decode` are those of SNAC, without a look at the model's weights.
 
-    `backend` is "c", the kernels of a processor in float32, or "torch", any device and type; the fastest that is there
-    if None. `dtype` float16 or bfloat16 computes in that type; the c backend multiplies in bfloat16, where the
+    `backend` is "c", the kernels of a processor in float32, "torch", any device and type, or "triton", a GPU; None takes
+    the fastest of the first two that is there. `dtype` float16 or bfloat16 computes in that type; the c backend multiplies in bfloat16, where the
     processor does, and keeps the rest in float32. Audio is float32 at the borders whatever the type inside.
     With `graphs` the torch backend runs whole signals by steps of few shapes, which a GPU repeats by one launch each;
     a name, such as "inductor", is the backend of torch.compile that makes them. BackendError for what cannot be had
@@ -202,10 +202,8 @@ class Engine:
         return self._run(course, inputs, Span([0] * len(lengths), [*lengths], [*seeds]), steps, size, progress)
 
     def _recorder(self, graphs: bool | str) -> Recorder:
-        if self.backend.name != "torch":
-            raise BackendError(
-                f"graphs are of PyTorch's operators: expected backend 'torch', got {self.backend.name!r}"
-            )
+        if self.backend.name == "c":
+            raise BackendError("the C kernels have no graphs: expected backend 'torch' or 'triton', got 'c'")
         return Recorder(None if graphs is True else str(graphs))
 
     def _frames_of_clips(self, lengths: Sequence[int] | None, samples: int, clips: int) -> list[int]:

@@ -269,14 +269,20 @@ class Units(Layer):
         return [channels for unit in self.units for channels in unit.mix.channels]
 
     def __call__(self, x: Signal, tails: Tails, span: Spans) -> tuple[Signal, Tails]:
-        if self.noise is not None and (e := span.noise(self.noise.layer, x)) is not None:
-            x = x + e.to(x.dtype)[:, :, None] * F.linear(x, self.noise.matrix)
+        x = self.with_noise(x, span)
         kept: Tails = []
         for unit, tail in zip(self.units, tails, strict=True):
             x = span.silence(torch.cat((tail, x), dim=1), tail.shape[1])
             kept.append(x[:, x.shape[1] - tail.shape[1] :].clone())
             x, span = unit.apply(x), span.later(-unit.mix.reach)
         return x if self.alpha is None else snake(x, self.alpha), kept
+
+    def with_noise(self, x: Signal, span: Spans) -> Signal:
+        """x and what is drawn beside it, if anything is."""
+        e = None if self.noise is None else span.noise(self.noise.layer, x)
+        if self.noise is None or e is None:
+            return x
+        return x + e.to(x.dtype)[:, :, None] * F.linear(x, self.noise.matrix)
 
 
 class Grouped(Windowed):

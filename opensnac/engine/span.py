@@ -123,7 +123,8 @@ def counted(span: Span) -> Tensor:
 
 def sent(counts: Tensor, device: torch.device) -> Tensor:
     """Numbers of the processor on a device, which nobody waits for."""
-    return (counts.contiguous().pin_memory() if device.type == "cuda" else counts).to(device, non_blocking=True)
+    counts = counts.contiguous()
+    return (counts.pin_memory() if device.type == "cuda" else counts).to(device, non_blocking=True)
 
 
 def silent_from(x: Tensor, ends: Sequence[int]) -> Tensor:

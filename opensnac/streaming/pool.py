@@ -17,8 +17,8 @@ from opensnac.model.codec import Codes
 class DecoderPool:
     """Places for `streams` decoder streams; whichever have a group of frames ready take a step together.
 
-    Each gives what StreamDecoder gives it alone, to the rounding of sums. Needs an engine of the torch backend; streams
-    come and go without anything being allocated or copied. `compiler` is as in engine.graph.Step.
+    Each gives what StreamDecoder gives it alone, to the rounding of sums. Needs an engine of another backend than c;
+    streams come and go without anything being allocated or copied. `compiler` is as in engine.graph.Step.
 
         pool = DecoderPool(model.freeze(backend="torch", device="cuda"), 64)
         place = pool.open(seed=7)
@@ -29,8 +29,8 @@ class DecoderPool:
 
     def __init__(self, model: Coder, streams: int, *, compiler: str | None = None) -> None:
         engine = frozen(model)
-        if engine.backend.name != "torch":
-            raise BackendError(f"a pool steps tensors: expected backend 'torch', got {engine.backend.name!r}")
+        if engine.backend.name == "c":
+            raise BackendError("a pool steps tensors: expected backend 'torch' or 'triton', got 'c'")
         self.engine, self.group = engine, engine.config.frame_multiple
         counts = [self.group // stride for stride in engine.config.vq_strides]
         codes = [torch.zeros(streams, count, dtype=torch.int64, device=engine.device) for count in counts]

@@ -73,7 +73,7 @@ def test_models_of_other_types_take_and_give_their_own(dtype: torch.dtype) -> No
 
 def test_what_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = configs.model_of(configs.TINY)
-    with pytest.raises(BackendError, match="backend is 'cuda', expected 'c' or 'torch'"):
+    with pytest.raises(BackendError, match="backend is 'cuda', expected 'c', 'torch' or 'triton'"):
         model.freeze(backend="cuda")
     with pytest.raises(BackendError, match=r"dtype is torch.int8, expected one of torch.float32"):
         model.freeze(dtype=torch.int8)

@@ -81,5 +81,5 @@ def test_bad_use_is_named(tiny: SNAC) -> None:
     with pytest.raises(CodesError, match="stream 5 got"):
         pool.push({5: group_of(engine, codes_of(engine, 1, 0), 0)})
     if kernels.level() is not None:
-        with pytest.raises(BackendError, match="expected backend 'torch', got 'c'"):
+        with pytest.raises(BackendError, match="expected backend 'torch' or 'triton', got 'c'"):
             DecoderPool(tiny.freeze(backend="c"), 1)
