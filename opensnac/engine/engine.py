@@ -27,11 +27,12 @@ def no_progress(share: float) -> None:
 class Engine:
     """A frozen model. `encode` and `decode` are those of SNAC, without a look at the model's weights.
 
-    `backend` is "c", the kernels of a processor in float32, "torch", any device and type, or "triton", a GPU; None takes
-    the fastest of the first two that is there. `dtype` float16 or bfloat16 computes in that type; the c backend multiplies in bfloat16, where the
-    processor does, and keeps the rest in float32. Audio is float32 at the borders whatever the type inside.
-    With `graphs` the torch backend runs whole signals by steps of few shapes, which a GPU repeats by one launch each;
-    a name, such as "inductor", is the backend of torch.compile that makes them. BackendError for what cannot be had
+    `backend` is "c", the kernels of a processor in float32, "torch", any device and type, or "triton", a GPU; None
+    takes the fastest of the first two that is there. `dtype` float16 or bfloat16 computes in that type; the c backend
+    multiplies in bfloat16, where the processor does, and keeps the rest in float32. Audio is float32 at the borders
+    whatever the type inside. With `graphs` the others run whole signals by steps of few shapes, which a GPU repeats by
+    one launch each; a name, such as "inductor", is torch.compile's backend that makes them. BackendError for what
+    cannot be had
     here.
     """
 

@@ -54,6 +54,8 @@ class WeightNorm(nn.Module):
 
 def _norm(weight: Tensor) -> Tensor:
     """Over all axes but the first, shape (dim 0, 1, 1)."""
+    if weight.is_meta:  # for the shape alone PyTorch would import its compiler, a second and a half
+        return weight.new_empty(len(weight), 1, 1)
     return torch.norm_except_dim(weight.detach(), 2, 0)
 
 

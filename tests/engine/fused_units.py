@@ -52,7 +52,7 @@ def unit(channels: int, dilation: int, dtype: torch.dtype, tolerance: float) -> 
 
 if __name__ == "__main__":
     unit(20, 3, torch.float32, 1e-5)
-    unit(16, 1, torch.bfloat16, 2e-2)
+    unit(16, 1, torch.float16, 3e-3)
     model = configs.model_of(MODEL)
     plain = model.freeze(backend="torch", device=DEVICE)
     ours = model.freeze(backend="triton", device=DEVICE, graphs=DEVICE == "cuda")
