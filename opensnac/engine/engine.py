@@ -32,8 +32,7 @@ class Engine:
     multiplies in bfloat16, where the processor does, and keeps the rest in float32. Audio is float32 at the borders
     whatever the type inside. With `graphs` the others run whole signals by steps of few shapes, which a GPU repeats by
     one launch each; a name, such as "inductor", is torch.compile's backend that makes them. BackendError for what
-    cannot be had
-    here.
+    cannot be had here.
     """
 
     def __init__(

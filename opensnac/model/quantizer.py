@@ -40,7 +40,10 @@ class VectorQuantizer(nn.Module):
         self.stride = stride
         self.in_proj = Pointwise(latent_dim, codebook_dim)
         self.out_proj = Pointwise(codebook_dim, latent_dim)
-        self.codebook = nn.Embedding(codebook_size, codebook_dim)
+        entries = torch.empty(codebook_size, codebook_dim)
+        if not entries.is_meta:  # where PyTorch would import its compiler to draw nothing
+            entries.normal_()
+        self.codebook = nn.Embedding.from_pretrained(entries, freeze=False)
 
     def project(self, latent: Signal) -> Vectors:
         """Mean over each `stride` frames, in the codebook's space."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import threading
 
 import configs
@@ -114,6 +116,16 @@ def test_float64_is_the_same_in_any_batch() -> None:
     together = engine.encode(audio)
     for n, clip in enumerate(audio.split(1)):
         assert all(torch.equal(a[n : n + 1], b) for a, b in zip(together, engine.encode(clip), strict=True))
+
+
+def test_a_first_decode_needs_no_compiler() -> None:
+    """PyTorch's, whose import takes longer than all the rest after PyTorch itself."""
+    script = (
+        "import sys, torch\nfrom opensnac import SNAC\n"
+        "engine = SNAC.from_pretrained().freeze()\nengine.decode(engine.encode(torch.zeros(1, 1, 3000)))\n"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
 
 
 def test_threads_share_an_engine() -> None:
