@@ -116,6 +116,7 @@ def _file(source: str, own_id: str, prefix: str, size: int, alone: bool = False)
 def _text_manifest(source: str, prefix: str) -> Iterator[Entry]:
     """The rows of a CSV, TSV or JSONL file."""
     ending = PurePosixPath(source).suffix.lower()
+    number = -1
     with io.TextIOWrapper(open_binary(source), encoding="utf-8-sig", newline="") as file:
         if ending == ".jsonl":
             rows: Iterator[Any] = (json.loads(line) for line in file if line.strip())
@@ -125,7 +126,9 @@ def _text_manifest(source: str, prefix: str) -> Iterator[Entry]:
             for number, row in enumerate(rows):
                 yield _row(source, number, row, prefix)
         except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
-            raise PlanError(f"{source}: expected {ending[1:].upper()} text in UTF-8, got {error}; repair it") from error
+            raise PlanError(
+                f"{source}, row {number + 1}: expected {ending[1:].upper()} text in UTF-8, got {error}; repair it"
+            ) from error
 
 
 def _row(source: str, number: int, row: Any, prefix: str) -> Entry:

@@ -25,7 +25,7 @@ def file_system(url: str) -> tuple[Any, str]:
     try:
         fs, path = fsspec.core.url_to_fs(url)
     except ImportError as error:
-        raise OpensnacError(f"{url}: expected a file system that is installed, got none; {error} by pip") from error
+        raise OpensnacError(f"{url}: expected a file system that is installed, got none: {error}") from error
     except ValueError as error:
         raise PlanError(f"{url}: expected a path or a URL that fsspec opens, got {error}") from error
     return fs, str(path)

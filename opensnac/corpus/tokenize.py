@@ -105,8 +105,10 @@ def _undo(store: Store, plan: Plan, on: On) -> None:
     """Of a finished corpus undo the shards that would be better now.
 
     These are shards whose files are gone or cut short, and those with failed recordings that can be coded by now, for
-    disks come back and files do.
+    disks come back and files do. Without the records of its shards a corpus is left as it is.
     """
+    if not store.exists(RECORDED):
+        return
     records = [Record.from_json(line) for line in store.read(RECORDED).splitlines()]
     failed = {record.shard: {f["id"] for f in record.failed if not f["reason"].startswith(KILLS)} for record in records}
     worker = Worker(Job(store.root)) if any(failed.values()) else None

@@ -150,7 +150,7 @@ def test_what_cannot_be_read_is_an_entry_that_says_so(here: Path, monkeypatch: p
         ("a.csv", "text\nhello\n", "a.csv: expected a column audio, path, .* got text"),
         ("a.csv", "path,text\na.wav,b,c\n", r"a.csv, row 0: expected 2 cells as the header has, got \['c'\] more"),
         ("a.jsonl", "[1]\n", r"a.jsonl, row 0: expected an object of keys and values, got \[1\]"),
-        ("a.jsonl", "{", "a.jsonl: expected JSONL text in UTF-8, got"),
+        ("a.jsonl", '{"path": "a.wav"}\n{', "a.jsonl, row 1: expected JSONL text in UTF-8, got"),
         ("a.parquet", "no", "a.parquet: expected a Parquet file, got"),
     ],
 )
