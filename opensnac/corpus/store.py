@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -96,6 +97,17 @@ class Store:
 
         What was there is replaced. On a disk it is safe from a loss of power too, once the block has ended.
         """
+        try:
+            with self._whole(name) as part:
+                yield part
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            said = f"{os.strerror(errno.ENOSPC)}; what was finished stays, the same command goes on"
+            raise OSError(errno.ENOSPC, said, self.url(name)) from error
+
+    @contextmanager
+    def _whole(self, name: str) -> Iterator[Path]:
         if self.is_local:
             target = Path(self.path(name))
             with whole_file(target, force=True) as part:

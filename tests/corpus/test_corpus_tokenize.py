@@ -336,8 +336,9 @@ def test_a_full_disk_stops_the_run_and_leaves_nothing_half_written(
     make_plan(Store("out"), replace(settings(talks), fingerprint=Corpus("whole").facts["fingerprint"]))
     with monkeypatch.context() as patched:
         patched.setattr(pq.ParquetWriter, "write_table", full)
-        with pytest.raises(OSError, match="No space left on device"):
+        with pytest.raises(OSError, match="No space left on device; what was finished stays, the same command") as told:
             make("out", settings(talks))
+        assert told.value.filename.startswith("out/data/")
     assert not [name for name in files(here / "out") if name.endswith(".part")]
     assert len(list((here / "out/data").iterdir())) == 4
     make("out", settings(talks))
