@@ -16,6 +16,8 @@ from torch import Tensor
 from opensnac.errors import ConfigError, TensorError
 from opensnac.processor import VARIABLE, best_level, file_of, why_none
 
+SIZES = ("tiles", "units_scratch", "residual_jobs", "residual_scratch")  # functions that return a whole number
+
 Argument = Tensor | int | ctypes.Array[ctypes.c_int64] | None
 
 
@@ -38,7 +40,8 @@ def loaded() -> Library | None:
 def opened(level: str, path: Path) -> Library:
     """The kernels in a file that this processor runs."""
     functions = ctypes.CDLL(str(path))
-    functions.tiles.restype = functions.units_scratch.restype = ctypes.c_int64
+    for name in SIZES:
+        getattr(functions, name).restype = ctypes.c_int64
     functions.use_openmp(_gomp_parallel())
     return Library(level, functions, bool(functions.has_bfloat16()))
 

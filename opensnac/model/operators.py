@@ -22,7 +22,7 @@ Signal = Float[Tensor, "batch time channels"]
 
 def snake(x: Signal, alpha: Float[Tensor, " channels"]) -> Signal:
     """x + sin^2(alpha x) / alpha."""
-    if _in_c(x, alpha):
+    if in_c(x, alpha):
         return torch.ops.opensnac.snake(x, alpha)
     return x + torch.sin(alpha * x).square() * (1 / (alpha + 1e-9))
 
@@ -31,7 +31,7 @@ def depthwise(
     x: Signal, taps: Float[Tensor, "taps channels"], bias: Float[Tensor, " channels"], dilation: int
 ) -> Signal:
     """Each channel convolved with its own seven taps, `dilation` steps apart, centred, zeros outside."""
-    if _in_c(x, taps, bias):
+    if in_c(x, taps, bias):
         return torch.ops.opensnac.depthwise(x, taps, bias, dilation)
     if x.device.type == "cpu" and not torch.compiler.is_exporting() and not torch.jit.is_tracing():
         return _shifted_sum(x, taps, bias, dilation)
@@ -51,7 +51,7 @@ def _shifted_sum(x: Tensor, taps: Tensor, bias: Tensor, dilation: int) -> Tensor
     return y
 
 
-def _in_c(x: Tensor, *parameters: Tensor) -> bool:
+def in_c(x: Tensor, *parameters: Tensor) -> bool:
     """Whether the kernels can work on these; what does not fit goes to PyTorch, which says so."""
     plain = all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in (x, *parameters))
     fits = x.dim() == 3 and x.shape[2] % kernels.WIDTH == 0 and all(p.shape[-1] == x.shape[2] for p in parameters)
@@ -69,7 +69,7 @@ torch.library.define(
 
 @torch.library.impl("opensnac::snake", "CPU")
 def _snake(x: Tensor, alpha: Tensor) -> Tensor:
-    x = _signal("x", x)
+    x = signal("x", x)
     alpha = check("alpha", alpha, x.shape[2:])
     y = torch.empty_like(x)
     call("snake_forward", x, alpha, y, x.shape[0] * x.shape[1], x.shape[2])
@@ -78,7 +78,7 @@ def _snake(x: Tensor, alpha: Tensor) -> Tensor:
 
 @torch.library.impl("opensnac::snake_backward", "CPU")
 def _snake_backward(dy: Tensor, x: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-    x = _signal("x", x)
+    x = signal("x", x)
     dy, alpha = check("dy", dy, x.shape), check("alpha", alpha, x.shape[2:])
     rows, channels = x.shape[0] * x.shape[1], x.shape[2]
     dx, partial = torch.empty_like(x), x.new_empty(ask("tiles", rows), channels)
@@ -88,33 +88,33 @@ def _snake_backward(dy: Tensor, x: Tensor, alpha: Tensor) -> tuple[Tensor, Tenso
 
 @torch.library.impl("opensnac::depthwise", "CPU")
 def _depthwise(x: Tensor, taps: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
-    x = _signal("x", x)
+    x = signal("x", x)
     taps = check("taps", taps, (kernels.TAPS, x.shape[2]))
     bias = None if bias is None else check("bias", bias, x.shape[2:])
     y = torch.empty_like(x)
-    call("depthwise_forward", x, taps, bias, y, *x.shape, _positive(dilation))
+    call("depthwise_forward", x, taps, bias, y, *x.shape, positive(dilation))
     return y
 
 
 @torch.library.impl("opensnac::depthwise_backward", "CPU")
 def _depthwise_backward(dy: Tensor, x: Tensor, taps: Tensor, dilation: int) -> tuple[Tensor, Tensor, Tensor]:
-    x = _signal("x", x)
+    x = signal("x", x)
     dy, taps = check("dy", dy, x.shape), check("taps", taps, (kernels.TAPS, x.shape[2]))
     dx, partial = torch.empty_like(x), x.new_empty(x.shape[0] * ask("tiles", x.shape[1]), kernels.TAPS + 1, x.shape[2])
-    call("depthwise_forward", dy, taps.flip(0), None, dx, *x.shape, _positive(dilation))
+    call("depthwise_forward", dy, taps.flip(0), None, dx, *x.shape, positive(dilation))
     call("depthwise_weight_gradient", x, dy, partial, *x.shape, dilation)
     gradient = partial.sum(0)
     return dx, gradient[: kernels.TAPS].clone(), gradient[kernels.TAPS].clone()
 
 
-def _signal(name: str, x: Tensor) -> Tensor:
+def signal(name: str, x: Tensor) -> Tensor:
     x = check(name, x, (None, None, None))
     if x.shape[2] % kernels.WIDTH:
         raise TensorError(f"{name}: expected a multiple of {kernels.WIDTH} channels, got {x.shape[2]}")
     return x
 
 
-def _positive(dilation: int) -> int:
+def positive(dilation: int) -> int:
     if dilation < 1:
         raise TensorError(f"dilation: expected at least 1, got {dilation}")
     return dilation
@@ -146,18 +146,18 @@ def _keep_depthwise(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None, int],
     ctx.save_for_backward(x, taps)
 
 
-def _once() -> None:
+def once() -> None:
     if torch.is_grad_enabled():
         raise TensorError("the kernels' gradients have no gradients: expected create_graph=False, got True")
 
 
 def _gradients_of_snake(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
-    _once()
+    once()
     return torch.ops.opensnac.snake_backward(dy, *ctx.saved_tensors)
 
 
 def _gradients_of_depthwise(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
-    _once()
+    once()
     dx, dtaps, dbias = torch.ops.opensnac.depthwise_backward(dy, *ctx.saved_tensors, ctx.dilation)
     return dx, dtaps, dbias if ctx.has_bias else None, None
 

@@ -1,0 +1,182 @@
+/* A residual unit as it is trained, x + pointwise(snake(depthwise(snake(x)))), forward and backward.
+ *
+ * Each goes over the signal in tiles that stay in the cache. Forward keeps nothing; backward computes once more what it
+ * needs, which takes less time than to fetch it from memory. Gradients of weights are summed up tile by tile, and the
+ * tiles do not depend on the number of threads.
+ */
+#include "outer.h"
+#include "product.h"
+
+#define TILE 16384 /* floats of a tile: a handful of them stays in the second cache */
+#define STRIP 64   /* steps of the last pass that stay in the first */
+#define VECTORS_OF_GRADIENTS (TAPS + 4)
+
+/* Channels are a multiple of WIDTH. dy and what follows are for backward alone. */
+typedef struct {
+    const float *x, *alpha, *taps, *taps_bias, *beta, *w, *bias; /* w: the packed matrix, for backward its transpose */
+    float *y;                                                    /* forward's output */
+    idx batch, time, channels, dilation;
+    const float *dy;
+    float *middle;  /* the gradient at the depthwise convolution's output, from the first pass to the second */
+    float *dx;
+    float *partial; /* (batch x tiles, channels + 11, channels): of the matrix, the taps, their bias, beta, bias, alpha */
+} Residual;
+
+typedef struct {
+    idx clip, begin, end; /* the clip's first float, and steps in it */
+} Tile;
+
+static idx tile_of(idx channels) { return max_(4 * ROWS, min_(512, TILE / channels)); }
+
+/* Tiles of a clip. */
+EXPORT idx residual_tiles(idx time, idx channels) { return (time + tile_of(channels) - 1) / tile_of(channels); }
+
+/* Floats that a thread needs. */
+EXPORT idx residual_scratch(idx channels, idx dilation) {
+    idx tile = tile_of(channels);
+    return 2 * tile * channels + (tile + (TAPS - 1) * dilation) * LANES;
+}
+
+static Tile tile_at(const Residual *run, idx job) {
+    idx tile = tile_of(run->channels), per_clip = residual_tiles(run->time, run->channels);
+    idx begin = job % per_clip * tile;
+    return (Tile){job / per_clip * run->time * run->channels, begin, min_(run->time, begin + tile)};
+}
+
+/* Snake of LANES channels for a tile and what its taps reach on both sides; zeros outside the clip. */
+INLINE void first_snake(const Residual *run, Tile tile, idx c, float *wide) {
+    Snake a = snake_of(run->alpha + c, 0);
+    const float *x = run->x + tile.clip + c;
+    idx reach = TAPS / 2 * run->dilation, first = tile.begin - reach, last = tile.end + reach, t = first;
+    for (; t < min_(0, last); t++) store(wide + (t - first) * LANES, splat(0));
+    for (; t < min_(run->time, last); t++) store(wide + (t - first) * LANES, snake(load(x + t * run->channels), &a, 0));
+    for (; t < last; t++) store(wide + (t - first) * LANES, splat(0));
+}
+
+static void forward_job(const void *arguments, idx job, float *scratch) {
+    const Residual *run = arguments;
+    Tile tile = tile_at(run, job);
+    idx channels = run->channels, rows = tile.end - tile.begin, at = tile.clip + tile.begin * channels;
+    float *mixed = scratch, *wide = mixed + 2 * tile_of(channels) * channels;
+    for (idx c = 0; c < channels; c += LANES) {
+        first_snake(run, tile, c, wide);
+        Snake b = snake_of(run->beta + c, 0);
+        vec shift = load(run->taps_bias + c), w[TAPS];
+        for (int k = 0; k < TAPS; k++) w[k] = load(run->taps + k * channels + c);
+        for (idx t = 0; t < rows; t++) {
+            vec sum = shift;
+            for (int k = 0; k < TAPS; k++) sum = muladd(w[k], load(wide + (t + k * run->dilation) * LANES), sum);
+            store(mixed + t * channels + c, snake(sum, &b, 0));
+        }
+    }
+    Target to = {run->y + at, channels, run->bias, NULL, run->x + at, channels};
+    product((Rows){mixed, channels, 0}, run->w, to, rows, channels, channels, 0, (channels + COLUMNS - 1) / COLUMNS);
+}
+
+/* Of v + sin^2(a v) / a: the value, and its slopes in v and in a. */
+typedef struct {
+    vec value, by_v, by_a;
+} Slopes;
+
+INLINE Slopes slopes(vec v, vec a, vec inverse) {
+    vec r = reduce_pi(a * v), s = sine(r) * inverse, twice = splat(2.0f) * s * cosine(r), squared = s * s;
+    return (Slopes){muladd(squared, a, v), muladd(twice, a, splat(1.0f)), muladd(twice, v, -squared)};
+}
+
+static void add_to(float *at, vec v) { store(at, load(at) + v); }
+
+/* From dy back to the depthwise convolution's output, for LANES channels of a tile; `gradient` is dy times the matrix. */
+INLINE void back_to_middle(const Residual *run, Tile tile, idx c, const float *wide, const float *gradient, float *mixed,
+                           float *sums) {
+    idx channels = run->channels, dilation = run->dilation, rows = tile.end - tile.begin;
+    float *middle = run->middle + tile.clip + tile.begin * channels + c;
+    vec b = load(run->beta + c), inverse = splat(1.0f) / (b + splat(1e-9f)), shift = load(run->taps_bias + c), w[TAPS];
+    vec of_beta = splat(0), of_bias = splat(0), of_taps[TAPS];
+    for (int k = 0; k < TAPS; k++) w[k] = load(run->taps + k * channels + c), of_taps[k] = splat(0);
+    for (idx t = 0; t < rows; t++) {
+        vec sum = shift;
+        for (int k = 0; k < TAPS; k++) sum = muladd(w[k], load(wide + (t + k * dilation) * LANES), sum);
+        Slopes s = slopes(sum, b, inverse);
+        vec g = load(gradient + t * channels + c);
+        of_beta = muladd(g, s.by_a, of_beta);
+        store(mixed + t * channels + c, s.value);
+        store(middle + t * channels, g * s.by_v);
+    }
+    for (idx t = 0; t < rows; t++) {
+        vec g = load(middle + t * channels);
+        of_bias = of_bias + g;
+        for (int k = 0; k < TAPS; k++) of_taps[k] = muladd(g, load(wide + (t + k * dilation) * LANES), of_taps[k]);
+    }
+    for (int k = 0; k < TAPS; k++) store(sums + k * channels + c, of_taps[k]);
+    store(sums + TAPS * channels + c, of_bias);
+    store(sums + (TAPS + 1) * channels + c, of_beta);
+}
+
+static void middle_job(const void *arguments, idx job, float *scratch) {
+    const Residual *run = arguments;
+    Tile tile = tile_at(run, job);
+    idx channels = run->channels, rows = tile.end - tile.begin, panels = (channels + COLUMNS - 1) / COLUMNS;
+    const float *dy = run->dy + tile.clip + tile.begin * channels;
+    float *gradient = scratch, *mixed = gradient + tile_of(channels) * channels, *wide = mixed + tile_of(channels) * channels;
+    float *matrix = run->partial + job * (channels + VECTORS_OF_GRADIENTS) * channels, *sums = matrix + channels * channels;
+    product((Rows){dy, channels, 0}, run->w, (Target){gradient, channels}, rows, channels, channels, 0, panels);
+    for (idx c = 0; c < channels; c += LANES) {
+        first_snake(run, tile, c, wide);
+        back_to_middle(run, tile, c, wide, gradient, mixed, sums);
+    }
+    memset(matrix, 0, channels * channels * sizeof *matrix);
+    outer((Matrix){matrix, channels}, dy, channels, mixed, channels, rows, channels, channels);
+    float *of_bias = sums + (TAPS + 2) * channels;
+    memset(of_bias, 0, 2 * channels * sizeof *of_bias); /* and of alpha, for the next pass */
+    for (idx t = 0; t < rows; t++)
+        for (idx c = 0; c < channels; c += LANES) add_to(of_bias + c, load(dy + t * channels + c));
+}
+
+/* From the depthwise convolution's output back to x, for LANES channels and steps [begin, end), whose taps lie `inside`
+ * the clip or not. */
+INLINE vec back_to_x(const Residual *run, Tile tile, idx c, idx begin, idx end, const int inside, vec of_alpha) {
+    idx channels = run->channels;
+    const float *x = run->x + tile.clip + c, *dy = run->dy + tile.clip + c, *middle = run->middle + tile.clip + c;
+    float *dx = run->dx + tile.clip + c;
+    vec a = load(run->alpha + c), inverse = splat(1.0f) / (a + splat(1e-9f)), w[TAPS];
+    for (int k = 0; k < TAPS; k++) w[k] = load(run->taps + (TAPS - 1 - k) * channels + c);
+    for (idx t = begin; t < end; t++) {
+        vec g = splat(0);
+        for (int k = 0; k < TAPS; k++) {
+            idx from = t + (k - TAPS / 2) * run->dilation;
+            if (inside || (from >= 0 && from < run->time)) g = muladd(w[k], load(middle + from * channels), g);
+        }
+        Slopes s = slopes(load(x + t * channels), a, inverse);
+        of_alpha = muladd(g, s.by_a, of_alpha);
+        store(dx + t * channels, muladd(g, s.by_v, load(dy + t * channels)));
+    }
+    return of_alpha;
+}
+
+static void input_job(const void *arguments, idx job, float *scratch) {
+    const Residual *run = arguments;
+    (void)scratch;
+    Tile tile = tile_at(run, job);
+    idx channels = run->channels, reach = TAPS / 2 * run->dilation;
+    float *of_alpha = run->partial + ((job + 1) * (channels + VECTORS_OF_GRADIENTS) - 1) * channels;
+    for (idx begin = tile.begin; begin < tile.end; begin += STRIP) {
+        idx end = min_(tile.end, begin + STRIP);
+        idx from = max_(begin, min_(end, reach)), to = max_(from, min_(end, run->time - reach));
+        for (idx c = 0; c < channels; c += LANES) {
+            vec sum = load(of_alpha + c);
+            sum = back_to_x(run, tile, c, begin, from, 0, sum);
+            sum = back_to_x(run, tile, c, from, to, 1, sum);
+            store(of_alpha + c, back_to_x(run, tile, c, to, end, 0, sum));
+        }
+    }
+}
+
+EXPORT void residual_forward(idx threads, const Residual *run, float *scratch, idx size) {
+    share(threads, run->batch * residual_tiles(run->time, run->channels), forward_job, run, scratch, size);
+}
+
+EXPORT void residual_backward(idx threads, const Residual *run, float *scratch, idx size) {
+    idx jobs = run->batch * residual_tiles(run->time, run->channels);
+    share(threads, jobs, middle_job, run, scratch, size);
+    share(threads, jobs, input_job, run, NULL, 0);
+}
