@@ -33,6 +33,7 @@ __all__ = [
     "packed",
     "packed_entries",
     "single",
+    "symmetric",
     "why_none",
 ]
 
@@ -137,6 +138,19 @@ def single(
         )
     y = torch.empty(batch, time - depth // channels + 1, 1, dtype=torch.float32, device=_CPU)
     call("single", x, time * channels, channels, weight, check("bias", bias, (1,)), y, batch, y.shape[1], depth)
+    return y
+
+
+def symmetric(a: Float[Tensor, "count size depth"], b: Float[Tensor, "count size depth"]) -> Float[Tensor, "count size size"]:
+    """a @ b.mT where the caller knows that to be symmetric: half of it is computed. `size` is a multiple of 16."""
+    a = check("a", a, (None, None, None))
+    b = check("b", b, a.shape)
+    count, size, depth = a.shape
+    if size % WIDTH:
+        raise TensorError(f"a: expected a multiple of {WIDTH} rows, got {size}")
+    y = torch.empty(count, size, size, dtype=torch.float32, device=_CPU)
+    scratch = torch.empty(threads(), depth, COLUMNS, dtype=torch.float32, device=_CPU)
+    call("symmetric", a, b, y, count, size, depth, scratch)
     return y
 
 

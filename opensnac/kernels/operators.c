@@ -38,18 +38,21 @@ EXPORT void snake_forward(idx threads, const float *x, const float *alpha, float
 static void snake_backward_job(const void *arguments, idx tile, float *scratch) {
     const SnakeRun *run = arguments;
     (void)scratch;
-    idx channels = run->channels;
-    const vec one = splat(1.0f);
-    for (idx c = 0; c < channels; c += LANES) {
-        vec a = load(run->alpha + c), inverse = one / (a + splat(1e-9f)), sum = splat(0);
-        for (idx t = tile * TILE; t < min_(run->rows, (tile + 1) * TILE); t++) {
-            vec v = load(run->x + t * channels + c), g = load(run->dy + t * channels + c);
-            vec r = reduce_pi(a * v), s = sine(r) * inverse, twice = splat(2.0f) * s * cosine(r);
-            store(run->dx + t * channels + c, g * muladd(twice, a, one));
-            sum = muladd(g, muladd(twice, v, -(s * s)), sum);
+    idx channels = run->channels, last = min_(run->rows, (tile + 1) * TILE);
+    float *partial = run->partial + tile * channels;
+    for (idx c = 0; c < channels; c += LANES) store(partial + c, splat(0));
+    for (idx begin = tile * TILE; begin < last; begin += STRIP)
+        for (idx c = 0; c < channels; c += LANES) {
+            Snake of = snake_of(run->alpha + c, 0);
+            vec sum = splat(0);
+            for (idx t = begin; t < min_(last, begin + STRIP); t++) {
+                Slopes s = slopes(load(run->x + t * channels + c), &of);
+                vec g = load(run->dy + t * channels + c);
+                store(run->dx + t * channels + c, g * s.by_v);
+                sum = muladd(g, s.by_a, sum);
+            }
+            store(partial + c, load(partial + c) + by_alpha(sum, run->alpha + c));
         }
-        store(run->partial + tile * channels + c, sum);
-    }
 }
 
 /* dx, and for each tile of rows its share of dalpha: partial (tiles, channels). */

@@ -73,16 +73,6 @@ static void forward_job(const void *arguments, idx job, float *scratch) {
     product((Rows){mixed, channels, 0}, run->w, to, rows, channels, channels, 0, (channels + COLUMNS - 1) / COLUMNS);
 }
 
-/* Of v + sin^2(a v) / a: the value, and its slopes in v and in a. */
-typedef struct {
-    vec value, by_v, by_a;
-} Slopes;
-
-INLINE Slopes slopes(vec v, vec a, vec inverse) {
-    vec r = reduce_pi(a * v), s = sine(r) * inverse, twice = splat(2.0f) * s * cosine(r), squared = s * s;
-    return (Slopes){muladd(squared, a, v), muladd(twice, a, splat(1.0f)), muladd(twice, v, -squared)};
-}
-
 static void add_to(float *at, vec v) { store(at, load(at) + v); }
 
 /* From dy back to the depthwise convolution's output, for LANES channels of a tile; `gradient` is dy times the matrix. */
@@ -90,13 +80,14 @@ INLINE void back_to_middle(const Residual *run, Tile tile, idx c, const float *w
                            float *sums) {
     idx channels = run->channels, dilation = run->dilation, rows = tile.end - tile.begin;
     float *middle = run->middle + tile.clip + tile.begin * channels + c;
-    vec b = load(run->beta + c), inverse = splat(1.0f) / (b + splat(1e-9f)), shift = load(run->taps_bias + c), w[TAPS];
+    Snake b = snake_of(run->beta + c, 0);
+    vec shift = load(run->taps_bias + c), w[TAPS];
     vec of_beta = splat(0), of_bias = splat(0), of_taps[TAPS];
     for (int k = 0; k < TAPS; k++) w[k] = load(run->taps + k * channels + c), of_taps[k] = splat(0);
     for (idx t = 0; t < rows; t++) {
         vec sum = shift;
         for (int k = 0; k < TAPS; k++) sum = muladd(w[k], load(wide + (t + k * dilation) * LANES), sum);
-        Slopes s = slopes(sum, b, inverse);
+        Slopes s = slopes(sum, &b);
         vec g = load(gradient + t * channels + c);
         of_beta = muladd(g, s.by_a, of_beta);
         store(mixed + t * channels + c, s.value);
@@ -109,7 +100,7 @@ INLINE void back_to_middle(const Residual *run, Tile tile, idx c, const float *w
     }
     for (int k = 0; k < TAPS; k++) store(sums + k * channels + c, of_taps[k]);
     store(sums + TAPS * channels + c, of_bias);
-    store(sums + (TAPS + 1) * channels + c, of_beta);
+    store(sums + (TAPS + 1) * channels + c, by_alpha(of_beta, run->beta + c));
 }
 
 static void middle_job(const void *arguments, idx job, float *scratch) {
@@ -138,7 +129,8 @@ INLINE vec back_to_x(const Residual *run, Tile tile, idx c, idx begin, idx end, 
     idx channels = run->channels;
     const float *x = run->x + tile.clip + c, *dy = run->dy + tile.clip + c, *middle = run->middle + tile.clip + c;
     float *dx = run->dx + tile.clip + c;
-    vec a = load(run->alpha + c), inverse = splat(1.0f) / (a + splat(1e-9f)), w[TAPS];
+    Snake a = snake_of(run->alpha + c, 0);
+    vec w[TAPS];
     for (int k = 0; k < TAPS; k++) w[k] = load(run->taps + (TAPS - 1 - k) * channels + c);
     for (idx t = begin; t < end; t++) {
         vec g = splat(0);
@@ -146,7 +138,7 @@ INLINE vec back_to_x(const Residual *run, Tile tile, idx c, idx begin, idx end, 
             idx from = t + (k - TAPS / 2) * run->dilation;
             if (inside || (from >= 0 && from < run->time)) g = muladd(w[k], load(middle + from * channels), g);
         }
-        Slopes s = slopes(load(x + t * channels), a, inverse);
+        Slopes s = slopes(load(x + t * channels), &a);
         of_alpha = muladd(g, s.by_a, of_alpha);
         store(dx + t * channels, muladd(g, s.by_v, load(dy + t * channels)));
     }
@@ -163,10 +155,11 @@ static void input_job(const void *arguments, idx job, float *scratch) {
         idx end = min_(tile.end, begin + STRIP);
         idx from = max_(begin, min_(end, reach)), to = max_(from, min_(end, run->time - reach));
         for (idx c = 0; c < channels; c += LANES) {
-            vec sum = load(of_alpha + c);
+            vec sum = splat(0);
             sum = back_to_x(run, tile, c, begin, from, 0, sum);
             sum = back_to_x(run, tile, c, from, to, 1, sum);
-            store(of_alpha + c, back_to_x(run, tile, c, to, end, 0, sum));
+            sum = back_to_x(run, tile, c, to, end, 0, sum);
+            add_to(of_alpha + c, by_alpha(sum, run->alpha + c));
         }
     }
 }

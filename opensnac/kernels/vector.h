@@ -65,21 +65,6 @@ INLINE vec polynomial(vec x, const float *c, const int count) {
     return p;
 }
 
-/* u minus the nearest multiple of pi, in three steps so that it stays exact for large u. */
-INLINE vec reduce_pi(vec u) {
-    vec n = -whole(u * splat(0.318309886183790672f));
-    u = muladd(n, splat(3.140625f), u);
-    u = muladd(n, splat(9.67502593994140625e-4f), u);
-    return muladd(n, splat(1.509957990978376432e-7f), u);
-}
-
-static const float SINE[] = {-1.6666666667e-1f, 8.3333333333e-3f, -1.9841269841e-4f, 2.7557319224e-6f, -2.5052108385e-8f};
-static const float COSINE[] = {1.0f, -0.5f, 4.1666666667e-2f, -1.3888888889e-3f, 2.4801587302e-5f, -2.7557319224e-7f,
-                               2.0876756988e-9f};
-
-INLINE vec sine(vec r) { return muladd(r * (r * r), polynomial(r * r, SINE, 5), r); } /* |r| <= pi / 2 */
-INLINE vec cosine(vec r) { return polynomial(r * r, COSINE, 7); }
-
 /* sin^2(pi f) for |f| <= 1/2 as a polynomial in f^2, lowest power first: exact to 2e-7, or 2e-5 where what comes of it
  * is cut to bfloat16. */
 #define TERMS 6
@@ -107,6 +92,25 @@ INLINE vec snake(vec v, const Snake *s, const int rough) {
     vec f = beyond_whole(v * s->turn), g = f * f, p = s->term[rough ? ROUGH_TERMS - 1 : TERMS - 1];
     for (int k = rough ? ROUGH_TERMS - 2 : TERMS - 2; k >= 0; k--) p = muladd(p, g, s->term[k]);
     return muladd(p, g, v);
+}
+
+/* sin(2 pi f) / f for |f| <= 1/2 as a polynomial in f^2: exact to 5e-7 */
+#define SLOPE_TERMS 7
+static const float DOUBLED_SINE[SLOPE_TERMS] = {6.283185273f,  -41.34169707f, 81.60502482f, -76.70155408f,
+                                                42.01618648f,  -14.86868112f, 3.199784784f};
+
+/* Of a Snake: its value, its slope in v, and its slope in a, which `by_alpha` has yet to divide by a. */
+typedef struct {
+    vec value, by_v, by_a;
+} Slopes;
+
+INLINE vec by_alpha(vec sum, const float *alpha) { return sum / (load(alpha) + splat(1e-9f)); }
+
+INLINE Slopes slopes(vec v, const Snake *s) {
+    vec f = beyond_whole(v * s->turn), g = f * f, p = s->term[TERMS - 1];
+    for (int k = TERMS - 2; k >= 0; k--) p = muladd(p, g, s->term[k]);
+    vec bump = p * g, slope = f * polynomial(g, DOUBLED_SINE, SLOPE_TERMS);
+    return (Slopes){v + bump, slope + splat(1.0f), muladd(v, slope, -bump)};
 }
 
 #endif

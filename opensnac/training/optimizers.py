@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from opensnac import kernels
 from opensnac.training.config import OptimizerConfig
 from opensnac.training.processes import Processes
 
@@ -25,50 +26,64 @@ class KernelMuon(torch.optim.Optimizer):
     has a Muon too, which rounds to bfloat16; on a processor without such products that took nine tenths of a step.
     """
 
-    def __init__(self, kernels: Sequence[nn.Parameter], learning_rate: float, processes: Processes) -> None:
-        super().__init__(kernels, {"lr": learning_rate})
+    def __init__(self, taught: Sequence[nn.Parameter], learning_rate: float, processes: Processes) -> None:
+        super().__init__(taught, {"lr": learning_rate})
         self.processes = processes
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         for group in self.param_groups:
-            kernels = [kernel for kernel in group["params"] if kernel.grad is not None]
-            for kernel, direction in zip(kernels, self._directions(kernels), strict=True):
+            taught = [kernel for kernel in group["params"] if kernel.grad is not None]
+            for kernel, direction in zip(taught, self._directions(taught), strict=True):
                 size = 0.2 * math.sqrt(max(kernel.flatten(1).shape))
                 kernel.add_(direction.view_as(kernel), alpha=-group["lr"] * size)
 
-    def _directions(self, kernels: Sequence[nn.Parameter]) -> list[Tensor]:
-        """Where each kernel goes: its gradient with momentum, made orthogonal by one of the processes for all."""
-        ahead = []
-        for kernel in kernels:
-            gradient = cast(Tensor, kernel.grad)
-            momentum = self.state[kernel].setdefault("momentum", torch.zeros_like(kernel))
-            momentum.lerp_(gradient, 1 - MOMENTUM)
-            ahead.append(gradient.lerp(momentum, MOMENTUM).flatten(1))
+    def _directions(self, taught: Sequence[nn.Parameter]) -> list[Tensor]:
+        """Where each kernel goes: its gradient with momentum, made orthogonal by one of the processes for all.
+
+        Matrices of one shape are made so together.
+        """
+        gradients = [cast(Tensor, kernel.grad) for kernel in taught]
+        momenta = [self.state[kernel].setdefault("momentum", torch.zeros_like(kernel)) for kernel in taught]
+        torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+        ahead = [each.flatten(1) for each in torch._foreach_lerp(gradients, momenta, MOMENTUM)]
         largest_first = sorted(range(len(ahead)), key=lambda i: -ahead[i].numel() * min(ahead[i].shape))
-        mine = set(largest_first[self.processes.rank :: self.processes.count])
-        turned = [orthogonal(a) if i in mine else torch.zeros_like(a) for i, a in enumerate(ahead)]
-        whole = self.processes.sum(torch.cat([direction.flatten() for direction in turned]))
-        return list(whole.split([direction.numel() for direction in turned]))
+        by_shape: dict[torch.Size, list[int]] = {}
+        for i in largest_first[self.processes.rank :: self.processes.count]:
+            by_shape.setdefault(ahead[i].shape, []).append(i)
+        turned = [torch.zeros_like(each) if self.processes.count > 1 else each for each in ahead]
+        for members in by_shape.values():
+            directions = orthogonal(torch.stack([ahead[i] for i in members]))
+            for i, direction in zip(members, directions, strict=True):
+                turned[i] = direction
+        return self.processes.sums(turned)
 
 
-def orthogonal(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
-    """The matrix with all its singular values brought near 1 (0.7 to 1.2), by five rounds of Newton and Schulz.
+def orthogonal(matrices: Float[Tensor, "count rows columns"]) -> Float[Tensor, "count rows columns"]:
+    """The matrices with all their singular values brought near 1 (0.7 to 1.2), by five rounds of Newton and Schulz.
 
     A round multiplies x by p(x x'), a polynomial of the product with its transpose. All of these commute, so the
     rounds are worked out on the small square matrix and the large one is multiplied once, at the end.
     """
-    x = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    x = x / x.norm().clamp(min=1e-7)
-    square, total = x @ x.T, None
+    wide = matrices.shape[1] <= matrices.shape[2]
+    x = matrices if wide else matrices.mT.contiguous()
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7)
+    square, total = _symmetric(x, x), None
     for round_ in range(ROUNDS):
-        factor = torch.addmm(square, square, square, beta=LINEAR, alpha=QUADRATIC)
-        factor.diagonal().add_(CONSTANT)
-        total = factor if total is None else factor @ total
+        factor = _symmetric(square, square).mul_(QUADRATIC).add_(square, alpha=LINEAR)
+        factor.diagonal(dim1=1, dim2=2).add_(CONSTANT)
+        total = factor if total is None else _symmetric(factor, total)
         if round_ < ROUNDS - 1:
-            square = factor @ square @ factor
+            square = _symmetric(_symmetric(factor, square), factor)
     x = total @ x
-    return x if matrix.shape[0] <= matrix.shape[1] else x.T
+    return x if wide else x.mT
+
+
+def _symmetric(a: Float[Tensor, "count size depth"], b: Float[Tensor, "count size depth"]) -> Tensor:
+    """a @ b.mT, which is symmetric: b is a, or both are and commute."""
+    if a.device.type == "cpu" and a.dtype == torch.float32 and a.shape[1] % kernels.WIDTH == 0 and kernels.level():
+        return kernels.symmetric(a, b)
+    return a @ b.mT
 
 
 def generator_optimizers(
@@ -76,15 +91,14 @@ def generator_optimizers(
 ) -> dict[str, torch.optim.Optimizer]:
     """The optimisers of the generator's parameters that are not frozen, by the name of the rate that each follows."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    kernels = [p for name, p in named if config.matrix_learning_rate and _is_matrix(name, p)]
-    taken = {id(kernel) for kernel in kernels}
+    matrices = [p for name, p in named if config.matrix_learning_rate and _is_matrix(name, p)]
+    taken = {id(matrix) for matrix in matrices}
     others = [p for _, p in named if id(p) not in taken]
-    fused = bool(others) and others[0].device.type == "cuda"
     found: dict[str, torch.optim.Optimizer] = {
-        "learning_rate": torch.optim.AdamW(others, config.learning_rate, config.betas, weight_decay=0.01, fused=fused)
+        "learning_rate": torch.optim.AdamW(others, config.learning_rate, config.betas, weight_decay=0.01, fused=True)
     }
-    if kernels:
-        found["matrix_learning_rate"] = KernelMuon(kernels, config.matrix_learning_rate, processes)
+    if matrices:
+        found["matrix_learning_rate"] = KernelMuon(matrices, config.matrix_learning_rate, processes)
     return found
 
 

@@ -61,6 +61,13 @@ class Processes:
         """The sum over all processes."""
         return values if self.count == 1 else reduce(values, "sum")
 
+    def sums(self, values: list[Tensor]) -> list[Tensor]:
+        """Each one's sum over all processes, in one message."""
+        if self.count == 1:
+            return values
+        whole = self.sum(torch.cat([value.flatten() for value in values]))
+        return list(whole.split([value.numel() for value in values]))
+
     def gather(self, values: Tensor) -> Tensor:
         """All processes' values behind each other along dim 0, in order of rank: a batch whole again."""
         return values if self.count == 1 else gather(values.contiguous())

@@ -57,7 +57,7 @@ class Trainer:
             self.discriminators.parameters(),
             optimizer.discriminator_learning_rate,
             optimizer.betas,
-            fused=device.type == "cuda",
+            fused=True,
         )
         self.generator_parameters: list[Tensor] = list(self.generator.parameters())
         self.discriminator_parameters: list[Tensor] = list(self.discriminators.parameters())
