@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from opensnac.errors import TensorError
-from opensnac.kernels.library import ask, call, check, loaded, needed, table, threads
+from opensnac.kernels.library import ask, call, check, loaded, look_at, needed, table, threads
 from opensnac.processor import why_none
 
 __all__ = [
@@ -67,7 +67,7 @@ def packed(matrix: Float[Tensor, "columns depth"], bfloat16: bool = False) -> Fl
 
     In bfloat16 if that is asked for, the kernels multiply such and the depth is even; else in float32.
     """
-    matrix = check("matrix", matrix.detach(), (None, None))
+    matrix = look_at("matrix", matrix.detach(), (None, None))
     columns, depth = matrix.shape
     if columns % COLUMNS:
         matrix = F.pad(matrix, (0, 0, 0, -columns % COLUMNS))

@@ -85,10 +85,16 @@ def threads() -> int:
     return 1
 
 
-def check(
-    name: str, tensor: Tensor, shape: Sequence[int | None], dtype: torch.dtype | Sequence[torch.dtype] = torch.float32
-) -> Tensor:
+Types = torch.dtype | Sequence[torch.dtype]
+
+
+def check(name: str, tensor: Tensor, shape: Sequence[int | None], dtype: Types = torch.float32) -> Tensor:
     """The tensor, contiguous; TensorError unless it is one of this type and shape (None: any size) on the CPU."""
+    return look_at(name, tensor, shape, dtype).contiguous()
+
+
+def look_at(name: str, tensor: Tensor, shape: Sequence[int | None], dtype: Types = torch.float32) -> Tensor:
+    """As `check`, of a tensor that may lie in memory as it likes."""
     dtypes = (dtype,) if isinstance(dtype, torch.dtype) else dtype
     if not isinstance(tensor, Tensor):
         raise TensorError(f"{name}: expected a tensor, got {type(tensor).__name__}")
@@ -102,7 +108,7 @@ def check(
         raise TensorError(f"{name}: expected {types} ({sizes}) on cpu, got {got}")
     if tensor.requires_grad and torch.is_grad_enabled():
         raise TensorError(f"{name}: expected a tensor without gradients, got one that requires them; use no_grad")
-    return tensor.contiguous()
+    return tensor
 
 
 def call(name: str, *arguments: Argument) -> None:

@@ -8,6 +8,7 @@
 #include "product.h"
 
 #define TILE 16384 /* floats of a tile: a handful of them stays in the second cache */
+#define SPAN 2048  /* steps of a job, which sums up the gradients of weights in one place */
 #define STRIP 64   /* steps of the last pass that stay in the first */
 #define VECTORS_OF_GRADIENTS (TAPS + 4)
 
@@ -19,7 +20,7 @@ typedef struct {
     const float *dy;
     float *middle;  /* the gradient at the depthwise convolution's output, from the first pass to the second */
     float *dx;
-    float *partial; /* (batch x tiles, channels + 11, channels): of the matrix, the taps, their bias, beta, bias, alpha */
+    float *partial; /* (batch x jobs, channels + 11, channels): of the matrix, the taps, their bias, beta, bias, alpha */
 } Residual;
 
 typedef struct {
@@ -28,8 +29,10 @@ typedef struct {
 
 static idx tile_of(idx channels) { return max_(4 * ROWS, min_(512, TILE / channels)); }
 
-/* Tiles of a clip. */
-EXPORT idx residual_tiles(idx time, idx channels) { return (time + tile_of(channels) - 1) / tile_of(channels); }
+static idx span_of(idx channels) { return max_(1, SPAN / tile_of(channels)) * tile_of(channels); }
+
+/* Jobs of a clip. */
+EXPORT idx residual_jobs(idx time, idx channels) { return (time + span_of(channels) - 1) / span_of(channels); }
 
 /* Floats that a thread needs. */
 EXPORT idx residual_scratch(idx channels, idx dilation) {
@@ -37,10 +40,16 @@ EXPORT idx residual_scratch(idx channels, idx dilation) {
     return 2 * tile * channels + (tile + (TAPS - 1) * dilation) * LANES;
 }
 
-static Tile tile_at(const Residual *run, idx job) {
-    idx tile = tile_of(run->channels), per_clip = residual_tiles(run->time, run->channels);
-    idx begin = job % per_clip * tile;
-    return (Tile){job / per_clip * run->time * run->channels, begin, min_(run->time, begin + tile)};
+/* A job's steps, to be cut into tiles. */
+static Tile span_at(const Residual *run, idx job) {
+    idx span = span_of(run->channels), per_clip = residual_jobs(run->time, run->channels);
+    idx begin = job % per_clip * span;
+    return (Tile){job / per_clip * run->time * run->channels, begin, min_(run->time, begin + span)};
+}
+
+/* The tile of a span that comes after another; it is empty where none is left. */
+static Tile next_tile(const Residual *run, Tile span, idx begin) {
+    return (Tile){span.clip, begin, min_(span.end, begin + tile_of(run->channels))};
 }
 
 /* Snake of LANES channels for a tile and what its taps reach on both sides; zeros outside the clip. */
@@ -53,9 +62,7 @@ INLINE void first_snake(const Residual *run, Tile tile, idx c, float *wide) {
     for (; t < last; t++) store(wide + (t - first) * LANES, splat(0));
 }
 
-static void forward_job(const void *arguments, idx job, float *scratch) {
-    const Residual *run = arguments;
-    Tile tile = tile_at(run, job);
+static void forward_tile(const Residual *run, Tile tile, float *scratch) {
     idx channels = run->channels, rows = tile.end - tile.begin, at = tile.clip + tile.begin * channels;
     float *mixed = scratch, *wide = mixed + 2 * tile_of(channels) * channels;
     for (idx c = 0; c < channels; c += LANES) {
@@ -71,6 +78,13 @@ static void forward_job(const void *arguments, idx job, float *scratch) {
     }
     Target to = {run->y + at, channels, run->bias, NULL, run->x + at, channels};
     product((Rows){mixed, channels, 0}, run->w, to, rows, channels, channels, 0, (channels + COLUMNS - 1) / COLUMNS);
+}
+
+static void forward_job(const void *arguments, idx job, float *scratch) {
+    Tile span = span_at(arguments, job);
+    for (Tile tile = next_tile(arguments, span, span.begin); tile.begin < tile.end;
+         tile = next_tile(arguments, span, tile.end))
+        forward_tile(arguments, tile, scratch);
 }
 
 static void add_to(float *at, vec v) { store(at, load(at) + v); }
@@ -98,29 +112,40 @@ INLINE void back_to_middle(const Residual *run, Tile tile, idx c, const float *w
         of_bias = of_bias + g;
         for (int k = 0; k < TAPS; k++) of_taps[k] = muladd(g, load(wide + (t + k * dilation) * LANES), of_taps[k]);
     }
-    for (int k = 0; k < TAPS; k++) store(sums + k * channels + c, of_taps[k]);
-    store(sums + TAPS * channels + c, of_bias);
-    store(sums + (TAPS + 1) * channels + c, by_alpha(of_beta, run->beta + c));
+    for (int k = 0; k < TAPS; k++) add_to(sums + k * channels + c, of_taps[k]);
+    add_to(sums + TAPS * channels + c, of_bias);
+    add_to(sums + (TAPS + 1) * channels + c, by_alpha(of_beta, run->beta + c));
 }
 
-static void middle_job(const void *arguments, idx job, float *scratch) {
-    const Residual *run = arguments;
-    Tile tile = tile_at(run, job);
+static void middle_tile(const Residual *run, Tile tile, float *matrix, float *scratch) {
     idx channels = run->channels, rows = tile.end - tile.begin, panels = (channels + COLUMNS - 1) / COLUMNS;
     const float *dy = run->dy + tile.clip + tile.begin * channels;
     float *gradient = scratch, *mixed = gradient + tile_of(channels) * channels, *wide = mixed + tile_of(channels) * channels;
-    float *matrix = run->partial + job * (channels + VECTORS_OF_GRADIENTS) * channels, *sums = matrix + channels * channels;
+    float *sums = matrix + channels * channels, *of_bias = sums + (TAPS + 2) * channels;
     product((Rows){dy, channels, 0}, run->w, (Target){gradient, channels}, rows, channels, channels, 0, panels);
     for (idx c = 0; c < channels; c += LANES) {
         first_snake(run, tile, c, wide);
         back_to_middle(run, tile, c, wide, gradient, mixed, sums);
     }
-    memset(matrix, 0, channels * channels * sizeof *matrix);
     outer((Matrix){matrix, channels}, dy, channels, mixed, channels, rows, channels, channels);
-    float *of_bias = sums + (TAPS + 2) * channels;
-    memset(of_bias, 0, 2 * channels * sizeof *of_bias); /* and of alpha, for the next pass */
-    for (idx t = 0; t < rows; t++)
-        for (idx c = 0; c < channels; c += LANES) add_to(of_bias + c, load(dy + t * channels + c));
+    for (idx c = 0; c < channels; c += LANES) {
+        vec sum = splat(0);
+        for (idx t = 0; t < rows; t++) sum = sum + load(dy + t * channels + c);
+        add_to(of_bias + c, sum);
+    }
+}
+
+static float *gradients_of(const Residual *run, idx job) {
+    return run->partial + job * (run->channels + VECTORS_OF_GRADIENTS) * run->channels;
+}
+
+static void middle_job(const void *arguments, idx job, float *scratch) {
+    const Residual *run = arguments;
+    float *gradients = gradients_of(run, job);
+    memset(gradients, 0, (run->channels + VECTORS_OF_GRADIENTS) * run->channels * sizeof *gradients);
+    Tile span = span_at(run, job);
+    for (Tile tile = next_tile(run, span, span.begin); tile.begin < tile.end; tile = next_tile(run, span, tile.end))
+        middle_tile(run, tile, gradients, scratch);
 }
 
 /* From the depthwise convolution's output back to x, for LANES channels and steps [begin, end), whose taps lie `inside`
@@ -148,28 +173,27 @@ INLINE vec back_to_x(const Residual *run, Tile tile, idx c, idx begin, idx end, 
 static void input_job(const void *arguments, idx job, float *scratch) {
     const Residual *run = arguments;
     (void)scratch;
-    Tile tile = tile_at(run, job);
+    Tile span = span_at(run, job);
     idx channels = run->channels, reach = TAPS / 2 * run->dilation;
-    float *of_alpha = run->partial + ((job + 1) * (channels + VECTORS_OF_GRADIENTS) - 1) * channels;
-    for (idx begin = tile.begin; begin < tile.end; begin += STRIP) {
-        idx end = min_(tile.end, begin + STRIP);
+    float *of_alpha = gradients_of(run, job + 1) - channels;
+    for (idx begin = span.begin; begin < span.end; begin += STRIP) {
+        idx end = min_(span.end, begin + STRIP);
         idx from = max_(begin, min_(end, reach)), to = max_(from, min_(end, run->time - reach));
         for (idx c = 0; c < channels; c += LANES) {
-            vec sum = splat(0);
-            sum = back_to_x(run, tile, c, begin, from, 0, sum);
-            sum = back_to_x(run, tile, c, from, to, 1, sum);
-            sum = back_to_x(run, tile, c, to, end, 0, sum);
+            vec sum = back_to_x(run, span, c, begin, from, 0, splat(0));
+            sum = back_to_x(run, span, c, from, to, 1, sum);
+            sum = back_to_x(run, span, c, to, end, 0, sum);
             add_to(of_alpha + c, by_alpha(sum, run->alpha + c));
         }
     }
 }
 
 EXPORT void residual_forward(idx threads, const Residual *run, float *scratch, idx size) {
-    share(threads, run->batch * residual_tiles(run->time, run->channels), forward_job, run, scratch, size);
+    share(threads, run->batch * residual_jobs(run->time, run->channels), forward_job, run, scratch, size);
 }
 
 EXPORT void residual_backward(idx threads, const Residual *run, float *scratch, idx size) {
-    idx jobs = run->batch * residual_tiles(run->time, run->channels);
+    idx jobs = run->batch * residual_jobs(run->time, run->channels);
     share(threads, jobs, middle_job, run, scratch, size);
     share(threads, jobs, input_job, run, NULL, 0);
 }

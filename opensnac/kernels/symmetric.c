@@ -18,6 +18,17 @@ static void arrange(const Symmetric *run, const float *b, idx row, float *w) {
             for (idx i = k; i < min_(run->depth, k + BLOCK); i++) w[i * COLUMNS + r] = b[(row + r) * run->depth + i];
 }
 
+/* y[j][i] = y[i][j] for rows [0, column) and the columns after them, by squares that leave the cache once. */
+static void mirror(float *y, idx size, idx column, idx columns) {
+    for (idx i = 0; i < column; i += WIDTH)
+        for (idx j = column; j < column + columns; j += WIDTH) {
+            float square[WIDTH][WIDTH];
+            for (idx r = 0; r < WIDTH; r++)
+                for (idx c = 0; c < WIDTH; c++) square[c][r] = y[(i + r) * size + j + c];
+            for (idx c = 0; c < WIDTH; c++) memcpy(y + (j + c) * size + i, square[c], sizeof square[c]);
+        }
+}
+
 /* A panel of columns of one product down to its diagonal, and its mirror image. */
 static void symmetric_job(const void *arguments, idx job, float *scratch) {
     const Symmetric *run = arguments;
@@ -28,8 +39,7 @@ static void symmetric_job(const void *arguments, idx job, float *scratch) {
     float *y = run->y + which * size * size;
     arrange(run, run->b + which * size * depth, column, scratch);
     product((Rows){a, depth, 0}, scratch, (Target){y + column, size}, rows, depth, columns, 0, 1);
-    for (idx i = 0; i < column; i++)
-        for (idx j = column; j < rows; j++) y[j * size + i] = y[i * size + j];
+    mirror(y, size, column, columns);
 }
 
 /* y (count, size, size) = a b^T of a, b (count, size, depth), symmetric for a reason that the caller knows. size is a

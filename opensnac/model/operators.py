@@ -53,10 +53,15 @@ def _shifted_sum(x: Tensor, taps: Tensor, bias: Tensor, dilation: int) -> Tensor
 
 def in_c(x: Tensor, *parameters: Tensor) -> bool:
     """Whether the kernels can work on these; what does not fit goes to PyTorch, which says so."""
-    plain = all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in (x, *parameters))
     fits = x.dim() == 3 and x.shape[2] % kernels.WIDTH == 0 and all(p.shape[-1] == x.shape[2] for p in parameters)
+    return fits and on_kernels(x, *parameters)
+
+
+def on_kernels(*tensors: Tensor) -> bool:
+    """Whether tensors are of the type and in the place that kernels work on, and not in a graph that is being made."""
+    plain = all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in tensors)
     recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return plain and fits and not recorded and kernels.level() is not None
+    return plain and not recorded and kernels.level() is not None
 
 
 torch.library.define("opensnac::snake", "(Tensor x, Tensor alpha) -> Tensor")

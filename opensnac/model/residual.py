@@ -60,7 +60,7 @@ def _residual_backward(
     x, weights = signal("x", x), _checked(x, alpha, taps, taps_bias, beta, matrix)
     dy, dilation = check("dy", dy, x.shape), positive(dilation)
     (batch, time, channels), middle, dx = x.shape, torch.empty_like(x), torch.empty_like(x)
-    partial = x.new_empty(batch * ask("residual_tiles", time, channels), channels + kernels.TAPS + 4, channels)
+    partial = x.new_empty(batch * ask("residual_jobs", time, channels), channels + kernels.TAPS + 4, channels)
     given = (x, *weights[:-1], kernels.packed(weights[-1].T), None, None, *x.shape, dilation)
     _run("residual_backward", *given, dy, middle, dx, partial)
     dmatrix, dtaps, *vectors = partial.sum(0).split([channels, kernels.TAPS, 1, 1, 1, 1])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor
 
 from opensnac.evaluation import mel
@@ -22,7 +22,31 @@ TONE_MARGIN_DB = 3.0  # a mean over one batch is off by about as much
 COMPLEX_FLOOR = 1e-2  # of the mean that differences are shares of, so that a silent batch cannot explode
 
 Audio = Float[Tensor, "batch 1 _samples"]
+Spectrum = Complex[Tensor, "batch bins frames"]
 Features = list[list[Tensor]]  # discriminator by layer; the last layer's are the scores
+
+
+class Spectra:
+    """Audio and its spectra by window length: Hann, hop = window / 4. Losses that look at one share it."""
+
+    def __init__(self, audio: Audio) -> None:
+        self.audio = audio
+        self._known: dict[int, Spectrum] = {}
+
+    @classmethod
+    def of(cls, audio: Audio | Spectra) -> Spectra:
+        """Those of audio, or what is given where it is some already."""
+        return audio if isinstance(audio, Spectra) else cls(audio)
+
+    def __getitem__(self, window: int) -> Spectrum:
+        if window not in self._known:
+            hann = torch.hann_window(window, device=self.audio.device)
+            samples = self.audio[:, 0].float()
+            self._known[window] = torch.stft(samples, window, window // 4, window=hann, return_complex=True)
+        return self._known[window]
+
+
+Sound = Audio | Spectra
 
 
 @functools.cache
@@ -33,19 +57,19 @@ def mel_filters(sample_rate: int, window: int, bands: int, device: torch.device 
     return torch.from_numpy(mel.of_area_one(filters, mel.SLANEY, sample_rate)).float().to(device)
 
 
-def log_mel(audio: Audio, sample_rate: int, window: int, bands: int) -> Float[Tensor, "batch bands frames"]:
+def log_mel(audio: Sound, sample_rate: int, window: int, bands: int) -> Float[Tensor, "batch bands frames"]:
     """log10 of mel magnitudes, Hann window, hop = window / 4, floor 1e-5."""
-    hann = torch.hann_window(window, device=audio.device)
-    spectrum = torch.stft(audio[:, 0].float(), window, window // 4, window=hann, return_complex=True)
-    filters = mel_filters(sample_rate, window, bands, audio.device)
+    spectrum = Spectra.of(audio)[window]
+    filters = mel_filters(sample_rate, window, bands, spectrum.device)
     # sqrt of the power with a floor: the plain magnitude has no gradient at zero
     magnitude = (spectrum.real.square() + spectrum.imag.square()).clamp(min=1e-12).sqrt()
     return (filters.T @ magnitude).clamp(min=MEL_FLOOR).log10()
 
 
-def mel_loss(audio_hat: Audio, audio: Audio, sample_rate: int) -> Tensor:
+def mel_loss(audio_hat: Sound, audio: Sound, sample_rate: int) -> Tensor:
     """Sum over seven window lengths of the mean absolute difference of log mel magnitudes (arXiv 2306.06546)."""
-    total = audio.new_zeros(())
+    audio_hat, audio = Spectra.of(audio_hat), Spectra.of(audio)
+    total = audio.audio.new_zeros(())
     for window, bands in zip(MEL_WINDOWS, MEL_BANDS, strict=True):
         with torch.no_grad():
             target = log_mel(audio, sample_rate, window, bands)
@@ -62,39 +86,38 @@ def offset_loss(audio_hat: Audio, audio: Audio) -> Tensor:
     return (audio_hat.mean(-1) - audio.mean(-1)).square().mean()
 
 
-def complex_loss(audio_hat: Audio, audio: Audio, levels: Float[Tensor, " windows"] | None = None) -> Tensor:
+def complex_loss(audio_hat: Sound, audio: Sound, levels: Float[Tensor, " windows"] | None = None) -> Tensor:
     """Distance of spectra, phase included, with magnitudes compressed to their square roots (arXiv 1804.03619).
 
     Mean absolute difference of real and imaginary parts in shares of `levels` (complex_levels of the whole batch, by
     default of `audio`), summed over three windows. Mel losses hear no phase; this one gives a young decoder the
     waveform to aim at.
     """
-    total = audio.new_zeros(())
+    audio_hat, audio = Spectra.of(audio_hat), Spectra.of(audio)
+    total = audio.audio.new_zeros(())
     for i, window in enumerate(COMPLEX_WINDOWS):
         with torch.no_grad():
-            target = _compressed_spectrum(audio, window)
+            target = _compressed(audio[window])
             level = target.abs().mean() if levels is None else levels[i]
-        total = total + (_compressed_spectrum(audio_hat, window) - target).abs().mean() / level.clamp(min=COMPLEX_FLOOR)
+        total = total + (_compressed(audio_hat[window]) - target).abs().mean() / level.clamp(min=COMPLEX_FLOOR)
     return total
 
 
 @torch.no_grad()
-def complex_levels(audio: Audio) -> Float[Tensor, " windows"]:
+def complex_levels(audio: Sound) -> Float[Tensor, " windows"]:
     """The mean magnitude of the compressed spectrum of each window."""
-    return torch.stack([_compressed_spectrum(audio, window).abs().mean() for window in COMPLEX_WINDOWS])
+    spectra = Spectra.of(audio)
+    return torch.stack([_compressed(spectra[window]).abs().mean() for window in COMPLEX_WINDOWS])
 
 
-def _compressed_spectrum(audio: Audio, window: int) -> Float[Tensor, "batch bins frames 2"]:
-    hann = torch.hann_window(window, device=audio.device)
-    spectrum = torch.stft(audio[:, 0].float(), window, window // 4, window=hann, return_complex=True)
+def _compressed(spectrum: Spectrum) -> Float[Tensor, "batch bins frames 2"]:
     parts = torch.view_as_real(spectrum)
     return parts * (parts.square().sum(-1, keepdim=True) + 1e-8) ** -0.25
 
 
-def mean_power(audio: Audio) -> Float[Tensor, " bins"]:
+def mean_power(audio: Sound) -> Float[Tensor, " bins"]:
     """Power in windows of 2048 samples, mean over clips and frames: the long-term spectrum."""
-    hann = torch.hann_window(TONE_WINDOW, device=audio.device)
-    spectrum = torch.stft(audio[:, 0].float(), TONE_WINDOW, TONE_WINDOW // 4, window=hann, return_complex=True)
+    spectrum = Spectra.of(audio)[TONE_WINDOW]
     return (spectrum.real.square() + spectrum.imag.square()).mean((0, 2))
 
 

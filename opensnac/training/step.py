@@ -94,15 +94,16 @@ class Trainer:
                     values["adversarial"] = losses.adversarial_loss(fake)
                     values["feature"] = losses.feature_loss(fake, real)
             self.mark("discriminators")
-            values["mel"] = losses.mel_loss(audio_hat, clips, self.config.model.sampling_rate)
+            decoded, original = losses.Spectra(audio_hat), losses.Spectra(clips)
+            values["mel"] = losses.mel_loss(decoded, original, self.config.model.sampling_rate)
             if self.config.losses.offset:
                 values["offset"] = losses.offset_loss(audio_hat, clips)
             if self.config.losses.complex:
-                values["complex"] = losses.complex_loss(audio_hat, clips, levels)
+                values["complex"] = losses.complex_loss(decoded, original, levels)
             if self.config.losses.loudness:
                 values["loudness"] = loudness_loss(audio_hat, clips, self.config.model.sampling_rate)
             if self.config.losses.tones:
-                values["tones"] = self._tone_loss(audio_hat, clips)
+                values["tones"] = self._tone_loss(decoded, original)
             if quantized is not None:
                 seen.append(quantized)
                 values["codebook"] = losses.codebook_loss(quantized.projected, quantized.chosen)
@@ -140,9 +141,9 @@ class Trainer:
             audio_hat = self.decode(latent, seeds)
         return audio_hat.float(), quantized
 
-    def _tone_loss(self, audio_hat: Tensor, clips: Tensor) -> Tensor:
+    def _tone_loss(self, decoded: losses.Spectra, original: losses.Spectra) -> Tensor:
         """Of the long-term spectra of all processes' clips; gradients flow into this one's."""
-        power_hat, power = losses.mean_power(audio_hat), losses.mean_power(clips)
+        power_hat, power = losses.mean_power(decoded), losses.mean_power(original)
         elsewhere = self.processes.mean(power_hat.detach()) - power_hat.detach()
         return losses.tone_loss(power_hat + elsewhere, self.processes.mean(power))
 
