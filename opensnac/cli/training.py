@@ -31,6 +31,9 @@ def train(
     benchmark: Annotated[
         bool, typer.Option("--benchmark", help="Measure the speed of a step and where its time goes, and stop.")
     ] = False,
+    against: Annotated[
+        Path | None, typer.Option(help="With --benchmark: take turns with another checkout of opensnac, on the CPU.")
+    ] = None,
 ) -> None:
     """Train a model from a configuration file.
 
@@ -44,6 +47,8 @@ def train(
 
         given = [*(changes or []), *([f"init={json.dumps(init)}"] if init else [])]
         given += [f"freeze={json.dumps(freeze)}"] if freeze else []
+        if against and not benchmark:
+            raise PlanError(f"--against {against} without --benchmark: there is nothing to compare")
         path = find_config(config)
         if not path.is_file():
             raise PlanError(f"{config}: no such file, nor a configuration that comes with the package")
@@ -52,6 +57,10 @@ def train(
             from opensnac.training.plan import describe
 
             print(describe(wanted))
+        elif benchmark and against:
+            from opensnac.training.against import compare
+
+            print(compare(wanted, against))
         elif benchmark:
             from opensnac.training.benchmark import run_benchmark
 

@@ -141,7 +141,9 @@ def single(
     return y
 
 
-def symmetric(a: Float[Tensor, "count size depth"], b: Float[Tensor, "count size depth"]) -> Float[Tensor, "count size size"]:
+def symmetric(
+    a: Float[Tensor, "count size depth"], b: Float[Tensor, "count size depth"]
+) -> Float[Tensor, "count size size"]:
     """a @ b.mT where the caller knows that to be symmetric: half of it is computed. `size` is a multiple of 16."""
     a = check("a", a, (None, None, None))
     b = check("b", b, a.shape)

@@ -16,8 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from opensnac.model.blocks import neighbours
-from opensnac.model.operators import depthwise, in_c, snake
-from opensnac.model.residual import Unit, residual
+from opensnac.model.operators import depthwise, snake
+from opensnac.model.residual import UnitWeights, residual
 
 TAPS = 7  # of every convolution that keeps the rate
 
@@ -110,8 +110,13 @@ class Pointwise(Kernel):
     def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
         super().__init__((out_channels, in_channels, 1), out_channels, in_channels, bias)
 
+    @property
+    def matrix(self) -> Float[Tensor, "out_channels in_channels"]:
+        """The kernel as the product takes it."""
+        return self.weight.flatten(1)
+
     def forward(self, x: Signal) -> Signal:
-        return F.linear(x, self.weight[:, :, 0], self.bias)
+        return F.linear(x, self.matrix, self.bias)
 
 
 class Depthwise(Kernel):
@@ -121,8 +126,13 @@ class Depthwise(Kernel):
         super().__init__((channels, 1, TAPS), channels, TAPS)
         self.dilation = dilation
 
+    @property
+    def taps(self) -> Float[Tensor, "taps channels"]:
+        """The kernel as the operator takes it."""
+        return self.weight.flatten(1).T
+
     def forward(self, x: Signal) -> Signal:
-        return depthwise(x, self.weight[:, 0, :].T, self.bias, self.dilation)
+        return depthwise(x, self.taps, self.bias, self.dilation)
 
 
 class Convolution(Kernel):
@@ -215,8 +225,9 @@ class ResidualUnit(nn.Module):
         self.block = nn.Sequential(Snake(channels), mix, Snake(channels), Pointwise(channels, channels))
 
     def forward(self, x: Signal) -> Signal:
-        first, mix, second, out = self.block
-        unit = Unit(first.alpha.view(-1), mix.weight[:, 0].T, mix.bias, second.alpha.view(-1), out.weight[:, :, 0], out.bias)
-        if isinstance(mix, Depthwise) and in_c(x, *unit) and not torch.is_autocast_enabled("cpu"):
-            return residual(x, unit, mix.dilation)
-        return x + self.block(x)
+        if not isinstance(self.block[1], Depthwise):
+            return x + self.block(x)
+        first, mix, second, out = cast(tuple[Snake, Depthwise, Snake, Pointwise], tuple(self.block))
+        alpha, beta = first.alpha.view(-1), second.alpha.view(-1)
+        unit = UnitWeights(alpha, mix.taps, mix.bias, beta, out.matrix, out.bias)
+        return residual(x, unit, mix.dilation)

@@ -1,6 +1,7 @@
-"""A residual unit, x + pointwise(snake(depthwise(snake(x)))), as one operator where the C kernels run.
+"""A residual unit, x + pointwise(snake(depthwise(snake(x)))).
 
-It goes along the signal in tiles that stay in the cache, keeps x alone for its gradients, and computes the rest anew.
+Where the C kernels run it is one operator: it goes along the signal in tiles that stay in the cache, keeps x alone for
+its gradients, and computes the rest anew. Elsewhere it is the four layers one after the other.
 """
 
 from __future__ import annotations
@@ -8,17 +9,18 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from opensnac import kernels
 from opensnac.kernels.library import ask, call, check, table, threads
-from opensnac.model.operators import Signal, once, positive, signal
+from opensnac.model.operators import Signal, depthwise, in_c, once, positive, signal, snake
 
 Vector = Float[Tensor, " channels"]
 
 
-class Unit(NamedTuple):
+class UnitWeights(NamedTuple):
     """What a unit is made of: alpha is the first Snake's, beta the second one's."""
 
     alpha: Vector
@@ -29,17 +31,19 @@ class Unit(NamedTuple):
     bias: Vector
 
 
-def residual(x: Signal, unit: Unit, dilation: int) -> Signal:
-    """The unit's output; float32 on a CPU with kernels."""
-    return torch.ops.opensnac.residual(x, *unit, dilation)
+def residual(x: Signal, unit: UnitWeights, dilation: int) -> Signal:
+    """The unit's output."""
+    if in_c(x, *unit) and not torch.is_autocast_enabled("cpu"):
+        return torch.ops.opensnac.residual(x, *unit, dilation)
+    y = depthwise(snake(x, unit.alpha), unit.taps, unit.taps_bias, dilation)
+    return x + F.linear(snake(y, unit.beta), unit.matrix, unit.bias)
 
 
 WEIGHTS = "Tensor alpha, Tensor taps, Tensor taps_bias, Tensor beta, Tensor matrix"
 torch.library.define("opensnac::residual", f"(Tensor x, {WEIGHTS}, Tensor bias, int dilation) -> Tensor")
 torch.library.define(
     "opensnac::residual_backward",
-    f"(Tensor dy, Tensor x, {WEIGHTS}, int dilation)"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    f"(Tensor dy, Tensor x, {WEIGHTS}, int dilation) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 
 
@@ -47,9 +51,10 @@ torch.library.define(
 def _residual(
     x: Tensor, alpha: Tensor, taps: Tensor, taps_bias: Tensor, beta: Tensor, matrix: Tensor, bias: Tensor, dilation: int
 ) -> Tensor:
-    x, weights = signal("x", x), _checked(x, alpha, taps, taps_bias, beta, matrix)
-    bias, y = check("bias", bias, x.shape[2:]), torch.empty_like(x)
-    _run("residual_forward", x, *weights[:-1], kernels.packed(weights[-1]), bias, y, *x.shape, positive(dilation), *[None] * 4)
+    x = signal("x", x)
+    unit = _checked(x, UnitWeights(alpha, taps, taps_bias, beta, matrix, bias))
+    y = torch.empty_like(x)
+    _run("residual_forward", x, unit, kernels.packed(unit.matrix), dilation, (y, None, None, None, None))
     return y
 
 
@@ -57,30 +62,32 @@ def _residual(
 def _residual_backward(
     dy: Tensor, x: Tensor, alpha: Tensor, taps: Tensor, taps_bias: Tensor, beta: Tensor, matrix: Tensor, dilation: int
 ) -> tuple[Tensor, ...]:
-    x, weights = signal("x", x), _checked(x, alpha, taps, taps_bias, beta, matrix)
-    dy, dilation = check("dy", dy, x.shape), positive(dilation)
+    x = signal("x", x)
+    dy, unit = check("dy", dy, x.shape), _checked(x, UnitWeights(alpha, taps, taps_bias, beta, matrix, taps_bias))
     (batch, time, channels), middle, dx = x.shape, torch.empty_like(x), torch.empty_like(x)
     partial = x.new_empty(batch * ask("residual_jobs", time, channels), channels + kernels.TAPS + 4, channels)
-    given = (x, *weights[:-1], kernels.packed(weights[-1].T), None, None, *x.shape, dilation)
-    _run("residual_backward", *given, dy, middle, dx, partial)
-    dmatrix, dtaps, *vectors = partial.sum(0).split([channels, kernels.TAPS, 1, 1, 1, 1])
-    dtaps_bias, dbeta, dbias, dalpha = (vector[0].clone() for vector in vectors)
-    return dx, dalpha, dtaps.clone(), dtaps_bias, dbeta, dmatrix.clone(), dbias
+    signals = (None, dy, middle, dx, partial)
+    _run("residual_backward", x, unit, kernels.packed(unit.matrix.T), dilation, signals)
+    dmatrix, dtaps, *vectors = (part.clone() for part in partial.sum(0).split([channels, kernels.TAPS, 1, 1, 1, 1]))
+    dtaps_bias, dbeta, dbias, dalpha = (vector[0] for vector in vectors)
+    return dx, dalpha, dtaps, dtaps_bias, dbeta, dmatrix, dbias
 
 
-def _checked(x: Tensor, alpha: Tensor, taps: Tensor, taps_bias: Tensor, beta: Tensor, matrix: Tensor) -> list[Tensor]:
-    vector = x.shape[2:]
-    wanted = {"alpha": vector, "taps": (kernels.TAPS, *vector), "taps_bias": vector, "beta": vector}
-    wanted["matrix"] = vector * 2
-    given = (alpha, taps, taps_bias, beta, matrix)
-    return [check(name, tensor, shape) for tensor, (name, shape) in zip(given, wanted.items(), strict=True)]
+def _checked(x: Tensor, unit: UnitWeights) -> UnitWeights:
+    vector = tuple(x.shape[2:])
+    shapes = (vector, (kernels.TAPS, *vector), vector, vector, vector * 2, vector)
+    named = zip(UnitWeights._fields, unit, shapes, strict=True)
+    return UnitWeights(*(check(name, tensor, shape) for name, tensor, shape in named))
 
 
-def _run(name: str, x: Tensor, *rest: Tensor | int | None) -> None:
-    """Call the kernel on what C reads as a struct, with room for each thread."""
-    dilation = rest[10]
-    room = ask("residual_scratch", x.shape[2], dilation)
-    call(name, table((x, *rest)), x.new_empty(threads(), room), room)
+def _run(
+    name: str, x: Tensor, unit: UnitWeights, packed: Tensor, dilation: int, signals: tuple[Tensor | None, ...]
+) -> None:
+    """Call the kernel on what C reads as a struct: the output, then what only backward has."""
+    y, *behind = signals
+    room = ask("residual_scratch", x.shape[2], positive(dilation))
+    run = table((x, *unit[:4], packed, unit.bias, y, *x.shape, dilation, *behind))
+    call(name, run, x.new_empty(threads(), room), room)
 
 
 @torch.library.register_fake("opensnac::residual")

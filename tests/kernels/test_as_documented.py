@@ -12,8 +12,10 @@ import torch
 from page import documented
 
 from opensnac import kernels
+from opensnac.errors import TensorError
 from opensnac.model import operators
 from opensnac.model.noise import noise_key, position_noise
+from opensnac.model.residual import UnitWeights, residual
 
 TIGHT = 3e-6  # of the largest value
 
@@ -33,9 +35,9 @@ def assert_near(ours: torch.Tensor, truth: np.ndarray, tolerance: float = TIGHT)
 
 
 def test_the_page_takes_few_lines() -> None:
-    for name in ("snake", "depthwise", "linear", "single", "units", "nearest", "noise"):
+    for name in ("snake", "depthwise", "linear", "single", "units", "nearest", "noise", "symmetric"):
         assert len(inspect.signature(getattr(documented, name)).parameters) > 1
-    assert len(vars(documented)) == 10  # these, mix, np and the builtins
+    assert len(vars(documented)) == 11  # these, mix, np and the builtins
 
 
 @pytest.mark.parametrize("dilation", [1, 3, 9])
@@ -65,6 +67,17 @@ def test_linear(columns: int, rows: int, step: int, depth: int) -> None:
         ours = kernels.linear(x, packed, columns, bias, rows=rows, step=step, scale=factor, add=add)
         extras = (double(bias), double(factor)[..., None], double(add))
         assert_near(ours, documented.linear(*exact, *extras, rows, step))
+
+
+@pytest.mark.parametrize(("count", "size", "depth"), [(2, 48, 100), (1, 16, 3), (3, 64, 64), (0, 32, 5), (1, 112, 700)])
+def test_symmetric(count: int, size: int, depth: int) -> None:
+    x = torch.randn(count, size, depth)
+    square = kernels.symmetric(x, x)
+    assert_near(square, documented.symmetric(double(x), double(x)))
+    assert torch.equal(square, square.mT)
+    assert_near(kernels.symmetric(square, square), documented.symmetric(double(square), double(square)))
+    with pytest.raises(TensorError, match="a: expected a multiple of 16 rows, got 15"):
+        kernels.symmetric(x[:, :15], x[:, :15])
 
 
 @pytest.mark.parametrize("channels", [1, 5, 16, 64])
@@ -171,6 +184,15 @@ def in_pieces(units, x, e, length, sizes) -> torch.Tensor:
 def test_units_of_nothing(batch: int, steps: int) -> None:
     units = kernels.UnitRow([random_unit(16, dilation)[0] for dilation in (1, 3, 9)])
     assert in_pieces(units, torch.zeros(batch, steps, 16), None, None, [steps]).shape == (batch, steps, 16)
+
+
+@pytest.mark.parametrize(("batch", "time", "channels"), [(2, 700, 48), (0, 9, 16), (1, 1, 32)])
+def test_a_unit_that_is_trained(batch: int, time: int, channels: int) -> None:
+    unit, plain = random_unit(channels, 9)
+    matrix = torch.from_numpy(plain.matrix).float()
+    x = torch.randn(batch, time, channels)
+    weights = UnitWeights(unit.alpha, unit.taps, unit.taps_bias, unit.beta, matrix, unit.bias)
+    assert_near(residual(x, weights, 9), documented.units(double(x), [plain]))
 
 
 def test_swapped_alphas_do_not_pass() -> None:

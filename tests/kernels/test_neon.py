@@ -20,12 +20,14 @@ import test_as_documented
 import torch
 from test_as_documented import (  # noqa: F401  (collected here once more)
     _seed,
+    test_a_unit_that_is_trained,
     test_linear,
     test_nearest,
     test_noise,
     test_noise_is_pinned,
     test_single,
     test_snake_and_depthwise,
+    test_symmetric,
     test_units_of_nothing,
 )
 

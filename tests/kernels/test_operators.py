@@ -9,6 +9,8 @@ import torch
 
 from opensnac.errors import TensorError
 from opensnac.model import operators
+from opensnac.model.blocks import neighbours
+from opensnac.model.residual import UnitWeights, residual
 
 
 @pytest.fixture(autouse=True)
@@ -33,12 +35,50 @@ def test_gradients_equal_double_precision(batch: int, time: int, channels: int, 
             lambda x, taps, bias: operators.depthwise(x, taps, bias, dilation),
             (x, torch.randn(7, channels), torch.randn(channels)),
         ),
+        "residual": (lambda x, *unit: residual(x, UnitWeights(*unit), dilation), (x, *random_unit(channels))),
     }
     for name, (function, inputs) in cases.items():
         exact = run(function, tuple(tensor.double() for tensor in inputs), gradient)  # doubles go through PyTorch
         for ours, truth in zip(run(function, inputs, gradient), exact, strict=True):
             error = float((ours - truth).abs().max() / truth.abs().max())
             assert error < 3e-6, f"{name}: {error}"
+
+
+def random_unit(channels: int) -> UnitWeights:
+    vectors = torch.randn(4, channels)
+    alpha, beta = vectors[2:].abs() + 0.3
+    matrix = torch.randn(channels, channels) / channels**0.5
+    return UnitWeights(alpha, torch.randn(7, channels) / 3, vectors[0], beta, matrix, vectors[1])
+
+
+@pytest.mark.parametrize("channels", [256, 16])
+def test_a_long_residual_unit_equals_double_precision(channels: int) -> None:
+    """Over several jobs of several tiles, and the seams between them."""
+    inputs = (torch.randn(1, 4500, channels), *random_unit(channels))
+    gradient = torch.randn(inputs[0].shape)
+
+    def unit(x: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
+        return residual(x, UnitWeights(*weights), 9)
+
+    exact = run(unit, tuple(tensor.double() for tensor in inputs), gradient)
+    for ours, truth in zip(run(unit, inputs, gradient), exact, strict=True):
+        assert float((ours - truth).abs().max() / truth.abs().max()) < 3e-6
+
+
+def test_slopes_where_alpha_is_nothing() -> None:
+    x = torch.randn(1, 5, 16)
+    _, dx, dalpha = run(operators.snake, (x, torch.zeros(16)), torch.ones_like(x))
+    assert torch.equal(dx, torch.ones_like(x))
+    assert torch.isfinite(dalpha).all()
+
+
+@pytest.mark.parametrize(("batch", "blocks", "values", "columns"), [(3, 9, 40, 24), (1, 2, 7, 16), (2, 300, 64, 128)])
+def test_gradients_of_neighbours(batch: int, blocks: int, values: int, columns: int) -> None:
+    inputs = torch.randn(batch, blocks, values), *torch.randn(2, columns, values), torch.randn(columns)
+    gradient = torch.randn(batch, blocks - 1, columns)
+    exact = run(neighbours, tuple(tensor.double() for tensor in inputs), gradient)
+    for ours, truth in zip(run(neighbours, inputs, gradient), exact, strict=True):
+        assert float((ours - truth).abs().max() / truth.abs().max()) < 3e-6
 
 
 def test_snake_of_large_input_stays_exact() -> None:
@@ -67,7 +107,12 @@ def test_opcheck() -> None:
     for odd in (x, x[:0], x[:, :0], x.mT.contiguous().mT):
         torch.library.opcheck(ops.snake.default, leaves(odd, alpha))
         torch.library.opcheck(ops.depthwise.default, (*leaves(odd, taps, bias), 3))
+        torch.library.opcheck(ops.residual.default, (*leaves(odd, *random_unit(48)), 3))
     torch.library.opcheck(ops.depthwise.default, (*leaves(x, taps), None, 3))
+    torch.library.opcheck(ops.residual_backward.default, (x, x, *random_unit(48)[:5], 3))
+    matrices = torch.randn(2, 20, 48)
+    torch.library.opcheck(ops.neighbours.default, leaves(x, *matrices, torch.randn(20)))
+    torch.library.opcheck(ops.neighbours_backward.default, (torch.randn(2, 299, 20), x, *matrices))
     torch.library.opcheck(ops.snake_backward.default, (x, x, alpha))
     torch.library.opcheck(ops.depthwise_backward.default, (x, x, taps, 3))
 
@@ -80,11 +125,12 @@ def test_no_gradients_of_gradients() -> None:
 
 def test_results_do_not_depend_on_threads() -> None:
     x, alpha, taps, bias = torch.randn(2, 5000, 16), torch.rand(16) + 0.5, torch.randn(7, 16), torch.randn(16)
-    results = []
+    results, unit = [], random_unit(16)
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         values = run(operators.snake, (x, alpha), torch.ones_like(x))
         values += run(lambda *inputs: operators.depthwise(*inputs, 3), (x, taps, bias), torch.ones_like(x))
+        values += run(lambda x, *weights: residual(x, UnitWeights(*weights), 3), (x, *unit), torch.ones_like(x))
         results.append(values)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
@@ -100,7 +146,7 @@ def test_what_does_not_fit_goes_to_pytorch_which_says_so() -> None:
 
 
 def test_the_operators_refuse_what_they_are_not_for() -> None:
-    x, alpha, taps = torch.randn(1, 50, 16), torch.ones(16), torch.ones(7, 16)
+    x, alpha, taps, unit = torch.randn(1, 50, 16), torch.ones(16), torch.ones(7, 16), random_unit(16)
     ops = torch.ops.opensnac
     refused = {
         r"x: expected float32 \(any, any, any\) on cpu, got float64 \(1, 50, 16\) on cpu": lambda: ops.snake(
@@ -111,6 +157,9 @@ def test_the_operators_refuse_what_they_are_not_for() -> None:
         r"taps: expected float32 \(7, 16\) on cpu": lambda: ops.depthwise(x, taps[:5], None, 1),
         r"dilation: expected at least 1, got 0": lambda: ops.depthwise(x, taps, None, 0),
         r"dy: expected float32 \(1, 50, 16\)": lambda: ops.snake_backward(x[:, :9], x, alpha),
+        r"matrix: expected float32 \(16, 16\)": lambda: ops.residual(x, *unit[:4], unit.matrix[:8], unit.bias, 1),
+        r"dilation: expected at least 1, got -1": lambda: ops.residual(x, *unit, -1),
+        r"matrix: expected float32 \(8, 16\)": lambda: ops.neighbours(x, taps.new_ones(8, 16), taps, alpha[:8]),
     }
     for message, attempt in refused.items():
         with pytest.raises(TensorError, match=message):

@@ -171,3 +171,12 @@ def test_the_loss_of_tones_lowers_the_tone_alone() -> None:
     assert level.grad > 0
     quieter = noise + 0.5 * level.detach() * torch.sin(2 * torch.pi * 9000 * time)
     assert losses.tone_loss(losses.mean_power(quieter), power) < before
+
+
+def test_losses_that_share_spectra_are_the_same_to_the_last_bit() -> None:
+    audio, audio_hat = torch.randn(2, 2, 1, 4096, generator=torch.Generator().manual_seed(0))
+    decoded, original = losses.Spectra(audio_hat), losses.Spectra(audio)
+    for _ in range(2):
+        assert torch.equal(losses.mel_loss(decoded, original, 24000), losses.mel_loss(audio_hat, audio, 24000))
+        assert torch.equal(losses.complex_loss(decoded, original), losses.complex_loss(audio_hat, audio))
+        assert torch.equal(losses.mean_power(decoded), losses.mean_power(audio_hat))

@@ -56,11 +56,17 @@ def test_five_rounds_are_those_of_muon(shape: tuple[int, int]) -> None:
     for _ in range(5):
         square = x @ x.T
         x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
-    torch.testing.assert_close(orthogonal(matrix), x if shape[0] <= shape[1] else x.T, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(orthogonal(matrix[None])[0], x if shape[0] <= shape[1] else x.T, rtol=1e-3, atol=1e-4)
 
 
 def test_nothing_becomes_nothing() -> None:
-    assert torch.equal(orthogonal(torch.zeros(16, 20)), torch.zeros(16, 20))
+    assert torch.equal(orthogonal(torch.zeros(1, 16, 20)), torch.zeros(1, 16, 20))
+
+
+def test_matrices_of_one_shape_do_not_see_each_other() -> None:
+    matrices = torch.randn(3, 32, 80)
+    for matrix, turned in zip(matrices, orthogonal(matrices), strict=True):
+        torch.testing.assert_close(orthogonal(matrix[None])[0], turned)
 
 
 def test_a_step_is_that_of_torch() -> None:

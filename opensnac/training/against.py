@@ -1,0 +1,107 @@
+"""The same steps by this opensnac and by another checkout of it, in turns and in one run: what a change is worth.
+
+A process for each; while one takes a step, the other waits. Both begin with the same weights and hear the same clips,
+so that their losses tell whether they still do the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, cast
+
+from opensnac.errors import ConfigError, OpensnacError
+from opensnac.training.config import TrainConfig
+
+ROUNDS = 7
+HERE = Path(__file__).parents[2]
+
+
+@dataclass
+class Contender:
+    """One checkout and what its steps took; the first of them does not count."""
+
+    folder: Path
+    process: subprocess.Popen[str]
+    processor: list[float] = field(default_factory=list)
+    wall: list[float] = field(default_factory=list)
+    losses: list[dict[str, float]] = field(default_factory=list)
+
+    def step(self) -> None:
+        """Let it take one."""
+        cast(IO[str], self.process.stdin).write("step\n")
+        cast(IO[str], self.process.stdin).flush()
+        answer = cast(IO[str], self.process.stdout).readline()
+        if not answer:
+            raise OpensnacError(f"{self.folder}: a training step failed there")
+        told: dict[str, Any] = json.loads(answer)
+        self.processor.append(told["processor"])
+        self.wall.append(told["wall"])
+        self.losses.append(told["losses"])
+
+
+def compare(config: TrainConfig, folder: Path, judged: bool = False, rounds: int = ROUNDS) -> str:
+    """What `rounds` steps of the generator, or of the discriminators too, take here and in the checkout `folder`."""
+    if not (folder / "opensnac" / "training" / "step.py").is_file():
+        raise ConfigError(f"{folder}: expected a checkout of opensnac, got no opensnac/training/step.py in it")
+    contenders = [_start(config, place, judged) for place in (folder.resolve(), HERE)]
+    try:
+        for _ in range(rounds + 1):
+            for contender in contenders:
+                contender.step()
+    finally:
+        for contender in contenders:
+            contender.process.kill()
+            contender.process.wait()
+    return _report(config, *contenders)
+
+
+def _start(config: TrainConfig, folder: Path, judged: bool) -> Contender:
+    # -P: the folder of this file, with its config.py and log.py, is no place to import from.
+    command = [sys.executable, "-P", "-W", "ignore", __file__, json.dumps(config.to_dict()), str(int(judged))]
+    surroundings = os.environ | {"PYTHONPATH": str(folder)}
+    pipe = subprocess.PIPE
+    return Contender(folder, subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=surroundings))
+
+
+def _report(config: TrainConfig, there: Contender, here: Contender) -> str:
+    lines = [f"{config.name}: {config.data.batch_size} clips a step, medians of {len(here.wall) - 1} steps in turns"]
+    for name in ("processor", "wall"):
+        old, new = (statistics.median(getattr(each, name)[1:]) for each in (there, here))
+        lines.append(f"{name} time: {old:.3f} s there, {new:.3f} s here, {old / new:.2f} times as fast")
+    pairs = [(a[name], b[name]) for a, b in zip(there.losses, here.losses, strict=True) for name in a]
+    apart = max(abs(a - b) / max(abs(a), 1e-6) for a, b in pairs)
+    lines.append(f"losses: {len(pairs)} values differ by {apart:.1e} of themselves at the most")
+    return "\n".join(lines)
+
+
+def _work(values: str, judged: bool) -> None:
+    """In a process whose opensnac is the checkout's: a step for each line read, and a line about it written."""
+    import torch
+
+    from opensnac.training.benchmark import stage
+    from opensnac.training.loop import crop_samples, find_crops
+    from opensnac.training.processes import Processes
+
+    config = TrainConfig.from_dict(json.loads(values))
+    torch.manual_seed(config.seed)
+    size = config.data.batch_size
+    crops, _ = find_crops(config, crop_samples(config))
+    trainer = stage(config, Processes("cpu"), discriminators=judged)
+    for number, _line in enumerate(sys.stdin):
+        clips = crops.draw(range(number * size, (number + 1) * size))
+        began = time.process_time(), time.perf_counter()
+        losses = trainer.training_step(clips, torch.arange(size), 0.5)
+        took = time.process_time() - began[0], time.perf_counter() - began[1]
+        told = {"processor": took[0], "wall": took[1], "losses": {name: float(v) for name, v in losses.items()}}
+        print(json.dumps(told), flush=True)
+
+
+if __name__ == "__main__":
+    _work(sys.argv[1], sys.argv[2] == "1")
