@@ -41,7 +41,7 @@ def _neighbours(x: Tensor, first: Tensor, second: Tensor, bias: Tensor) -> Tenso
     columns = first.shape[0]
     first, second = (look_at("matrix", matrix, (columns, x.shape[2])) for matrix in (first, second))
     matrix = torch.cat([kernels.packed(first), kernels.packed(second)], dim=1)
-    return kernels.linear(x, matrix, columns, bias, rows=max(0, x.shape[1] - 1))
+    return kernels.linear(x, matrix, columns, bias, rows=max(0, x.shape[1] - 1)).contiguous()
 
 
 @torch.library.impl("opensnac::neighbours_backward", "CPU")
@@ -55,7 +55,7 @@ def _neighbours_backward(dy: Tensor, x: Tensor, first: Tensor, second: Tensor) -
     matrix = torch.cat([kernels.packed(second.T), kernels.packed(first.T)], dim=1)
     dx = kernels.linear(row[None], matrix, values, rows=batch * blocks)
     later, flat = row[1:], x.flatten(0, 1)
-    return dx.view(x.shape), later.T @ flat, later[:-1].T @ flat[1:], later.sum(0)
+    return dx.contiguous().view(x.shape), later.T @ flat, later[:-1].T @ flat[1:], later.sum(0)
 
 
 @torch.library.register_fake("opensnac::neighbours")
