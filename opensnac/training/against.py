@@ -58,7 +58,7 @@ def compare(config: TrainConfig, folder: Path, judged: bool = False, rounds: int
     finally:
         for contender in contenders:
             contender.process.kill()
-            contender.process.wait()
+            contender.process.communicate()
     return _report(config, *contenders)
 
 

@@ -17,7 +17,7 @@ Section = TypeVar("Section")
 
 CONFIGS = Path(__file__).parent / "configs"  # the runs that come with the package
 NULLABLE = ("attn_window_size", "latent_dim")
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "tf32", "bf16")
 FREEZABLE = ("encoder", "codebooks")
 QUALITIES = ("mel", "stft_distance", "pesq_wb", "stoi")
 
@@ -141,7 +141,7 @@ class TrainConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     seed: int = 0
     device: str = "auto"
-    precision: str = "fp32"  # or bf16: products of matrices in 16 bits, weights and losses in 32
+    precision: str = "fp32"  # of products of matrices; tf32: 10 bits after the point on a GPU; bf16: 16 bits in all
     compile: bool = False  # torch.compile, where it turns out to be faster
     init: str = ""  # a bundled model, folder, hub id or slim checkpoint to start from
     freeze: tuple[str, ...] = ()  # of encoder and codebooks; both: the tokens stay valid

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -110,7 +111,7 @@ class Trainer:
                 values["commitment"] = losses.commitment_loss(quantized.projected, quantized.chosen)
             weighted = [w * values[name] for name, w in vars(self.config.losses).items() if name in values]
             self.mark("losses")
-            (torch.stack(weighted).sum() / parts).backward()
+            self._backward(torch.stack(weighted).sum() / parts)
             self.mark("backward")
             reports.append({name: value.detach() for name, value in values.items()})
 
@@ -126,20 +127,33 @@ class Trainer:
         self.mark("optimisers")
         return report
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.processes.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+    @contextmanager
+    def products(self) -> Iterator[None]:
+        """Where products of matrices are as precise as the configuration says; elsewhere they are float32."""
+        before, precision = torch.get_float32_matmul_precision(), self.config.precision
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        try:
+            with torch.autocast(self.processes.device.type, torch.bfloat16, enabled=precision == "bf16"):
+                yield
+        finally:
+            torch.set_float32_matmul_precision(before)
 
     def _reconstruct(self, clips: Tensor, seeds: Tensor) -> tuple[Tensor, Quantized | None]:
         """Clips through the codec, unquantised in the beginning."""
         quantized = None
-        with self._autocast():
+        with self.products():
             latent = self.encode(clips)
         if self.step >= self.quantize_from:
             quantized = self.generator.quantizer(latent.float())  # codes are chosen in full precision
             latent = quantized.latent
-        with self._autocast():
+        with self.products():
             audio_hat = self.decode(latent, seeds)
         return audio_hat.float(), quantized
+
+    def _backward(self, loss: Tensor) -> None:
+        """Gradients; they follow the precision of what they are of, but for tf32, which nobody else remembers."""
+        with self.products() if self.config.precision == "tf32" else nullcontext():
+            loss.backward()
 
     def _tone_loss(self, decoded: losses.Spectra, original: losses.Spectra) -> Tensor:
         """Of the long-term spectra of all processes' clips; gradients flow into this one's."""
@@ -149,18 +163,18 @@ class Trainer:
 
     def _learn_to_tell(self, clips: Tensor, audio_hat: Tensor, values: dict[str, Tensor]) -> losses.Features:
         """The discriminators' gradients; returns what they made of the real clips."""
-        with self._autocast():
+        with self.products():
             features = self.judge(torch.cat([clips, audio_hat]))
         both = [[layer.float().chunk(2) for layer in layers] for layers in features]
         real, fake = ([[layer[side] for layer in layers] for layers in both] for side in (0, 1))
         values["discriminator"] = losses.discriminator_loss(fake, real)
-        (values["discriminator"] / self.config.data.accumulate).backward()
+        self._backward(values["discriminator"] / self.config.data.accumulate)
         return [[layer.detach() for layer in layers] for layers in real]
 
     def _listen(self, audio_hat: Tensor) -> losses.Features:
         """What the discriminators, as they were before this step, make of the generator's audio."""
         self.discriminators.requires_grad_(False)
-        with self._autocast():
+        with self.products():
             features = self.judge(audio_hat)
         self.discriminators.requires_grad_(True)
         return [[layer.float() for layer in layers] for layers in features]

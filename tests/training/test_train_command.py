@@ -86,7 +86,7 @@ def test_ablate_prints_the_table(config: Path, tmp_path: Path) -> None:
         ("name.x=1", "name is no section"),
         ("schedule.step=1", "unknown key 'step' in [schedule]"),
         ("schedule.best_by=taste", "best_by is 'taste'; mel or stft_distance or pesq_wb or stoi was needed"),
-        ("precision=fp8", "precision is 'fp8'; fp32 or bf16 was needed"),
+        ("precision=fp8", "precision is 'fp8'; fp32 or tf32 or bf16 was needed"),
         ("data.workers=-1", "[data] workers is -1; 0 or more was needed"),
         ("augment.mix=2", "[augment] mix is 2.0; a probability was needed"),
         ("augment.speed_range=[0.5, 9]", "speed_range is 0.5 to 9.0; speeds from 0.25 to 4 were needed"),
