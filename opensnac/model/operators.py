@@ -113,6 +113,7 @@ def _depthwise_backward(dy: Tensor, x: Tensor, taps: Tensor, dilation: int) -> t
 
 
 def signal(name: str, x: Tensor) -> Tensor:
+    """The tensor, contiguous; TensorError unless the kernels can work on it."""
     x = check(name, x, (None, None, None))
     if x.shape[2] % kernels.WIDTH:
         raise TensorError(f"{name}: expected a multiple of {kernels.WIDTH} channels, got {x.shape[2]}")
@@ -120,6 +121,7 @@ def signal(name: str, x: Tensor) -> Tensor:
 
 
 def positive(dilation: int) -> int:
+    """The dilation; TensorError unless it is at least 1."""
     if dilation < 1:
         raise TensorError(f"dilation: expected at least 1, got {dilation}")
     return dilation
@@ -152,6 +154,7 @@ def _keep_depthwise(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None, int],
 
 
 def once() -> None:
+    """TensorError where gradients of gradients are asked for."""
     if torch.is_grad_enabled():
         raise TensorError("the kernels' gradients have no gradients: expected create_graph=False, got True")
 
