@@ -13,12 +13,14 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from opensnac import SNAC
-from opensnac.errors import AudioError, CodesError, ModelError, OpensnacError
+from opensnac import SNAC, cli
+from opensnac.errors import AudioError, BackendError, CodesError, ModelError, OpensnacError
 from opensnac.export import folder
 from opensnac.export.weights import Weights
 from opensnac.recordings import audio, transcode
+from opensnac.recordings.shelf import ModelShelf
 from opensnac.runtime import Codec
 from opensnac.runtime.graphs import Model
 
@@ -206,6 +208,26 @@ def test_what_needs_pytorch_says_so() -> None:
     assert done.stderr == "opensnac: torch is not installed; run: pip install opensnac\n"
     done = without("encode", RECORDING, "-o", "-", "--reduced", code=1)
     assert "products in bfloat16 needs the runtime torch" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"reduced": True}, "products in bfloat16 needs the runtime torch"),
+        ({"device": "cuda"}, "device 'cuda' needs the runtime torch"),
+        ({"runtime": "mlx"}, "the runtime is 'mlx', expected torch or onnx"),
+    ],
+)
+def test_what_a_runtime_cannot_do(options: dict[str, object], words: str) -> None:
+    with pytest.raises(BackendError, match=words):
+        ModelShelf(**{"runtime": "onnx"} | options)  # type: ignore[arg-type]
+
+
+def test_batches_are_for_pytorch(tmp_path: Path) -> None:
+    arguments = ["encode", str(RECORDING), "-o", str(tmp_path / "a.snac"), "--runtime", "onnx", "--together", "5"]
+    done = CliRunner().invoke(cli.app, arguments)
+    assert (done.exit_code, [*tmp_path.iterdir()]) == (1, [])
+    assert "batches need the runtime torch" in done.stderr
 
 
 def without(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
