@@ -136,4 +136,10 @@ def test_a_recording_is_coded_while_it_is_made(context, site):
     recording = read(io.BytesIO(saved(tab)))
     assert recording.num_samples / RATE == pytest.approx(float(tab.inner_text("#seconds").split()[0]), abs=0.06)
     assert "most energy near 4" in tab.get_attribute("#original-picture", "aria-label")
-    assert tab.is_visible("#compare")
+    tab.click("#compare")
+    tab.click("text=Play B")
+    assert tab.get_attribute("text=Play B", "aria-pressed") == "true"
+    tab.click("#record")  # something new ends the comparison
+    tab.wait_for_function("document.getElementById('comparison').childElementCount === 0")
+    tab.click("#record")
+    tab.wait_for_selector("body:not([data-state=working])")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import opensnac
+
 WEB = Path(__file__).parents[2] / "web"
 TSC = WEB / "node_modules/typescript/bin/tsc"
 
@@ -31,6 +33,10 @@ def test_declarations_name_every_export(node, module):
     script = f"console.log(JSON.stringify(Object.keys(await import('{WEB / 'src' / module}'))))"
     run = subprocess.run([node, "--input-type=module", "-e", script], capture_output=True, text=True, check=True)
     assert set(json.loads(run.stdout)) == declared(WEB / "src" / module.replace(".js", ".d.ts"))
+
+
+def test_the_package_has_the_version_of_python_s():
+    assert json.loads((WEB / "package.json").read_text(encoding="utf-8"))["version"] == opensnac.__version__
 
 
 def declared(path: Path) -> set[str]:

@@ -126,6 +126,7 @@ def test_streams_give_the_whole_whatever_their_pieces(opened, model):
     assert 0 < behind < 9001, "sound comes before the end"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("folder", ["model"], indirect=True)
 def test_float16_is_near_and_a_closed_codec_says_so(tab, model):
     audio = sound(24_000)

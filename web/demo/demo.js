@@ -16,6 +16,7 @@ let original;
 let decoded;
 let tokens;
 let recorder = null;
+let comparison = null;
 let file = null; // bytes of the .snac file that is shown
 let current = new AbortController(); // ends what is going on when something new comes
 
@@ -23,6 +24,9 @@ let current = new AbortController(); // ends what is going on when something new
 async function begin(work) {
   current.abort();
   current = new AbortController();
+  comparison?.close();
+  comparison = null;
+  element("compare").hidden = false;
   const { signal } = current;
   element("error").hidden = true;
   element("save").disabled = element("share").disabled = true;
@@ -154,7 +158,11 @@ async function record(signal) {
       else await new Promise((resolve) => (wake = resolve));
     }
   }
-  await code(coming(), { originalRate: codec.samplingRate, numSamples: () => undefined, signal });
+  try {
+    await code(coming(), { originalRate: codec.samplingRate, numSamples: () => undefined, signal });
+  } finally {
+    await stop(); // the microphone does not stay on where coding fails
+  }
   say("Your recording is coded.");
 }
 
@@ -197,14 +205,12 @@ function compare() {
   original.player.pause();
   decoded.player.pause();
   element("compare").hidden = true;
-  const comparison = new Comparison(element("comparison"), {
+  comparison?.close();
+  comparison = new Comparison(element("comparison"), {
     original: original.samples,
     other: decoded.samples,
     sampleRate: codec.samplingRate,
-    ondone: () => {
-      comparison.context.close();
-      element("compare").hidden = false;
-    },
+    ondone: () => (element("compare").hidden = false),
   });
 }
 
