@@ -141,5 +141,7 @@ def test_a_recording_is_coded_while_it_is_made(context, site):
     assert tab.get_attribute("text=Play B", "aria-pressed") == "true"
     tab.click("#record")  # something new ends the comparison
     tab.wait_for_function("document.getElementById('comparison').childElementCount === 0")
+    tab.wait_for_function("document.getElementById('record').textContent === 'Stop'")
     tab.click("#record")
     tab.wait_for_selector("body:not([data-state=working])")
+    assert tab.inner_text("#record") == "Record"

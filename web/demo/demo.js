@@ -15,7 +15,8 @@ let codec;
 let original;
 let decoded;
 let tokens;
-let recorder = null;
+let stopRecording = null; // while the microphone is on
+let opening = false; // as long as the browser asks whether it may
 let comparison = null;
 let file = null; // bytes of the .snac file that is shown
 let current = new AbortController(); // ends what is going on when something new comes
@@ -130,27 +131,29 @@ async function open(chosen, signal) {
   say(`${chosen.name} is coded.`);
 }
 
-// The microphone's pieces, until the button is pressed again.
+// The microphone's pieces, until the button is pressed again or something else begins.
 async function record(signal) {
   const pieces = [];
   let wake = () => {};
-  let ended = false;
-  const stop = async () => {
-    if (ended) return;
-    ended = true;
-    await recorder.stop();
-    recorder = null;
-    element("record").textContent = "Record";
-    wake();
-  };
+  let stopping = false;
+  let ended = false; // all pieces have come
   const onpiece = (piece) => {
     pieces.push(piece);
     wake();
   };
-  recorder = await Recorder.open({ sampleRate: codec.samplingRate, onpiece });
-  recorder.end = stop;
+  opening = true;
+  const microphone = await Recorder.open({ sampleRate: codec.samplingRate, onpiece }).finally(() => (opening = false));
+  const stop = async () => {
+    if (stopping) return;
+    stopping = true;
+    if (stopRecording === stop) showRecording(null);
+    await microphone.stop();
+    ended = true;
+    wake();
+  };
+  if (signal.aborted) return stop();
   signal.addEventListener("abort", stop);
-  element("record").textContent = "Stop";
+  showRecording(stop);
   say("Recording …");
   async function* coming() {
     while (pieces.length || !ended) {
@@ -164,6 +167,12 @@ async function record(signal) {
     await stop(); // the microphone does not stay on where coding fails
   }
   say("Your recording is coded.");
+}
+
+// What the button does now: end the recording, or begin one.
+function showRecording(stop) {
+  stopRecording = stop;
+  element("record").textContent = stop ? "Stop" : "Record";
 }
 
 function tell(bytes, { samples, encoding, decoding }) {
@@ -215,7 +224,10 @@ function compare() {
 }
 
 element("file").addEventListener("change", ({ target }) => target.files[0] && begin((signal) => open(target.files[0], signal)));
-element("record").addEventListener("click", () => (recorder ? recorder.end() : begin(record)));
+element("record").addEventListener("click", () => {
+  if (stopRecording) stopRecording();
+  else if (!opening) begin(record);
+});
 element("share").addEventListener("click", share);
 element("save").addEventListener("click", save);
 element("compare").addEventListener("click", compare);
