@@ -40,15 +40,21 @@ def _threads_as_before():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module")
+def browser_options():
+    """What Chromium is started with; a module's own fixture of this name adds to it."""
+    return BROWSER_OPTIONS
+
+
 @pytest.fixture(scope="module")  # no longer: as long as it is there, no test can run an event loop of its own
-def browser():
+def browser(browser_options):
     """A headless Chromium of the system, driven by playwright."""
     playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         pytest.skip("no Chromium found; apt-get install chromium")
     with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=program, args=BROWSER_OPTIONS)
+        chromium = driver.chromium.launch(executable_path=program, args=browser_options)
         yield chromium
         chromium.close()
 

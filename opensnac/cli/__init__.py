@@ -1,6 +1,6 @@
 """The command line: parse, call, print. What needs torch is imported by the command that needs it."""
 
-from opensnac.cli import coding, corpus, exporting, measuring, training
+from opensnac.cli import coding, corpus, exporting, measuring, serving, training
 from opensnac.cli.app import app, main
 
-__all__ = ["app", "coding", "corpus", "exporting", "main", "measuring", "training"]
+__all__ = ["app", "coding", "corpus", "exporting", "main", "measuring", "serving", "training"]

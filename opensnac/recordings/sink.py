@@ -18,7 +18,12 @@ from opensnac.files import OutputFile, whole_file
 from opensnac.recordings.source import BLOCK_SAMPLES, stream_name
 
 LARGEST_WAV = 0xFFFF_0000  # bytes of samples that its 32-bit counts leave room for
-WRITABLE = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
+WRITABLE = {
+    ".wav": ("WAV", "PCM_16"),
+    ".flac": ("FLAC", "PCM_16"),
+    ".ogg": ("OGG", "VORBIS"),
+    ".opus": ("OGG", "OPUS"),
+}
 
 
 class Sink:
@@ -70,7 +75,7 @@ class Sink:
         start = stream.tell() if self._ending == ".wav" and stream.seekable() else None
 
         def put(block: np.ndarray) -> None:
-            stream.write(_as_int16(block).astype("<i2").tobytes())
+            stream.write(as_int16(block).astype("<i2").tobytes())
             stream.flush()
 
         if self._ending == ".wav":
@@ -100,7 +105,7 @@ class Sink:
                 with self._writable(container, place):
                     for start in range(0, len(block), BLOCK_SAMPLES):  # a huge OGG block overflows the stack
                         part = block[start : start + BLOCK_SAMPLES]
-                        file.write(_as_int16(part) if subtype == "PCM_16" else part)
+                        file.write(as_int16(part) if subtype == "PCM_16" else part)
 
             yield put
             with self._writable(container, place):
@@ -159,7 +164,7 @@ def _container(ending: str, values: int) -> tuple[str, str]:
     return container, subtype
 
 
-def _as_int16(block: np.ndarray) -> np.ndarray:
+def as_int16(block: np.ndarray) -> np.ndarray:
     """Rounded, where soundfile would cut off; the loudest value is one step short of 1."""
     return np.clip((block * np.float32(32768)).round(), -32768, 32767).astype(np.int16)
 

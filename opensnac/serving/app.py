@@ -1,0 +1,251 @@
+"""The server's application: recordings over HTTP, streams over WebSockets, health, metrics and the page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, Literal
+
+import numpy as np
+import torch
+from fastapi import FastAPI, Query, Request, WebSocket
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import BaseModel
+from starlette.staticfiles import StaticFiles
+
+from opensnac import __version__
+from opensnac.bitstream import Limits
+from opensnac.engine.engine import Engine
+from opensnac.errors import (
+    AudioError,
+    BitstreamError,
+    ConfigError,
+    LimitError,
+    ModelError,
+    OpensnacError,
+)
+from opensnac.recordings.intake import Treatment
+from opensnac.recordings.source import Source
+from opensnac.recordings.transcode import Coding, decode_file, encode_file
+from opensnac.serving import messages
+from opensnac.serving.conversations import Decoding, Encoding
+from opensnac.serving.guard import Guard
+from opensnac.serving.logs import event
+from opensnac.serving.service import Service, Settings
+from opensnac.serving.transfers import Transfers, as_json, as_npz
+from opensnac.streaming.tokens import TokenLayout
+
+WEB = Path(__file__).parent / "web"
+PAGE_POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; media-src 'self' blob:"
+STATUS = {LimitError: 413, ModelError: 404, AudioError: 400, BitstreamError: 400, ConfigError: 400}
+CODES = {413: "limit", 404: "no_model", 400: "bad_recording", 503: "limit"}
+SOUND = {"wav": "audio/wav", "flac": "audio/flac", "opus": "audio/ogg", "raw": "application/octet-stream"}
+CODED = {
+    "snac": "application/octet-stream",
+    "json": "application/json",
+    "npz": "application/octet-stream",
+    "tokens": "application/json",
+    "text": "text/plain",
+}
+UNREAD = {"Connection": "close"}  # where nobody reads what is left of the request
+BYTES: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+BODY: dict[str, Any] = {"requestBody": {"required": True, "content": {"application/octet-stream": BYTES}}}
+
+Model = Annotated[str | None, Query(description="A bundled or cached model; the server's own by default.")]
+Token = Annotated[int, Query(ge=-(2**31), lt=2**31, description="The codec's first token in the vocabulary.")]
+
+
+class Problem(BaseModel):
+    """What went wrong."""
+
+    type: Literal["error"] = "error"
+    code: str
+    message: str
+
+
+def _answers(media: set[str], *statuses: int) -> dict[int | str, dict[str, Any]]:
+    problems: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in statuses}
+    return problems | {200: {"content": dict.fromkeys(media, BYTES)}}
+
+
+def application(settings: Settings) -> FastAPI:
+    """The application of a server with these settings; its `state.service` tells whether it drains."""
+    service = Service(settings)
+    transfers = Transfers(settings.requests)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with service:
+            event("ready", {"models": [served.engine.name for served in service.served.values()]})
+            yield
+        transfers.close()
+
+    app = FastAPI(title="opensnac", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.service, app.state.transfers = service, transfers
+    app.add_middleware(Guard, service=service)
+    if settings.origins:
+        headers = ["Authorization", "Content-Type"]
+        app.add_middleware(
+            CORSMiddleware, allow_origins=settings.origins, allow_methods=["GET", "POST"], allow_headers=headers
+        )
+    app.add_exception_handler(OpensnacError, _problem)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(Exception, _fault)
+    _add_health(app, service)
+    _add_recordings(app, service, transfers)
+    _add_streams(app, service)
+    app.mount("/", _Page(directory=WEB, html=True))
+    return app
+
+
+async def _problem(_: Request, error: Exception) -> Response:
+    status = next((status for kind, status in STATUS.items() if isinstance(error, kind)), 400)
+    return JSONResponse(Problem(code=CODES[status], message=str(error)).model_dump(), status, UNREAD)
+
+
+async def _invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return JSONResponse(Problem(code="bad_request", message=f"{where}: {first['msg']}").model_dump(), 422)
+
+
+async def _fault(_: Request, error: Exception) -> Response:
+    return JSONResponse(Problem(code="internal", message="see the server's log").model_dump(), 500)
+
+
+def _add_health(app: FastAPI, service: Service) -> None:
+    @app.get("/healthz", summary="Whether the process lives.")
+    async def health() -> dict[str, bool]:
+        return {"alive": True}
+
+    @app.get("/readyz", summary="Whether it takes new work.", responses={503: {"model": Problem}})
+    async def readiness() -> Response:
+        if service.ready and not service.draining:
+            return JSONResponse({"ready": True, "streams": service.open_streams})
+        return JSONResponse(Problem(code="draining", message="takes no new work").model_dump(), 503)
+
+    @app.get("/metrics", summary="Figures for Prometheus.", responses={200: {"content": {"text/plain": {}}}})
+    async def metrics() -> Response:
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/asyncapi.json", summary="The WebSockets' messages, as AsyncAPI.")
+    async def asyncapi() -> dict[str, Any]:
+        return messages.asyncapi(__version__)
+
+
+def _add_recordings(app: FastAPI, service: Service, transfers: Transfers) -> None:
+    limits = service.settings.files
+
+    async def answer(request: Request, work: Callable[[BinaryIO, BinaryIO], None], media: str) -> Response:
+        if int(request.headers.get("content-length", "0")) > limits.file_bytes:
+            raise LimitError(f"expected at most {limits.file_bytes} bytes, got {request.headers['content-length']}")
+        if transfers.full:
+            busy = Problem(code="limit", message="as many recordings as may be are being coded; try again")
+            return JSONResponse(busy.model_dump(), 503, UNREAD | {"Retry-After": "5"})
+        body = request.stream()
+        pieces = await transfers.run(body, work, limits.file_bytes, service.settings.streams.idle)
+        return StreamingResponse(pieces, media_type=media)
+
+    @app.post(
+        "/v1/encode",
+        summary="A recording to codes.",
+        response_class=Response,
+        openapi_extra=BODY,
+        responses=_answers({*CODED.values()}, 400, 401, 403, 404, 413, 503),
+    )
+    async def encode(
+        request: Request,
+        model: Model = None,
+        format: Annotated[
+            Literal["snac", "json", "npz", "tokens", "text"],
+            Query(
+                description="A .snac file; codes as JSON or a NumPy archive; tokens as JSON or text, of one channel."
+            ),
+        ] = "snac",
+        mono: Annotated[bool, Query(description="Mix all channels into one.")] = False,
+        raw: Annotated[
+            int | None, Query(ge=8_000, le=48_000, description="The body is headerless 16-bit mono of this rate, Hz.")
+        ] = None,
+        offset: Token = 0,
+    ) -> Response:
+        """Any recording that `opensnac encode` reads. Raw samples are coded as they come."""
+        engine = (await service.model(model)).engine
+        layout = None if raw is None else (raw, 1)
+
+        def work(source: BinaryIO, target: BinaryIO) -> None:
+            if format == "snac":
+                encode_file(source, target, engine, mono=mono, raw=layout, live=raw is not None, limits=limits)
+            else:
+                target.write(_codes_of(source, engine, format, mono, layout, offset, limits))
+
+        return await answer(request, work, CODED[format])
+
+    @app.post(
+        "/v1/decode",
+        summary="A .snac file to sound.",
+        response_class=Response,
+        openapi_extra=BODY,
+        responses=_answers({*SOUND.values()}, 400, 401, 403, 404, 413, 503),
+    )
+    async def decode(
+        request: Request,
+        format: Annotated[Literal["wav", "flac", "opus", "raw"], Query(description="Of the answer.")] = "wav",
+        rate: Annotated[int | None, Query(ge=8_000, le=48_000, description="Of the answer, Hz.")] = None,
+        seed: Annotated[int, Query(ge=0, lt=2**63, description="Of the decoder's noise.")] = 0,
+    ) -> Response:
+        """The model is the one that the file names, if it is bundled or cached. WAV comes packet by packet."""
+
+        def work(source: BinaryIO, target: BinaryIO) -> None:
+            shelf = service.shelf
+            decode_file(source, target, shelf, sample_rate=rate, ending=f".{format}", seed=seed, limits=limits)
+
+        return await answer(request, work, SOUND[format])
+
+
+def _codes_of(
+    source: BinaryIO, engine: Engine, kind: str, mono: bool, raw: tuple[int, int] | None, offset: int, limits: Limits
+) -> bytes:
+    """A recording's codes in one of the formats but .snac, and what must be known to hear them."""
+    with Source(source, raw, limits=limits) as recording:
+        coding = Coding(recording, engine, Treatment(mono=mono))
+        codes = [np.concatenate(scale, axis=1) for scale in zip(*coding, strict=True)]
+    if kind in ("json", "npz"):
+        facts = {
+            "model": engine.name,
+            "rate": coding.rate,
+            "num_samples": coding.num_samples,
+            "sampling_rate": engine.config.sampling_rate,
+            "strides": list(engine.config.vq_strides),
+        }
+        return as_json(facts, codes) if kind == "json" else as_npz(facts, codes)
+    if coding.channels != 1:
+        raise AudioError(f"tokens are of one channel, got {coding.channels}; ask for mono=true")
+    layout = TokenLayout.of(engine.config, offset)
+    tokens = layout.flatten([torch.from_numpy(code) for code in codes])[0].tolist()
+    return (layout.to_text(tokens) if kind == "text" else json.dumps(tokens)).encode()
+
+
+def _add_streams(app: FastAPI, service: Service) -> None:
+    @app.websocket("/v1/decode")
+    async def decode(socket: WebSocket) -> None:
+        await Decoding(socket, service).run()
+
+    @app.websocket("/v1/encode")
+    async def encode(socket: WebSocket) -> None:
+        await Encoding(socket, service).run()
+
+
+class _Page(StaticFiles):
+    """The page's files; it takes nothing from elsewhere."""
+
+    async def get_response(self, path: str, scope: Any) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers["Content-Security-Policy"] = PAGE_POLICY
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Cache-Control"] = "no-cache"
+        return response

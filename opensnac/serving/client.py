@@ -1,0 +1,348 @@
+"""A client of `opensnac serve`, for threads and for asyncio; it needs no torch.
+
+    with Client("http://127.0.0.1:8000", token=...) as client:
+        coded = client.encode(Path("talk.wav").read_bytes())  # a .snac file
+        with client.decoding(offset=128266) as stream:
+            stream.push(tokens)
+            stream.finish()
+            for sound in stream:  # float32 or int16 samples (n,), or bytes of Opus
+                play(sound)
+
+`AsyncClient` is the same with `await` and `async`. Read a stream while pushing to it: a server stops listening to one
+whose sound nobody takes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import numpy as np
+from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.client import connect as connect_async
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection as SyncConnection
+from websockets.sync.client import connect as connect_sync
+
+from opensnac.errors import OpensnacError
+
+TYPES: dict[str, np.dtype[Any]] = {"pcm16": np.dtype("<i2"), "float32": np.dtype("<f4")}
+MOST_BYTES = 1 << 26  # of a message
+TIMEOUT = 60.0  # seconds without a word over HTTP
+
+Piece = np.ndarray | bytes | list[Any] | str  # sound; or codes, tokens or their text
+Saved = tuple[dict[str, Any], bytes]  # where a stream stood: `state`, and what followed
+
+
+class ServerError(OpensnacError):
+    """What a server refused, or a connection that it lost; `code` is as docs/serving.md lists them."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{message} ({code})")
+        self.code = code
+
+
+class Talk:
+    """A stream's messages, without their transport: what to send, and what received ones mean."""
+
+    def __init__(self, kind: str, options: dict[str, Any], saved: Saved | None) -> None:
+        self.kind = kind
+        self.ready: dict[str, Any] = {}
+        self.done: dict[str, Any] | None = None
+        self.saved: Saved | None = None
+        self._state: dict[str, Any] | None = None  # that bytes will follow
+        start = {"type": "start"} | options
+        if saved is not None:
+            start["resume"] = saved[0]["reader"] if kind == "decode" else True
+        self.first: list[str | bytes] = [json.dumps(start), *([] if saved is None else [saved[1]])]
+        self._type = TYPES.get(options.get("format", "pcm16"))
+        self._wants_tokens = options.get("output") == "int32"
+
+    def sent(self, what: Any) -> str | bytes:
+        """The message for tokens, codes of them as text, or samples."""
+        if self.kind == "decode":
+            return json.dumps({"type": "text", "text": what} if isinstance(what, str) else [int(one) for one in what])
+        samples = np.asarray(what)
+        if self._type == TYPES["pcm16"] and samples.dtype.kind == "f":
+            samples = np.clip((samples * np.float32(32768)).round(), -32768, 32767)
+        return samples.astype(self._type).tobytes()
+
+    def heard(self, message: str | bytes) -> Piece | None:
+        """What a message brings, None for one that is about the stream; ServerError for an error."""
+        if isinstance(message, bytes):
+            if self._state is not None:
+                self.saved, self._state = (self._state, message), None
+                return None
+            if self.kind == "encode":
+                return np.frombuffer(message, "<i4")
+            return message if self._type is None else np.frombuffer(message, self._type)
+        said = json.loads(message)
+        kind = said["type"]
+        if kind == "error":
+            raise ServerError(said["code"], said["message"])
+        if kind == "ready":
+            self.ready = said
+        elif kind == "state":
+            self._state = said
+        elif kind in ("done", "cancelled"):
+            self.done = said
+        else:
+            return said[kind]
+        return None
+
+
+@dataclass(frozen=True)
+class _Address:
+    """Where a server is, and what to say at its door."""
+
+    url: str
+    token: str | None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of every request."""
+        return {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
+
+    def socket(self, kind: str) -> str:
+        """The address of a WebSocket."""
+        return self.url.rstrip("/").replace("http", "ws", 1) + f"/v1/{kind}"
+
+
+class Stream:
+    """A stream over a WebSocket, for threads: push to it, iterate over what comes; `done` has its counts at the end."""
+
+    def __init__(self, connection: SyncConnection, talk: Talk) -> None:
+        self._connection, self._talk = connection, talk
+        self._early: deque[Piece] = deque()
+        for message in talk.first:
+            connection.send(message)
+        while not talk.ready:
+            self._receive()
+
+    @property
+    def ready(self) -> dict[str, Any]:
+        """What the server said of the stream at its start."""
+        return self._talk.ready
+
+    @property
+    def done(self) -> dict[str, Any] | None:
+        """What it said of it at its end."""
+        return self._talk.done
+
+    def push(self, what: Any) -> None:
+        """Tokens or their text, or samples: float32 within ±1, or int16."""
+        self._connection.send(self._talk.sent(what))
+
+    def finish(self) -> None:
+        """Nothing more comes."""
+        self._connection.send('{"type": "flush"}')
+
+    def cancel(self) -> None:
+        """Stop at once; what is on its way is thrown away."""
+        self._connection.send('{"type": "cancel"}')
+        for _ in self:
+            pass
+
+    def save(self) -> Saved:
+        """Where the stream stands: give it to `decoding` or `encoding` as `saved`, and go on from there."""
+        self._connection.send('{"type": "save"}')
+        self._talk.saved = None
+        while self._talk.saved is None:
+            self._receive()
+        return self._talk.saved
+
+    def __iter__(self) -> Iterator[Piece]:
+        while self._early or self._talk.done is None:
+            if self._early:
+                yield self._early.popleft()
+            else:
+                self._receive()
+
+    def _receive(self) -> None:
+        try:
+            piece = self._talk.heard(self._connection.recv())
+        except ConnectionClosed as error:
+            raise ServerError("closed", f"the connection ended before the stream: {error}") from error
+        if piece is not None:
+            self._early.append(piece)
+
+
+class AsyncStream:
+    """The same for asyncio."""
+
+    def __init__(self, connection: ClientConnection, talk: Talk) -> None:
+        self._connection, self._talk = connection, talk
+        self._early: deque[Piece] = deque()
+
+    @property
+    def ready(self) -> dict[str, Any]:
+        """What the server said of the stream at its start."""
+        return self._talk.ready
+
+    @property
+    def done(self) -> dict[str, Any] | None:
+        """What it said of it at its end."""
+        return self._talk.done
+
+    async def begin(self) -> None:
+        """Start the stream and wait until it is open."""
+        for message in self._talk.first:
+            await self._connection.send(message)
+        while not self._talk.ready:
+            await self._receive()
+
+    async def push(self, what: Any) -> None:
+        """As Stream.push."""
+        await self._connection.send(self._talk.sent(what))
+
+    async def finish(self) -> None:
+        """Nothing more comes."""
+        await self._connection.send('{"type": "flush"}')
+
+    async def cancel(self) -> None:
+        """Stop at once; what is on its way is thrown away."""
+        await self._connection.send('{"type": "cancel"}')
+        async for _ in self:
+            pass
+
+    async def save(self) -> Saved:
+        """As Stream.save; not while another task iterates."""
+        await self._connection.send('{"type": "save"}')
+        self._talk.saved = None
+        while self._talk.saved is None:
+            await self._receive()
+        return self._talk.saved
+
+    async def __aiter__(self) -> AsyncIterator[Piece]:
+        while self._early or self._talk.done is None:
+            if self._early:
+                yield self._early.popleft()
+            else:
+                await self._receive()
+
+    async def _receive(self) -> None:
+        try:
+            piece = self._talk.heard(await self._connection.recv())
+        except ConnectionClosed as error:
+            raise ServerError("closed", f"the connection ended before the stream: {error}") from error
+        if piece is not None:
+            self._early.append(piece)
+
+
+class Client:
+    """A server, for threads; `with` closes it. `options` of streams are the fields of `start`."""
+
+    def __init__(self, url: str, token: str | None = None) -> None:
+        self._address = _Address(url, token)
+        self._http = httpx.Client(base_url=url, headers=self._address.headers, timeout=TIMEOUT)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def encode(self, recording: bytes, **options: Any) -> bytes:
+        """A recording's .snac file; `options` are the query's: model, format, mono, raw, offset."""
+        return _content(self._http.post("/v1/encode", content=recording, params=options))
+
+    def decode(self, coded: bytes, **options: Any) -> bytes:
+        """A .snac file's sound as WAV; `options` are the query's: format, rate, seed."""
+        return _content(self._http.post("/v1/decode", content=coded, params=options))
+
+    @contextmanager
+    def decoding(self, *, saved: Saved | None = None, **options: Any) -> Iterator[Stream]:
+        """A stream of tokens to sound."""
+        with self._stream(Talk("decode", options, saved)) as stream:
+            yield stream
+
+    @contextmanager
+    def encoding(self, *, saved: Saved | None = None, **options: Any) -> Iterator[Stream]:
+        """A stream of sound to codes, or to tokens by output="tokens", "text" or "int32"."""
+        with self._stream(Talk("encode", options, saved)) as stream:
+            yield stream
+
+    @contextmanager
+    def _stream(self, talk: Talk) -> Iterator[Stream]:
+        try:
+            connection = connect_sync(
+                self._address.socket(talk.kind),
+                additional_headers=self._address.headers,
+                compression=None,
+                max_size=MOST_BYTES,
+                proxy=None,
+            )
+        except InvalidStatus as error:
+            raise _refused(error.response.status_code, error.response.body) from error
+        with connection:
+            yield Stream(connection, talk)
+
+
+class AsyncClient:
+    """The same for asyncio."""
+
+    def __init__(self, url: str, token: str | None = None) -> None:
+        self._address = _Address(url, token)
+        self._http = httpx.AsyncClient(base_url=url, headers=self._address.headers, timeout=TIMEOUT)
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.aclose()
+
+    async def encode(self, recording: bytes, **options: Any) -> bytes:
+        """As Client.encode."""
+        return _content(await self._http.post("/v1/encode", content=recording, params=options))
+
+    async def decode(self, coded: bytes, **options: Any) -> bytes:
+        """As Client.decode."""
+        return _content(await self._http.post("/v1/decode", content=coded, params=options))
+
+    @asynccontextmanager
+    async def decoding(self, *, saved: Saved | None = None, **options: Any) -> AsyncIterator[AsyncStream]:
+        """A stream of tokens to sound."""
+        async with self._stream(Talk("decode", options, saved)) as stream:
+            yield stream
+
+    @asynccontextmanager
+    async def encoding(self, *, saved: Saved | None = None, **options: Any) -> AsyncIterator[AsyncStream]:
+        """A stream of sound to codes, or to tokens by output="tokens", "text" or "int32"."""
+        async with self._stream(Talk("encode", options, saved)) as stream:
+            yield stream
+
+    @asynccontextmanager
+    async def _stream(self, talk: Talk) -> AsyncIterator[AsyncStream]:
+        try:
+            connection = await connect_async(
+                self._address.socket(talk.kind),
+                additional_headers=self._address.headers,
+                compression=None,
+                max_size=MOST_BYTES,
+                proxy=None,
+            )
+        except InvalidStatus as error:
+            raise _refused(error.response.status_code, error.response.body) from error
+        async with connection:
+            stream = AsyncStream(connection, talk)
+            await stream.begin()
+            yield stream
+
+
+def _content(response: httpx.Response) -> bytes:
+    if response.is_success:
+        return response.content
+    raise _refused(response.status_code, response.content)
+
+
+def _refused(status: int, body: bytes | bytearray | None) -> ServerError:
+    try:
+        said = json.loads(body or b"")
+        return ServerError(said["code"], said["message"])
+    except (ValueError, KeyError, TypeError):
+        return ServerError(str(status), "the server refused")

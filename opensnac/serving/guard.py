@@ -1,0 +1,110 @@
+"""Who may come in: the right host, an own or allowed origin, a bearer token, and nobody new while the server drains."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from opensnac.errors import OpensnacError
+from opensnac.serving.logs import event
+from opensnac.serving.service import Service
+
+PROTOCOL = "opensnac"  # the WebSocket's, beside which a browser's page gives its token
+BEARER = "bearer."
+LEAST_TOKEN = 16  # characters
+
+
+def read_tokens(path: Path) -> tuple[str, ...]:
+    """The tokens in a file, one a line, `#` before remarks. OpensnacError for short ones, or none."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise OpensnacError(f"{path}: cannot be read as tokens ({error})") from error
+    tokens = tuple(line for line in lines if line and not line.startswith("#"))
+    if not tokens or min(map(len, tokens)) < LEAST_TOKEN:
+        raise OpensnacError(f"{path}: expected tokens of at least {LEAST_TOKEN} characters, one a line")
+    return tokens
+
+
+def protocol_of(token: str) -> str:
+    """A token as the WebSocket subprotocol that carries it, where no header can be set."""
+    return BEARER + base64.urlsafe_b64encode(token.encode()).decode().rstrip("=")
+
+
+class Guard:
+    """Wraps an application; whoever may not come in gets a JSON error and reaches nothing of it."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app, self._service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        refusal = self._refusal(scope["path"], Headers(scope=scope), scope["type"] == "websocket")
+        if refusal is None:
+            await self._app(scope, receive, _logged(scope, send) if scope["type"] == "http" else send)
+            return
+        event("refused", {"path": scope["path"], "code": refusal[1]})
+        status, code, message = refusal
+        headers = {"Connection": "close"} | {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "5"}}.get(
+            status, {}
+        )
+        response = JSONResponse({"type": "error", "code": code, "message": message}, status, headers)
+        if scope["type"] == "websocket":
+            await WebSocket(scope, receive, send).send_denial_response(response)
+        else:
+            await response(scope, receive, send)
+
+    def _refusal(self, path: str, headers: Headers, socket: bool) -> tuple[int, str, str] | None:
+        settings = self._service.settings
+        host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+        if "*" not in settings.hosts and host not in settings.hosts:
+            return 403, "host", f"expected to be called {' or '.join(settings.hosts)}, got {host[:80]!r}"
+        origin = headers.get("origin")
+        if origin is not None and origin not in settings.origins and urlsplit(origin).netloc != headers.get("host"):
+            return 403, "origin", f"a page of {origin[:80]!r} may not use this server"
+        guarded = path.startswith("/v1/") or path == "/metrics"
+        if guarded and settings.tokens and not self._knows(_token(headers, socket)):
+            return 401, "token", "expected a bearer token that this server knows"
+        if path.startswith("/v1/") and (self._service.draining or not self._service.ready):
+            return 503, "draining", "the server takes no new work; try another one"
+        return None
+
+    def _knows(self, token: str) -> bool:
+        """Compare with every token, in a time that tells nothing of them."""
+        known = [hmac.compare_digest(token.encode(), one.encode()) for one in self._service.settings.tokens]
+        return any(known)
+
+
+def _logged(scope: Scope, send: Send) -> Send:
+    """Send, and log what was answered."""
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            facts = {"method": scope["method"], "path": scope["path"], "status": message["status"]}
+            event("request", facts)
+        await send(message)
+
+    return sending
+
+
+def _token(headers: Headers, socket: bool) -> str:
+    kind, _, token = headers.get("authorization", "").partition(" ")
+    if kind.lower() == "bearer":
+        return token.strip()
+    for protocol in headers.get("sec-websocket-protocol", "").split(",") if socket else ():
+        if protocol.strip().startswith(BEARER):
+            text = protocol.strip().removeprefix(BEARER)
+            try:
+                return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
+            except ValueError:
+                return ""
+    return ""

@@ -1,0 +1,39 @@
+"""What the server logs: a JSON object a line on standard error."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+LOG = logging.getLogger("opensnac.serving")
+
+
+class Lines(logging.Formatter):
+    """A record as one line of JSON: time, level, what happened, and the facts given as `extra={"facts": ...}`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+        } | getattr(record, "facts", {})
+        if record.exc_info:
+            line["trace"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def event(what: str, facts: dict[str, Any] | None = None, level: int = logging.INFO, exc_info: bool = False) -> None:
+    """Log that something happened, with its facts."""
+    LOG.log(level, what, extra={"facts": facts or {}}, exc_info=exc_info)
+
+
+def begin() -> None:
+    """Let everything that is logged in this process, the web server's own lines too, go out as such lines."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Lines())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # it tells of every connection

@@ -1,0 +1,111 @@
+"""What a server serves: models by name, each with its pools, and whether it takes new work."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from opensnac.bitstream import Header, Limits
+from opensnac.engine.engine import Engine
+from opensnac.errors import LimitError, ModelError
+from opensnac.models import bundled_models, cached_models
+from opensnac.recordings.shelf import ModelShelf
+from opensnac.serving.metrics import Metrics
+from opensnac.serving.pools import DecoderPool, EncoderPool, PoolLimits
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `opensnac serve` is told. `tokens`: who may use it, nobody is asked if there are none."""
+
+    model: str | None = None
+    device: str = "cpu"
+    streams: PoolLimits = field(default_factory=PoolLimits)
+    files: Limits = field(default_factory=Limits)
+    requests: int = 4  # recordings that are coded at once
+    message_bytes: int = 1 << 22  # over a WebSocket; a saved state is one
+    gather: float = 0.004
+    tokens: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()  # of pages elsewhere that may use it
+    hosts: tuple[str, ...] = ("*",)  # by which it may be called
+
+
+@dataclass
+class Served:
+    """A model and its pools."""
+
+    engine: Engine
+    decoders: DecoderPool
+    encoders: EncoderPool
+
+
+class Shelf(ModelShelf):
+    """Models by name; a `.snac` file may need one that is served already, whatever it is called."""
+
+    def __init__(self, service: Service) -> None:
+        super().__init__(device=service.settings.device, runtime="torch")
+        self._service = service
+
+    def for_header(self, header: Header) -> Any:
+        """As in ModelShelf, which takes bundled and cached models only."""
+        for served in self._service.served.values():
+            if served.engine.fingerprint.startswith(header.weights_hash):
+                return served.engine
+        return super().for_header(header)
+
+
+@dataclass
+class Service:
+    """Models that are loaded as they are asked for; `async with` it. `ready` once the first one is."""
+
+    settings: Settings
+    ready: bool = False
+    draining: bool = False
+    served: dict[str, Served] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.shelf = Shelf(self)
+        self.metrics = Metrics(self)
+        self._lock = asyncio.Lock()
+
+    async def __aenter__(self) -> Service:
+        await self.model(None)
+        self.ready = True
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.ready = False
+        for served in self.served.values():
+            await served.decoders.close()
+            await served.encoders.close()
+
+    @property
+    def open_streams(self) -> int:
+        """Of all models."""
+        return sum(served.decoders.open_streams + served.encoders.open_streams for served in self.served.values())
+
+    async def model(self, name: str | None) -> Served:
+        """The model of that name, if it is bundled, cached or the server's own (None). ModelError for any other.
+
+        Nothing is downloaded and no folder is opened because a client says so.
+        """
+        known = name in self.served or name in bundled_models() or name == self.settings.model
+        if name is not None and not known and name not in await asyncio.to_thread(cached_models):
+            raise ModelError(
+                f"no model {name[:80]!r} here; expected one of {', '.join(bundled_models())} or a cached one"
+            )
+        async with self._lock:
+            key = name or self.settings.model or ""
+            if key not in self.served:
+                engine = await asyncio.to_thread(self.shelf.get, name or self.settings.model)
+                options: dict[str, Any] = {"gather": self.settings.gather}
+                decoders = DecoderPool(engine, self.settings.streams, watch=self.metrics.ticked("decode"), **options)
+                encoders = EncoderPool(engine, self.settings.streams, watch=self.metrics.ticked("encode"), **options)
+                self.served[key] = Served(engine, decoders, encoders)
+            return self.served[key]
+
+    def refuse_more(self) -> None:
+        """LimitError where no further stream may be opened, whichever its model."""
+        if self.open_streams >= self.settings.streams.streams:
+            raise LimitError(f"all {self.settings.streams.streams} streams are taken; come back when one has ended")

@@ -1,0 +1,190 @@
+"""Recordings over HTTP: the same bytes as offline, bounded, refused with a reason; tokens, origins, hosts; metrics."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+
+import httpx
+import numpy as np
+import pytest
+import soundfile
+import torch
+from running import Running, sound
+
+from opensnac import Engine, bitstream
+from opensnac.bitstream import Limits
+from opensnac.errors import OpensnacError
+from opensnac.recordings import transcode
+from opensnac.serving.client import Client, ServerError
+from opensnac.serving.guard import read_tokens
+from opensnac.streaming.tokens import TokenLayout
+
+TOKEN = "abcdefghijklmnop0123"
+
+
+def wav(samples: np.ndarray, rate: int = 24_000) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format="WAV")
+    return file.getvalue()
+
+
+def coded_offline(recording: bytes, engine: Engine, **options: object) -> bytes:
+    target = io.BytesIO()
+    transcode.encode_file(io.BytesIO(recording), target, engine, **options)
+    return target.getvalue()
+
+
+def test_a_recording_there_and_back_is_as_offline(client: Client, engine: Engine) -> None:
+    recording = wav(np.stack([sound(1.5, 16_000), -sound(1.5, 16_000)], axis=1), 16_000)
+    coded = client.encode(recording)
+    assert coded == coded_offline(recording, engine)
+    back = io.BytesIO()
+    transcode.decode_file(io.BytesIO(coded), back, engine, ending=".raw")
+    assert client.decode(coded, format="raw") == back.getvalue()
+    for kind in ("wav", "flac"):
+        samples, rate = soundfile.read(io.BytesIO(client.decode(coded, format=kind)), dtype="int16")
+        assert rate == 16_000
+        assert samples.astype("<i2").tobytes() == back.getvalue()
+    samples, rate = soundfile.read(io.BytesIO(client.decode(coded, format="opus", rate=48_000)))
+    assert (samples.shape, rate) == ((72_000, 2), 48_000)
+
+
+def test_codes_and_tokens_of_a_recording(client: Client, engine: Engine) -> None:
+    recording = wav(sound(1.0))
+    codes = bitstream.read(io.BytesIO(client.encode(recording))).codes
+    said = json.loads(client.encode(recording, format="json"))
+    assert (said["num_samples"], said["strides"], said["model"]) == (24_000, [4, 2, 1], engine.name)
+    archive = np.load(io.BytesIO(client.encode(recording, format="npz")))
+    for scale, code in enumerate(codes):
+        assert said["codes"][scale] == code.tolist() == archive[f"codes_{scale}"].tolist()
+    layout = TokenLayout.of(engine.config, 500)
+    tokens = layout.flatten([torch.from_numpy(code.astype(np.int64)) for code in codes])[0].tolist()
+    assert json.loads(client.encode(recording, format="tokens", offset=500)) == tokens
+    assert client.encode(recording, format="text", offset=500).decode() == layout.to_text(tokens)
+
+
+def test_raw_samples_are_coded_as_they_come(server: Running, engine: Engine) -> None:
+    samples = (sound(2.0) * 32767).astype("<i2")
+    heard: list[int] = []
+
+    def body():
+        for start in range(0, len(samples), 4800):
+            yield samples[start : start + 4800].tobytes()
+
+    with httpx.stream("POST", f"{server.url}/v1/encode?raw=24000", content=body(), timeout=60) as response:
+        coded = b"".join(response.iter_bytes())
+        heard.append(response.status_code)
+    assert heard == [200]
+    assert coded == coded_offline(samples.tobytes(), engine, raw=(24_000, 1), live=True)
+
+
+def test_an_answer_that_cannot_be_finished_is_cut_off(client: Client) -> None:
+    with pytest.raises(httpx.RemoteProtocolError):
+        client.encode(bytes(100_001), raw=24_000)  # ends inside of a sample
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "code"),
+    [
+        ("/v1/encode", b"", 400, "bad_recording"),
+        ("/v1/encode", b"nothing that sounds", 400, "bad_recording"),
+        ("/v1/encode?format=mp3", b"", 422, "bad_request"),
+        ("/v1/encode?model=nobody/knows", b"", 404, "no_model"),
+        ("/v1/encode?model=/etc", b"", 404, "no_model"),
+        ("/v1/decode", b"SNAC", 400, "bad_recording"),
+        ("/v1/decode?rate=1", b"", 422, "bad_request"),
+        ("/v1/nothing", b"", 405, None),
+    ],
+)
+def test_what_cannot_be_served_is_said(server: Running, path: str, body: bytes, status: int, code: str | None) -> None:
+    response = httpx.post(server.url + path, content=body, timeout=60)
+    assert response.status_code == status
+    if code:
+        assert response.json()["code"] == code
+        assert len(response.json()["message"]) > 10
+
+
+def test_a_request_is_bounded(serve: Callable[..., Running]) -> None:
+    server = serve(files=Limits(file_bytes=100_000, seconds=1.0), requests=1)
+    with Client(server.url) as client:
+        with pytest.raises(ServerError, match="at most 100000 bytes, got 480044"):
+            client.encode(wav(sound(10.0)))
+        with pytest.raises(ServerError, match="at most 1 s of sound"):
+            client.encode(wav(sound(2.0)))
+
+        def endless():
+            while True:
+                yield bytes(1 << 16)
+
+        with pytest.raises((ServerError, httpx.WriteError, httpx.ReadError)):
+            client.encode(endless())
+        assert client.encode(wav(sound(0.9)))
+    assert server.service.open_streams == 0
+
+
+def test_tokens_are_asked_for(serve: Callable[..., Running], tmp_path) -> None:
+    (tmp_path / "tokens").write_text(f"# of the test\n{TOKEN}\n\nanother-token-0123456789\n")
+    server = serve(tokens=read_tokens(tmp_path / "tokens"))
+    for token in (None, "wrong", TOKEN + "x"):
+        with Client(server.url, token) as client:
+            with pytest.raises(ServerError, match=r"bearer token.*\(token\)"):
+                client.encode(b"")
+            with pytest.raises(ServerError, match=r"bearer token.*\(token\)"), client.decoding():
+                pass
+    assert httpx.get(f"{server.url}/metrics").status_code == 401
+    assert httpx.get(f"{server.url}/readyz").status_code == 200
+    with Client(server.url, TOKEN) as client, client.decoding() as stream:
+        assert stream.ready["rate"] == 24_000
+    for text in ("", "short", "# nothing"):
+        (tmp_path / "tokens").write_text(text)
+        with pytest.raises(OpensnacError, match="expected tokens of at least 16"):
+            read_tokens(tmp_path / "tokens")
+
+
+def test_pages_elsewhere_may_not_use_it_unless_allowed(serve: Callable[..., Running]) -> None:
+    server = serve(origins=("https://good.example",), hosts=("127.0.0.1",))
+
+    def status(**headers: str) -> int:
+        return httpx.get(f"{server.url}/healthz", headers=headers).status_code
+
+    assert status() == status(Origin=server.url) == status(Origin="https://good.example") == 200
+    assert status(Origin="https://bad.example") == status(Origin="null") == 403
+    assert status(Host="rebound.example") == status(Host="rebound.example", Origin="http://rebound.example") == 403
+    response = httpx.options(
+        f"{server.url}/v1/encode",
+        headers={"Origin": "https://good.example", "Access-Control-Request-Method": "POST"},
+    )
+    assert response.headers["access-control-allow-origin"] == "https://good.example"
+
+
+def test_no_page_elsewhere_is_allowed_by_default(server: Running) -> None:
+    response = httpx.get(f"{server.url}/healthz", headers={"Origin": server.url})
+    assert response.status_code == 200
+    assert not [name for name in response.headers if name.startswith("access-control")]
+
+
+def test_figures_for_prometheus(server: Running, client: Client) -> None:
+    layout = TokenLayout((4, 2, 1), 64)
+    with client.decoding() as stream:
+        stream.push([layout.offset + 64 * slot for slot in range(7)])
+        stream.finish()
+        list(stream)
+    text = httpx.get(f"{server.url}/metrics").text
+    for name in (
+        "opensnac_streams{", "opensnac_queue_streams{", "opensnac_real_time_factor{", "opensnac_ticks_total{",
+        "opensnac_batch_streams_bucket{", "opensnac_tick_seconds_bucket{", "opensnac_first_sound_seconds_count{",
+    ):  # fmt: skip
+        assert name in text
+    assert 'opensnac_streams_ended_total{end="finished",kind="decode",model="tiny"}' in text
+
+
+def test_health_and_documents(server: Running) -> None:
+    assert httpx.get(f"{server.url}/healthz").json() == {"alive": True}
+    assert httpx.get(f"{server.url}/readyz").json() == {"ready": True, "streams": 0}
+    openapi = httpx.get(f"{server.url}/openapi.json").json()
+    assert {"/v1/encode", "/v1/decode", "/healthz", "/readyz", "/metrics"} <= set(openapi["paths"])
+    page = httpx.get(server.url)
+    assert page.headers["content-security-policy"].startswith("default-src 'self'")
+    assert httpx.get(f"{server.url}/../server.py").status_code == 404
