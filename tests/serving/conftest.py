@@ -38,7 +38,7 @@ def serve(folder: Path) -> Iterator[Callable[..., Running]]:
     running: list[Running] = []
 
     def start(ping: float = 20.0, **options: Any) -> Running:
-        running.append(Running(Settings(model=str(folder), **options), ping))
+        running.append(Running(Settings(**{"model": str(folder)} | options), ping))
         return running[-1]
 
     yield start
