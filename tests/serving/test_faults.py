@@ -191,21 +191,3 @@ def test_sigterm_lets_running_streams_end_and_new_ones_not_begin(program, tokens
     events = [json.loads(line)["event"] for line in logged.splitlines()]
     assert "draining" in events
     assert events.index("draining") < events.index("stream") < events.index("drained")
-
-
-def test_after_sigkill_a_client_goes_on_with_its_saved_state(program, tokens, engine, codes) -> None:
-    first = program()
-    with Client(first.url) as client, client.decoding(format="float32") as stream:
-        stream.push(tokens[:66])
-        saved = stream.save()
-        heard = list(stream._early)
-        stream.push(tokens[66:80])
-        first.end(signal.SIGKILL)
-        with pytest.raises((ServerError, ConnectionClosed)):
-            list(stream)
-    second = program()
-    with Client(second.url) as client, client.decoding(format="float32", saved=saved) as stream:
-        stream.push(tokens[saved[0]["reader"]["tokens"] :])
-        stream.finish()
-        heard += list(stream)
-    assert np.array_equal(np.concatenate(heard), engine.decode(codes)[0, 0].numpy())
