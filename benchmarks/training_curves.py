@@ -38,7 +38,7 @@ def main() -> None:
     logged = {key for line in lines for key, value in line.items() if value is not None}
     panels = {title: keys for title, keys in PANELS.items() if logged & set(keys)}
     if not panels:
-        raise SystemExit(f"{options.logs[0]} holds no losses; the log.jsonl of a training run was needed")
+        raise SystemExit(f"{options.logs[0]} holds no losses; expected the log.jsonl of a training run")
     rows = -(-len(panels) // COLUMNS)
     figure = Figure(figsize=(4 * COLUMNS, 3.2 * rows), layout="constrained")
     FigureCanvasAgg(figure)

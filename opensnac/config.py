@@ -118,7 +118,7 @@ class CodecConfig:
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path} cannot be read as JSON: {error}") from error
         if not isinstance(values, dict):
-            raise ConfigError(f"{path} holds a JSON {type(values).__name__}; an object of keys was needed")
+            raise ConfigError(f"{path} holds a JSON {type(values).__name__}; expected an object of keys")
         try:
             return cls.from_dict(values)
         except ConfigError as error:

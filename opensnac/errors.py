@@ -1,4 +1,4 @@
-"""The errors opensnac raises for bad input: every message says what came, what was needed and what to do."""
+"""The errors opensnac raises for bad input: every message says what came, what was expected and what to do."""
 
 
 class OpensnacError(Exception):

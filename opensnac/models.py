@@ -69,7 +69,7 @@ def _require_files(folder: Path) -> None:
     present = {path.name for path in folder.iterdir()}
     if "config.json" not in present or not present & set(WEIGHT_FILES):
         raise ModelError(
-            f"{folder} holds no model: config.json and {' or '.join(WEIGHT_FILES)} were needed, "
+            f"{folder} holds no model: expected config.json and {' or '.join(WEIGHT_FILES)}, "
             f"{', '.join(sorted(present)[:8]) or 'nothing'} is there"
         )
 

@@ -82,9 +82,9 @@ def broken_links(text: str) -> list[str]:
 def tree(text: str) -> list[str]:
     """Paths that the file tree lists; folders end in a slash."""
     section = re.search(r"^#+ Files\s*$(.*)", text, re.MULTILINE | re.DOTALL)
-    assert section, "a heading `Files` was needed"
+    assert section, "expected a heading `Files`"
     listed = blocks(section[1], "text")
-    assert listed, "a ```text block under the heading `Files` was needed"
+    assert listed, "expected a ```text block under the heading `Files`"
     paths: list[str] = []
     folders: list[str] = []
     for line in filter(str.strip, listed[0][1].splitlines()):

@@ -71,8 +71,8 @@ class Header:
         _check_name(self.model_name)
         if not re.fullmatch(rf"[0-9a-f]{{{WEIGHTS_HASH_DIGITS}}}", self.weights_hash):
             raise HeaderError(
-                f"weights_hash is {self.weights_hash!r}; the first {WEIGHTS_HASH_DIGITS} lower-case hex "
-                "digits of the model's fingerprint were needed"
+                f"weights_hash is {self.weights_hash!r}; expected the first {WEIGHTS_HASH_DIGITS} lower-case hex "
+                "digits of the model's fingerprint"
             )
         _check_range("sampling_rate", self.sampling_rate, 1, MAX_RATE)
         _check_range("original_rate", self.original_rate, 1, MAX_RATE)
@@ -94,8 +94,8 @@ class Header:
         _check_range("frame_multiple", self.frame_multiple, 1, 255 * self.coarse_frame)
         if self.frame_multiple % self.coarse_frame:
             raise HeaderError(
-                f"frame_multiple is {self.frame_multiple}; a multiple of the coarse frame of "
-                f"{self.coarse_frame} frames (the least common multiple of vq_strides) was needed"
+                f"frame_multiple is {self.frame_multiple}; expected a multiple of the coarse frame of "
+                f"{self.coarse_frame} frames (the least common multiple of vq_strides)"
             )
 
     @property
@@ -215,12 +215,12 @@ def _check_magic(source: ByteSource) -> None:
     if magic == MAGIC:
         return
     if not magic:
-        raise NotSnacError("the input is empty (0 bytes); a .snac stream was needed")
+        raise NotSnacError("the input is empty (0 bytes); expected a .snac stream")
     if MAGIC.startswith(magic):
         raise TruncatedStreamError(f"the stream ends at byte {len(magic)}, inside the header")
     foreign = [kind for start, kind in _FOREIGN_MAGIC.items() if magic.startswith(start)]
     looks = f" and looks like {foreign[0]}: encode it first" if foreign else ""
-    raise NotSnacError(f"no .snac stream: it starts with {magic!r}, {MAGIC!r} was needed{looks}")
+    raise NotSnacError(f"no .snac stream: it starts with {magic!r}, expected {MAGIC!r}{looks}")
 
 
 def _check_version(version: int) -> None:
@@ -253,4 +253,4 @@ def _check_name(name: str) -> None:
 
 def _check_range(field: str, value: int, low: int, high: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise HeaderError(f"{field} is {value!r}; a whole number from {low} to {high} was needed")
+        raise HeaderError(f"{field} is {value!r}; expected a whole number from {low} to {high}")

@@ -33,8 +33,8 @@ def codes_to_grid(codes: Sequence[NDArray[np.integer]], header: Header) -> Grid:
     for i, scale in enumerate(arrays):
         if scale.size and not 0 <= scale.min() <= scale.max() < header.codebook_size:
             raise CodesError(
-                f"codes of scale {i} are {scale.min()} to {scale.max()}; 0 to {header.codebook_size - 1} "
-                "was needed: is it the model that made them?"
+                f"codes of scale {i} are {scale.min()} to {scale.max()}; expected 0 to "
+                f"{header.codebook_size - 1}: is it the model that made them?"
             )
     parts = [
         scale.reshape(header.channels, coarse_frames, count).swapaxes(0, 1).astype(np.uint16)
@@ -47,12 +47,12 @@ def _count_coarse_frames(arrays: list[NDArray[np.integer]], header: Header) -> i
     """The number of coarse frames that all scales agree on; CodesError if they do not."""
     per_coarse_frame = header.codes_per_coarse_frame
     if len(arrays) != len(per_coarse_frame):
-        raise CodesError(f"codes of {len(arrays)} scales came; {len(per_coarse_frame)} were needed")
+        raise CodesError(f"codes of {len(arrays)} scales came; expected {len(per_coarse_frame)}")
     for i, scale in enumerate(arrays):
         if scale.dtype.kind not in "iu" or scale.ndim != 2 or len(scale) != header.channels:
             raise CodesError(
-                f"codes of scale {i} are {scale.dtype} of shape {scale.shape}; integers of shape "
-                f"({header.channels} channels, codes) were needed"
+                f"codes of scale {i} are {scale.dtype} of shape {scale.shape}; expected integers of shape "
+                f"({header.channels} channels, codes)"
             )
     lengths = [scale.shape[1] for scale in arrays]
     coarse_frames = lengths[0] // per_coarse_frame[0]
@@ -88,7 +88,7 @@ def unpack(payload: bytes, coarse_frames: int, header: Header) -> Grid:
     columns[:, 16 - header.bits_per_code :] = bits[:num_bits].reshape(-1, header.bits_per_code)
     flat = np.packbits(columns, axis=1).view(">u2").astype(np.uint16)
     if flat.max() >= header.codebook_size:
-        raise CorruptStreamError(f"it holds code {flat.max()}; 0 to {header.codebook_size - 1} was needed")
+        raise CorruptStreamError(f"it holds code {flat.max()}; expected 0 to {header.codebook_size - 1}")
     return flat.reshape(coarse_frames, header.channels, -1)
 
 

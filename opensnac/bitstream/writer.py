@@ -42,7 +42,7 @@ class Writer:
     ) -> None:
         if not 1 <= coarse_frames_per_packet <= MAX_COARSE_FRAMES:
             raise BitstreamError(
-                f"coarse_frames_per_packet is {coarse_frames_per_packet}; 1 to {MAX_COARSE_FRAMES} was needed"
+                f"coarse_frames_per_packet is {coarse_frames_per_packet}; expected 1 to {MAX_COARSE_FRAMES}"
             )
         self.header = header
         self.num_frames = 0

@@ -331,7 +331,7 @@ def _raw_layout(raw: str | None) -> tuple[int, int] | None:
         return None
     rate, _, channels = raw.partition(":")
     if not rate.isdecimal() or not (channels or "1").isdecimal() or not int(channels or 1):
-        raise PlanError(f"--raw is {raw!r}; a rate in Hz was needed, or a rate and channels such as 48000:2")
+        raise PlanError(f"--raw is {raw!r}; expected a rate in Hz, or a rate and channels such as 48000:2")
     return int(rate), int(channels or 1)
 
 

@@ -38,7 +38,7 @@ def parse(text: str | bytes, name: str) -> dict[str, Any]:
         raise AnswersError(f"{name}: no answers of schema 1; give files that the listening page wrote")
     for key, kind in (("test", str), ("session", str), ("revision", int), ("simulated", bool), ("trials", list)):
         if not isinstance(answers.get(key), kind):
-            raise AnswersError(f"{name}: {key!r} is {answers.get(key)!r}; {kind.__name__} was needed")
+            raise AnswersError(f"{name}: {key!r} is {answers.get(key)!r}; expected {kind.__name__}")
     if not SESSION.fullmatch(answers["session"]):
         raise AnswersError(f"{name}: the session {answers['session'][:40]!r} is not 16 hexadecimal digits")
     for trial in answers["trials"]:

@@ -52,7 +52,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             "its author store model.safetensors"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelError(f"{path} is no state dict: names and tensors were needed")
+        raise ModelError(f"{path} is no state dict: expected names and tensors")
     return state, {}
 
 

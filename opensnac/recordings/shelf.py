@@ -112,9 +112,7 @@ def check_device(device: str) -> None:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"device {device!r} cannot be used here ({reason}); cpu, cuda or cuda:N was needed"
-        ) from error
+        raise ConfigError(f"device {device!r} cannot be used here ({reason}); expected cpu, cuda or cuda:N") from error
 
 
 @contextmanager

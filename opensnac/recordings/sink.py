@@ -64,7 +64,7 @@ class Sink:
     def write(self, block: np.ndarray) -> None:
         """Append (channels, samples)."""
         if block.ndim != 2 or len(block) != self.channels:
-            raise AudioError(f"{self.name}: a block came in shape {block.shape}; ({self.channels}, samples) was needed")
+            raise AudioError(f"{self.name}: a block came in shape {block.shape}; expected ({self.channels}, samples)")
         if not np.isfinite(block).all():
             raise AudioError(f"{self.name}: audio to write holds NaN or infinity near sample {self.num_samples}")
         self._put(np.ascontiguousarray(np.clip(block, -1, 1).T))

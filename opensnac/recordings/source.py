@@ -193,7 +193,7 @@ class Source:
                     yield np.frombuffer(data[:whole], "<i2").reshape(-1, self.channels).astype(np.float32) / 32768
             if rest:
                 raise AudioError(
-                    f"{self.name}: ends inside of a sample; 16-bit samples of {self.channels} channels were needed"
+                    f"{self.name}: ends inside of a sample; expected 16-bit samples of {self.channels} channels"
                 )
 
         return blocks

@@ -63,10 +63,10 @@ class TokenLayout:
         object.__setattr__(self, "slots", tuple(self.slots) or tuple(self._walk(0)))
         if sorted(self.slots) != sorted(self._walk(0)):
             raise ConfigError(
-                f"slots are {list(self.slots)}; the scales {sorted(self._walk(0))} were needed, in any order"
+                f"slots are {list(self.slots)}; expected the scales {sorted(self._walk(0))}, in any order"
             )
         if self.ranges not in ("slot", "scale"):
-            raise ConfigError(f"ranges is {self.ranges!r}; 'slot' or 'scale' was needed")
+            raise ConfigError(f"ranges is {self.ranges!r}; expected 'slot' or 'scale'")
         if self.separator is not None and self.separator in self.vocabulary:
             raise ConfigError(
                 f"the separator {self.separator} is a code's token; choose one outside of {self.vocabulary}"
@@ -113,9 +113,7 @@ class TokenLayout:
     def unflatten(self, tokens: Tokens) -> list[Codes]:
         """Tokens (batch, tokens) of whole coarse frames -> codes of each scale. CodesError for what is none."""
         if tokens.shape[1] % self.tokens_per_frame:
-            raise CodesError(
-                f"{tokens.shape[1]} tokens came; {self.tokens_per_frame} for each coarse frame were needed"
-            )
+            raise CodesError(f"{tokens.shape[1]} tokens came; expected {self.tokens_per_frame} for each coarse frame")
         grid = tokens.unflatten(1, (-1, self.tokens_per_frame))
         lead = self.tokens_per_frame - len(self.slots)
         code = grid[..., lead:] - self._bases(tokens.device)
@@ -160,9 +158,9 @@ class TokenLayout:
 
     def _needed(self, slot: int) -> str:
         if slot < 0:
-            return f"the separator {self.separator} was needed in front of a coarse frame"
+            return f"expected the separator {self.separator} in front of a coarse frame"
         first = self._base(slot)
-        return f"{first} to {first + self.codebook_size - 1} was needed in slot {slot} of {len(self.slots)}"
+        return f"expected {first} to {first + self.codebook_size - 1} in slot {slot} of {len(self.slots)}"
 
     def _walk(self, scale: int) -> list[int]:
         if scale == len(self.strides) - 1:
@@ -207,11 +205,9 @@ class RowLayout:
         object.__setattr__(self, "delays", tuple(self.delays) or (0,) * rows)
         object.__setattr__(self, "pad", self.codebook_size if self.pad is None else self.pad)
         if len(self.delays) != rows or min(self.delays) < 0:
-            raise ConfigError(f"delays are {list(self.delays)}; {rows} numbers of steps from 0 on were needed")
+            raise ConfigError(f"delays are {list(self.delays)}; expected {rows} numbers of steps from 0 on")
         if self.pad in range(self.codebook_size):
-            raise ConfigError(
-                f"pad is {self.pad}, a code; a number outside of 0 to {self.codebook_size - 1} was needed"
-            )
+            raise ConfigError(f"pad is {self.pad}, a code; expected a number outside of 0 to {self.codebook_size - 1}")
 
     def to_rows(self, codes: Sequence[Codes]) -> Rows:
         """Codes (batch, n / stride) of each scale -> rows (batch, rows, steps) int64."""
@@ -230,20 +226,20 @@ class RowLayout:
         return padded
 
     def from_rows(self, rows: Rows) -> list[Codes]:
-        """The inverse. CodesError for rows of another number, or that hold no code where one was needed."""
+        """The inverse. CodesError for rows of another number, or that hold no code where one is expected."""
         if rows.ndim != 3 or rows.shape[1] != len(self.delays):
-            raise CodesError(f"rows came as {tuple(rows.shape)}; (batch, {len(self.delays)}, steps) was needed")
+            raise CodesError(f"rows came as {tuple(rows.shape)}; expected (batch, {len(self.delays)}, steps)")
         steps = rows.shape[2] - max(self.delays)
         per_frame = self.strides[0] // self.strides[-1] if self.rows == "scale" else 1
         if steps < 0 or steps % per_frame:
             raise CodesError(
-                f"{rows.shape[2]} steps came; {max(self.delays)} of delay and a multiple of {per_frame} were needed"
+                f"{rows.shape[2]} steps came; expected {max(self.delays)} of delay and a multiple of {per_frame}"
             )
         straight = [rows[:, i, delay : delay + steps] for i, delay in enumerate(self.delays)]
         for i, row in enumerate(straight):
             if row.numel() and not 0 <= int(row.min()) <= int(row.max()) < self.codebook_size:
                 raise CodesError(
-                    f"row {i} holds {int(row.min())} to {int(row.max())}; 0 to {self.codebook_size - 1} was needed"
+                    f"row {i} holds {int(row.min())} to {int(row.max())}; expected 0 to {self.codebook_size - 1}"
                 )
         if self.rows == "scale":
             return [row[:, :: s // self.strides[-1]] for row, s in zip(straight, self.strides, strict=True)]

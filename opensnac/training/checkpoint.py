@@ -144,7 +144,7 @@ def _read_slim(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             facts = file.metadata() or {}
             if facts.get("format") != SLIM_FORMAT:
-                raise ModelError(f"{path} is no slim checkpoint; {SLIM} of a training run's folder was needed")
+                raise ModelError(f"{path} is no slim checkpoint; expected {SLIM} of a training run's folder")
             return {key: file.get_tensor(key) for key in file.keys()}, facts  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} cannot be read as a slim checkpoint: {error}") from error

@@ -161,23 +161,23 @@ class TrainConfig:
         }
         for key, value in at_least_one.items():
             if value < 1:
-                raise ConfigError(f"{key} is {value}; at least 1 was needed")
+                raise ConfigError(f"{key} is {value}; expected at least 1")
         if self.data.workers < 0:
-            raise ConfigError(f"[data] workers is {self.data.workers}; 0 or more was needed")
+            raise ConfigError(f"[data] workers is {self.data.workers}; expected 0 or more")
         if self.data.crop_seconds <= 0:
-            raise ConfigError(f"[data] crop_seconds is {self.data.crop_seconds}; more than 0 was needed")
+            raise ConfigError(f"[data] crop_seconds is {self.data.crop_seconds}; expected more than 0")
         for key in ("speed", "mix", "band_limit", "noise"):
             if not 0 <= getattr(self.augment, key) <= 1:
-                raise ConfigError(f"[augment] {key} is {getattr(self.augment, key)}; a probability was needed")
+                raise ConfigError(f"[augment] {key} is {getattr(self.augment, key)}; expected a probability")
         slowest, fastest = self.augment.speed_range
         if not 0.25 <= slowest <= fastest <= 4:
-            raise ConfigError(f"[augment] speed_range is {slowest} to {fastest}; speeds from 0.25 to 4 were needed")
+            raise ConfigError(f"[augment] speed_range is {slowest} to {fastest}; expected speeds from 0.25 to 4")
         choices = {"precision": PRECISIONS, "[schedule] best_by": QUALITIES, "freeze": FREEZABLE}
         chosen = {"precision": (self.precision,), "[schedule] best_by": (schedule.best_by,), "freeze": self.freeze}
         for key, texts in chosen.items():
             for text in texts:
                 if text not in choices[key]:
-                    raise ConfigError(f"{key} is {text!r}; {' or '.join(choices[key])} was needed")
+                    raise ConfigError(f"{key} is {text!r}; expected {' or '.join(choices[key])}")
         if self.freeze and not self.init:
             raise ConfigError(f"freeze is {', '.join(self.freeze)} without init: there is nothing yet worth keeping")
         if schedule.adversarial_from < schedule.discriminate_from:
@@ -189,9 +189,9 @@ class TrainConfig:
             raise ConfigError("[data] train is empty; name folders, files or manifests of recordings")
         for source in (*self.data.train, *self.data.valid):
             if not source.path:
-                raise ConfigError("a source under [data] has no path; {path = ..., weight = ...} was needed")
+                raise ConfigError("a source under [data] has no path; expected {path = ..., weight = ...}")
             if not source.weight > 0:
-                raise ConfigError(f"the weight of {source.path} is {source.weight}; more than 0 was needed")
+                raise ConfigError(f"the weight of {source.path} is {source.weight}; expected more than 0")
 
     @classmethod
     def from_toml(cls, path: Path, changes: Sequence[str] = ()) -> TrainConfig:
@@ -217,7 +217,7 @@ class TrainConfig:
             "schedule": ScheduleConfig,
         }
         if not isinstance(values["model"], Mapping):
-            raise ConfigError(f"[model] is {values['model']!r}; a section of keys and values was needed")
+            raise ConfigError(f"[model] is {values['model']!r}; expected a section of keys and values")
         for key, section in sections.items():
             if key in values:
                 values[key] = _section(section, values[key], f"[{key}]")
@@ -249,7 +249,7 @@ def changed(values: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]
         key, equals, text = change.partition("=")
         *sections, name = key.strip().split(".")
         if not equals or not name or len(sections) > 1:
-            raise ConfigError(f"the change {change!r} was not understood; section.key=value was needed")
+            raise ConfigError(f"the change {change!r} was not understood; expected section.key=value")
         try:
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
@@ -282,7 +282,7 @@ def toml_value(value: Any) -> str:
 
 def _section(section: type[Section], values: Mapping[str, Any], where: str) -> Section:
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{where} is {values!r}; a section of keys and values was needed")
+        raise ConfigError(f"{where} is {values!r}; expected a section of keys and values")
     known = get_type_hints(section)
     unknown = sorted(set(values) - set(known))
     if unknown:
@@ -295,7 +295,7 @@ def _fitted(wanted: Any, value: Any, name: str) -> Any:
     kinds, origin = get_args(wanted), get_origin(wanted)
     if origin is tuple and isinstance(value, list | tuple):
         if kinds[-1] is not Ellipsis and len(kinds) != len(value):
-            raise ConfigError(f"{name} is {value!r}; {len(kinds)} values were needed")
+            raise ConfigError(f"{name} is {value!r}; expected {len(kinds)} values")
         return tuple(_fitted(kinds[0], item, name) for item in value)
     if origin is UnionType:
         return None if value is None or value is False else _fitted(kinds[0], value, name)
@@ -312,4 +312,4 @@ def _fitted(wanted: Any, value: Any, name: str) -> Any:
             wanted, "a text" if wanted is str else "a section"
         )
     )
-    raise ConfigError(f"{name} is {value!r}; {article} was needed")
+    raise ConfigError(f"{name} is {value!r}; expected {article}")

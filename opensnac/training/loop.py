@@ -262,7 +262,7 @@ def require_divisible(config: TrainConfig, processes: int) -> None:
     parts = processes * config.data.accumulate
     if config.data.batch_size % parts:
         raise ConfigError(
-            f"[data] batch_size is {config.data.batch_size}; a multiple of {parts} was needed, {processes} processes "
+            f"[data] batch_size is {config.data.batch_size}; expected a multiple of {parts}, {processes} processes "
             f"with {config.data.accumulate} parts each"
         )
 
@@ -275,8 +275,8 @@ def crop_samples(config: TrainConfig) -> int:
     longest = max(*MEL_WINDOWS, *config.discriminator.windows)
     if crop <= longest // 2:
         raise ConfigError(
-            f"[data] crop_seconds {config.data.crop_seconds} makes crops of {crop} samples; more than "
-            f"{longest // 2} were needed, half of the longest spectral window"
+            f"[data] crop_seconds {config.data.crop_seconds} makes crops of {crop} samples; expected "
+            f"more than {longest // 2}, half of the longest spectral window"
         )
     return crop
 

@@ -30,7 +30,7 @@ class Processes:
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(
-                f"device is {device!r}, which cannot be used ({reason}); auto, cpu or cuda was needed"
+                f"device is {device!r}, which cannot be used ({reason}); expected auto, cpu or cuda"
             ) from error
         self.count, self.rank = state.num_processes, state.process_index
         alone = device != "auto" and self.count == 1

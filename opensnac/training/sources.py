@@ -130,7 +130,7 @@ def _places(source: str, broken: list[str]) -> Iterator[Place]:
     else:
         paths = [Path(found) for found in glob.glob(source, recursive=True) if Path(found).is_file()]
         if not paths:
-            raise AudioError(f"no recordings at {source}: {KINDS} was needed")
+            raise AudioError(f"no recordings at {source}: expected {KINDS}")
     for found in paths:
         kind = found.suffix.lower()
         if kind in MANIFESTS:
@@ -154,7 +154,7 @@ def _manifest(path: Path) -> list[str]:
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict) or "path" not in row:
             has = f"columns {', '.join(map(str, row))}" if isinstance(row, dict) else f"the row {row!r}"
-            raise AudioError(f"{path} has {has}; a column `path` was needed")
+            raise AudioError(f"{path} has {has}; expected a column `path`")
         if not row["path"] or not isinstance(row["path"], str):
             raise AudioError(f"{path}, row {number}, has no path; give one or remove the row")
     return [row["path"] for row in rows]

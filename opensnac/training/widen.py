@@ -37,8 +37,8 @@ def widen(model: SNAC, config: CodecConfig, random: torch.Generator) -> SNAC:
     """
     if not can_widen(model.config, config):
         raise ModelError(
-            f"a model of widths {_widths(model.config)} cannot be made one of {_widths(config)}: whole multiples, and "
-            "else the same configuration, were needed"
+            f"a model of widths {_widths(model.config)} cannot be made one of {_widths(config)}: expected whole "
+            "multiples, and else the same configuration"
         )
     wide = SNAC.from_config(config)
     for name, layer in wide.named_modules():

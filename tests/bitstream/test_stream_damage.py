@@ -196,7 +196,7 @@ def stream_of(header: Header, *packets: bytes, num_samples: int) -> bytes:
 def test_codes_beyond_the_codebook_are_found(code: int) -> None:
     payload = (code << 100).to_bytes(15)  # in the second place of 10 bits
     data = stream_of(STEREO, b"\2" + payload, num_samples=2 * 1881)
-    message = f"packet 1, payload at byte 36: it holds code {code}; 0 to 999 was needed; nothing before"
+    message = f"packet 1, payload at byte 36: it holds code {code}; expected 0 to 999; nothing before"
     with pytest.raises(CorruptStreamError, match=message):
         read(io.BytesIO(data))
 

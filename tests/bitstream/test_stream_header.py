@@ -73,7 +73,7 @@ def test_frames_fit_exactly_if_rounding_and_padding_can_give_them(
         ({"model_name": "\udc80"}, "control characters are not possible"),
         ({"weights_hash": "0123"}, "weights_hash is '0123'; the first 16 lower-case hex digits"),
         ({"weights_hash": "0123456789ABCDEF"}, "weights_hash is '0123456789ABCDEF'"),
-        ({"sampling_rate": 0}, "sampling_rate is 0; a whole number from 1 to 16777215 was needed"),
+        ({"sampling_rate": 0}, "sampling_rate is 0; expected a whole number from 1 to 16777215"),
         ({"sampling_rate": 24000.0}, r"sampling_rate is 24000\.0; a whole number"),
         ({"original_rate": 1 << 24}, "original_rate is 16777216"),
         ({"channels": 0}, "channels is 0; a whole number from 1 to 255"),
@@ -153,13 +153,13 @@ def test_a_version_that_never_was_is_damage() -> None:
         (b"", r"the input is empty \(0 bytes\)"),
         (
             b"RIFF\x24\x08\0\0WAVE",
-            "starts with b'RIFF', b'SNAC' was needed and looks like a WAV file: encode it",
+            "starts with b'RIFF', expected b'SNAC' and looks like a WAV file: encode it",
         ),
         (b"OggS\0\2", "looks like an Ogg file"),
         (b"fLaC\0\0", "looks like a FLAC file"),
         (b"ID3\4\0", "looks like an MP3 file"),
         (b"\xff\xfb\x90\x64", "looks like an MP3 file"),
-        (b"{}", "starts with b'{}', b'SNAC' was needed$"),
+        (b"{}", "starts with b'{}', expected b'SNAC'$"),
     ],
 )
 def test_another_kind_of_file_is_named(data: bytes, message: str) -> None:

@@ -126,10 +126,10 @@ def _zeros(*shapes: tuple[int, ...], dtype: type = np.int64) -> list[np.ndarray]
 @pytest.mark.parametrize(
     ("codes", "message"),
     [
-        (_zeros((1, 1), (1, 2)), r"codes of 2 scales came; 3 were needed"),
+        (_zeros((1, 1), (1, 2)), r"codes of 2 scales came; expected 3"),
         (
             _zeros((2, 1), (2, 2), (2, 4)),
-            r"shape \(2, 1\); integers of shape \(1 channels, codes\) were needed",
+            r"shape \(2, 1\); expected integers of shape \(1 channels, codes\)",
         ),
         (_zeros((1,), (2,), (4,)), r"scale 0 are int64 of shape \(1,\)"),
         (_zeros((1, 1), (1, 2), (1, 4), dtype=np.float64), r"scale 0 are float64 of shape"),
@@ -141,7 +141,7 @@ def _zeros(*shapes: tuple[int, ...], dtype: type = np.int64) -> list[np.ndarray]
         (_zeros((1, 2), (1, 2), (1, 4)), r"have \[2, 2, 4\] codes a channel"),
         (
             [scale + 4096 for scale in _zeros((1, 1), (1, 2), (1, 4))],
-            r"are 4096 to 4096; 0 to 4095 was needed",
+            r"are 4096 to 4096; expected 0 to 4095",
         ),
         ([scale - 1 for scale in _zeros((1, 1), (1, 2), (1, 4))], r"scale 0 are -1 to -1; 0 to 4095 was"),
     ],
@@ -166,7 +166,7 @@ def test_a_number_of_samples_that_does_not_fit_the_frames_is_refused(num_samples
 
 @pytest.mark.parametrize("count", [0, 256])
 def test_packets_of_impossible_size_are_refused(count: int) -> None:
-    with pytest.raises(BitstreamError, match=f"coarse_frames_per_packet is {count}; 1 to 255 was needed"):
+    with pytest.raises(BitstreamError, match=f"coarse_frames_per_packet is {count}; expected 1 to 255"):
         Writer(io.BytesIO(), SPEECH, coarse_frames_per_packet=count)
 
 

@@ -107,7 +107,7 @@ def test_raw_samples_go_through_pipes_as_they_come(here: Path, model: list[str])
 
 @pytest.mark.parametrize("raw", ["fast", "24000:0", "24000:x", ":2"])
 def test_raw_layouts_that_are_none_are_wrong_use(here: Path, model: list[str], raw: str) -> None:
-    assert "a rate in Hz was needed" in refuse(2, "encode", "-", "--raw", raw, *model)
+    assert "expected a rate in Hz" in refuse(2, "encode", "-", "--raw", raw, *model)
 
 
 def test_raw_input_that_ends_inside_of_a_sample(here: Path, model: list[str]) -> None:

@@ -76,7 +76,7 @@ def test_an_older_revision_never_replaces_a_newer_one(server, answers):
         ({"test": "another"}, "answers to the test 'another'; this is"),
         ({"session": "../../etc/passwd"}, "is not 16 hexadecimal digits"),
         ({"schema": 2}, "no answers of schema 1"),
-        ({"revision": "9"}, "'revision' is '9'; int was needed"),
+        ({"revision": "9"}, "'revision' is '9'; expected int"),
         ({"trials": [{"trial": "a", "scores": {"x": 101}}]}, "has the score 101; 0 to 100 are possible"),
         ({"trials": [{"trial": "a", "scores": {"x": True}}]}, "has the score True"),
         ({"trials": [{"trial": "a"}]}, "trial 'a' has no scores"),

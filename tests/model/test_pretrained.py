@@ -118,7 +118,7 @@ def broken(kind: str, tiny: SNAC, folder: Path) -> Path:
         (
             "no weights",
             ModelError,
-            "model.safetensors or pytorch_model.bin were needed, config.json is there",
+            "model.safetensors or pytorch_model.bin, config.json is there",
         ),
         ("no json", ConfigError, "cannot be read as JSON"),
     ],

@@ -70,7 +70,7 @@ def test_what_is_no_token_is_refused_and_changes_nothing(model: SNAC, codes: lis
     pieces = []
     for token in stream.layout.flatten(codes)[0].tolist():
         for wrong in (token + 64, -1, 7 * 64):
-            with pytest.raises(CodesError, match=r"was needed in slot \d of 7"):
+            with pytest.raises(CodesError, match=r"expected \d+ to \d+ in slot \d of 7"):
                 stream.push(wrong)
         pieces.append(stream.push(token))
     audio = torch.cat([*pieces, stream.finish()])
@@ -308,17 +308,17 @@ def test_lists_that_are_no_tokens_are_named() -> None:
     layout = TokenLayout((2, 1), 10, 100)
     with pytest.raises(CodesError, match="4 tokens came; 3 for each"):
         layout.unflatten(torch.tensor([[100, 110, 120, 100]]))
-    with pytest.raises(CodesError, match="token 4 is 120; 110 to 119 was needed in slot 1 of 3"):
+    with pytest.raises(CodesError, match="token 4 is 120; expected 110 to 119 in slot 1 of 3"):
         layout.unflatten(torch.tensor([[100, 110, 120, 100, 120, 120]]))
     with pytest.raises(CodesError, match=r"codes of \[1, 3\] came; strides \[2, 1\]"):
         layout.flatten([torch.zeros(1, 1).long(), torch.zeros(1, 3).long()])
     with pytest.raises(ConfigError, match=r"strides are \[3, 2\]"):
         TokenLayout((3, 2), 10)
-    with pytest.raises(ConfigError, match=r"slots are \[0, 1\]; .*\[0, 1, 1\] were needed"):
+    with pytest.raises(ConfigError, match=r"slots are \[0, 1\]; expected .*\[0, 1, 1\]"):
         TokenLayout((2, 1), 10, slots=(0, 1))
     with pytest.raises(ConfigError, match="the separator 5 is a code's token"):
         TokenLayout((2, 1), 10, separator=5)
-    with pytest.raises(CodesError, match="token 0 is 3; the separator 99 was needed"):
+    with pytest.raises(CodesError, match="token 0 is 3; expected the separator 99"):
         TokenLayout((2, 1), 10, separator=99).unflatten(torch.tensor([[3, 4, 5, 6]]))
 
 
@@ -395,5 +395,5 @@ def test_rows_that_are_none_are_named() -> None:
         layout.from_rows(torch.zeros(1, 3, 4).long())
     with pytest.raises(CodesError, match="4 steps came; 1 of delay and a multiple of 2"):
         layout.from_rows(torch.zeros(1, 2, 4).long())
-    with pytest.raises(CodesError, match="row 1 holds 0 to 10; 0 to 9 was needed"):
+    with pytest.raises(CodesError, match="row 1 holds 0 to 10; expected 0 to 9"):
         layout.from_rows(torch.tensor([[[0, 0, 10], [10, 0, 10]]]))

@@ -122,5 +122,5 @@ def test_what_does_not_fit_or_is_not_kept_is_refused(corpus: Path, tmp_path: Pat
         loop.train(TrainConfig.from_dict(values | {"init": "speech_24khz_tiny"}), tmp_path)
     with pytest.raises(ConfigError, match="freeze is encoder without init"):
         TrainConfig.from_dict(values | {"freeze": ["encoder"]})
-    with pytest.raises(ConfigError, match="freeze is 'decoder'; encoder or codebooks was needed"):
+    with pytest.raises(ConfigError, match="freeze is 'decoder'; expected encoder or codebooks"):
         TrainConfig.from_dict(values | {"freeze": ["decoder"], "init": "x"})

@@ -77,7 +77,7 @@ def test_manifests_and_single_files(folder: Path) -> None:
     with pytest.raises(AudioError, match="row 2, has no path"):
         find_recordings([folder / "list.csv"])
     (folder / "wrong.csv").write_text("file\nshort.wav\n")
-    with pytest.raises(AudioError, match="columns file; a column `path` was needed"):
+    with pytest.raises(AudioError, match="columns file; expected a column `path`"):
         find_recordings([folder / "wrong.csv"])
     with pytest.raises(AudioError, match="no recordings at .*nowhere"):
         find_recordings([folder / "nowhere"])
@@ -157,7 +157,7 @@ def test_globs_jsonl_and_shards(folder: Path) -> None:
         starts = (batch[:, 0, :1] * 32768).round()
         assert torch.equal(batch[:, 0] * 32768, starts + torch.arange(500))
     (folder / "list.jsonl").write_text('{"file": "short.wav"}\n')
-    with pytest.raises(AudioError, match="columns file; a column `path` was needed"):
+    with pytest.raises(AudioError, match="columns file; expected a column `path`"):
         find_recordings([folder / "list.jsonl"])
     (folder / "list.jsonl").write_text('{"path": ')
     with pytest.raises(AudioError, match="is no JSONL text in UTF-8"):

@@ -47,7 +47,7 @@ export class Header {
   #check() {
     checkName(this.modelName);
     if (!/^[0-9a-f]{16}$/.test(this.weightsHash))
-      throw new HeaderError(`weightsHash is ${this.weightsHash}; the first 16 lower-case hex digits of the model's fingerprint were needed`);
+      throw new HeaderError(`weightsHash is ${this.weightsHash}; expected the first 16 lower-case hex digits of the model's fingerprint`);
     checkRange("samplingRate", this.samplingRate, 1, MAX_RATE);
     checkRange("originalRate", this.originalRate, 1, MAX_RATE);
     checkRange("channels", this.channels, 1, 255);
@@ -63,7 +63,7 @@ export class Header {
       );
     checkRange("frameMultiple", this.frameMultiple, 1, 255 * this.coarseFrame);
     if (this.frameMultiple % this.coarseFrame)
-      throw new HeaderError(`frameMultiple is ${this.frameMultiple}; a multiple of the coarse frame of ${this.coarseFrame} frames was needed`);
+      throw new HeaderError(`frameMultiple is ${this.frameMultiple}; expected a multiple of the coarse frame of ${this.coarseFrame} frames`);
   }
 
   // Bits of one code.
@@ -185,12 +185,12 @@ function* readFields(source) {
 
 function* checkMagic(source) {
   const magic = yield* source.takeUpTo(MAGIC.length);
-  if (!magic.length) throw new NotSnacError("the input is empty (0 bytes); a .snac stream was needed");
+  if (!magic.length) throw new NotSnacError("the input is empty (0 bytes); expected a .snac stream");
   if (!magic.every((byte, index) => byte === MAGIC[index])) {
     const text = String.fromCharCode(...magic);
     const [, kind] = FOREIGN.find(([start]) => text.startsWith(start)) ?? [];
     const looks = kind ? ` and looks like ${kind}: encode it first` : "";
-    throw new NotSnacError(`no .snac stream: it starts with ${JSON.stringify(text)}, "SNAC" was needed${looks}`);
+    throw new NotSnacError(`no .snac stream: it starts with ${JSON.stringify(text)}, expected "SNAC"${looks}`);
   }
   if (magic.length < MAGIC.length)
     throw new TruncatedStreamError(`the stream ends at byte ${magic.length}, inside the header`);
@@ -226,7 +226,7 @@ function checkName(name) {
 
 function checkRange(field, value, low, high) {
   if (!Number.isInteger(value) || value < low || value > high)
-    throw new HeaderError(`${field} is ${value}; a whole number from ${low} to ${high} was needed`);
+    throw new HeaderError(`${field} is ${value}; expected a whole number from ${low} to ${high}`);
 }
 
 // The number that big-endian bytes make.

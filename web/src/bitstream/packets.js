@@ -18,13 +18,13 @@ export function payloadBytes(coarseFrames, header) {
 export function countCoarseFrames(codes, header) {
   const each = header.codesPerCoarseFrame;
   if (codes.length !== each.length)
-    throw new CodesError(`codes of ${codes.length} scales came; ${each.length} were needed`);
+    throw new CodesError(`codes of ${codes.length} scales came; expected ${each.length}`);
   codes.forEach((scale, index) => checkScale(scale, index, header));
   const lengths = codes.map((scale) => scale[0].length);
   const coarseFrames = Math.floor(lengths[0] / each[0]);
   if (lengths.some((length, index) => length !== coarseFrames * each[index]))
     throw new CodesError(
-      `the scales have [${lengths.join(", ")}] codes a channel; the same multiple of [${each.join(", ")}] was needed ` +
+      `the scales have [${lengths.join(", ")}] codes a channel; expected the same multiple of [${each.join(", ")}] ` +
         "(whole coarse frames)",
     );
   return coarseFrames;
@@ -32,12 +32,12 @@ export function countCoarseFrames(codes, header) {
 
 function checkScale(scale, index, header) {
   if (scale.length !== header.channels || scale.some((channel) => channel.length !== scale[0].length))
-    throw new CodesError(`scale ${index} has ${scale.length} channels; ${header.channels} of one length were needed`);
+    throw new CodesError(`scale ${index} has ${scale.length} channels; expected ${header.channels} of one length`);
   for (const channel of scale) {
     for (const code of channel) {
       if (!Number.isInteger(code) || code < 0 || code >= header.codebookSize)
         throw new CodesError(
-          `scale ${index} has the code ${code}; 0 to ${header.codebookSize - 1} was needed: is it the model that made them?`,
+          `scale ${index} has the code ${code}; expected 0 to ${header.codebookSize - 1}: is it the model that made them?`,
         );
     }
   }
@@ -79,7 +79,7 @@ export function unpack(payload, coarseFrames, header) {
     codes[scale][channel][place] = code;
   });
   if (largest >= header.codebookSize)
-    throw new CorruptStreamError(`it holds code ${largest}; 0 to ${header.codebookSize - 1} was needed`);
+    throw new CorruptStreamError(`it holds code ${largest}; expected 0 to ${header.codebookSize - 1}`);
   return codes;
 }
 

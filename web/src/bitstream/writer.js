@@ -31,7 +31,7 @@ export class Writer {
 
   constructor(header, { coarseFramesPerPacket = 64 } = {}) {
     if (!(coarseFramesPerPacket >= 1 && coarseFramesPerPacket <= MAX_COARSE_FRAMES))
-      throw new BitstreamError(`coarseFramesPerPacket is ${coarseFramesPerPacket}; 1 to ${MAX_COARSE_FRAMES} was needed`);
+      throw new BitstreamError(`coarseFramesPerPacket is ${coarseFramesPerPacket}; expected 1 to ${MAX_COARSE_FRAMES}`);
     this.#header = header;
     this.#perPacket = coarseFramesPerPacket;
     this.#pending = joinCodes([], 0, header);
