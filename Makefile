@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/pip install --quiet -c constraints.txt
+# Test files side by side, each process on one thread: threads that wait for each other would take the cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 BUILT_FROM := pyproject.toml setup.py $(wildcard opensnac/kernels/*.[ch])
 
 .DEFAULT_GOAL := help
@@ -16,10 +18,10 @@ demo: $(VENV)/demo.stamp  ## Code an example recording: sizes, speed, quality an
 	$(BIN)/opensnac demo -o demo_output
 
 test: $(VENV)/test.stamp  ## Run all tests
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-plain: $(VENV)/test.stamp  ## Run the tests of the model and the engine without the kernels
-	OPENSNAC_KERNELS=0 $(BIN)/pytest tests/model tests/engine tests/streaming tests/kernels
+	OPENSNAC_KERNELS=0 $(PYTEST) tests/model tests/engine tests/streaming tests/kernels
 
 test-ray: $(VENV)/test.stamp  ## Run the test that starts a Ray of its own: half a minute
 	OPENSNAC_TEST_RAY=1 $(BIN)/pytest tests/corpus/test_corpus_ray.py
