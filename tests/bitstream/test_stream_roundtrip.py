@@ -143,7 +143,7 @@ def _zeros(*shapes: tuple[int, ...], dtype: type = np.int64) -> list[np.ndarray]
             [scale + 4096 for scale in _zeros((1, 1), (1, 2), (1, 4))],
             r"are 4096 to 4096; expected 0 to 4095",
         ),
-        ([scale - 1 for scale in _zeros((1, 1), (1, 2), (1, 4))], r"scale 0 are -1 to -1; 0 to 4095 was"),
+        ([scale - 1 for scale in _zeros((1, 1), (1, 2), (1, 4))], r"scale 0 are -1 to -1; expected 0 to 4095"),
     ],
 )
 def test_codes_that_do_not_fit_are_refused_and_nothing_of_them_is_written(codes: list, message: str) -> None:

@@ -55,7 +55,7 @@ soundfile.write(NAN_WAV, np.float32([0, np.nan, 0]), 8000, "FLOAT", format="WAV"
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "not readable as audio"),
+        (b"", "is empty (0 bytes)"),
         (b"some text", "not readable as audio"),
         (wav_bytes()[:30], "not readable as audio"),
         (wav_bytes()[:44], "holds no samples"),

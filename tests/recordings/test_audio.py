@@ -108,7 +108,7 @@ def test_a_streamed_wav_whose_length_was_never_filled_in_is_read() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", r"not readable as audio \(.*give a WAV, FLAC, OGG, Opus or MP3"),
+        (b"", r"is empty \(0 bytes\)"),
         (b"just some text, named wav", "not readable as audio"),
         (b"RIFF\x24\x00\x00\x00WAVEfmt ", "not readable as audio"),
     ],
@@ -173,12 +173,12 @@ def test_what_cannot_be_opened_is_refused(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("channels", [1, 2, 6])
 @pytest.mark.parametrize("num_samples", [1, 1000, 100_000])
 def test_writing_keeps_length_rate_and_channels(tmp_path: Path, ending: str, channels: int, num_samples: int) -> None:
-    path = tmp_path / f"a{ending.upper()}"
-    audio.write(path, tone(num_samples, 44100, channels), 44100)
-    samples, rate = audio.read(path)
-    assert (samples.shape, rate) == ((channels, num_samples), 44100)
-    if ending != ".ogg":
-        assert np.abs(samples - tone(num_samples, 44100, channels)).max() <= 1 / 32768
+    path, rate = tmp_path / f"a{ending.upper()}", 48000 if ending == ".opus" else 44100
+    audio.write(path, tone(num_samples, rate, channels), rate)
+    samples, came = audio.read(path)
+    assert (samples.shape, came) == ((channels, num_samples), rate)
+    if ending in (".wav", ".flac"):
+        assert np.abs(samples - tone(num_samples, rate, channels)).max() <= 1 / 32768
 
 
 def test_an_hour_of_ogg_does_not_overflow_the_stack() -> None:
@@ -194,7 +194,7 @@ def test_samples_beyond_full_scale_are_clipped_and_never_wrap() -> None:
     assert samples.tolist() == [32767, -32768, 32767, -32768, 0]
 
 
-@pytest.mark.parametrize("name", ["a.mp3", "a.opus", "a.wave", "a", "a.txt"])
+@pytest.mark.parametrize("name", ["a.mp3", "a.oga", "a.wave", "a", "a.txt"])
 def test_unknown_endings_are_refused_with_the_known_ones(tmp_path: Path, name: str) -> None:
     with pytest.raises(AudioError, match=r"cannot write .*use one of \.wav, \.flac, \.ogg"):
         audio.write(tmp_path / name, tone(10), 8000)
@@ -237,6 +237,7 @@ def small_disk() -> Iterator[None]:
 @pytest.mark.parametrize("ending", WRITABLE)
 @pytest.mark.parametrize("num_samples", [5000, 200_000])
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path, ending: str, num_samples: int) -> None:
+    num_samples *= 10 if ending == ".opus" else 1  # of which less is kept
     noise = np.random.default_rng(0).uniform(-1, 1, (1, num_samples)).astype(np.float32)
     with pytest.raises(OSError, match="File too large") as raised, small_disk():
         audio.write(tmp_path / f"a{ending}", noise, 24000)

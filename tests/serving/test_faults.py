@@ -83,6 +83,7 @@ def test_one_who_answers_no_ping_is_closed(serve, tokens: list[int], engine, cod
         b"GET /v1/decode HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     )
+    assert raw.recv(4096).startswith(b"HTTP/1.1 101")
     mask = bytes(4)  # which leaves the message as it is
     raw.sendall(bytes([0x81, 0x80 | len(START)]) + mask + START.encode())
     until(lambda: server.service.open_streams == 1)

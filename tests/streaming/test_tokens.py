@@ -306,7 +306,7 @@ def test_an_unfinished_frame_is_named(model: SNAC) -> None:
 
 def test_lists_that_are_no_tokens_are_named() -> None:
     layout = TokenLayout((2, 1), 10, 100)
-    with pytest.raises(CodesError, match="4 tokens came; 3 for each"):
+    with pytest.raises(CodesError, match="4 tokens came; expected 3 for each"):
         layout.unflatten(torch.tensor([[100, 110, 120, 100]]))
     with pytest.raises(CodesError, match="token 4 is 120; expected 110 to 119 in slot 1 of 3"):
         layout.unflatten(torch.tensor([[100, 110, 120, 100, 120, 120]]))
@@ -387,13 +387,13 @@ def test_rows_have_their_inverse(data: st.DataObject, batch: int, coarse: int, s
 
 def test_rows_that_are_none_are_named() -> None:
     layout = RowLayout((2, 1), 10, (0, 1))
-    with pytest.raises(ConfigError, match=r"delays are \[0\]; 2 numbers of steps"):
+    with pytest.raises(ConfigError, match=r"delays are \[0\]; expected 2 numbers of steps"):
         RowLayout((2, 1), 10, (0,))
     with pytest.raises(ConfigError, match="pad is 3, a code"):
         RowLayout((2, 1), 10, pad=3)
-    with pytest.raises(CodesError, match=r"rows came as \(1, 3, 4\); \(batch, 2, steps\)"):
+    with pytest.raises(CodesError, match=r"rows came as \(1, 3, 4\); expected \(batch, 2, steps\)"):
         layout.from_rows(torch.zeros(1, 3, 4).long())
-    with pytest.raises(CodesError, match="4 steps came; 1 of delay and a multiple of 2"):
+    with pytest.raises(CodesError, match="4 steps came; expected 1 of delay and a multiple of 2"):
         layout.from_rows(torch.zeros(1, 2, 4).long())
     with pytest.raises(CodesError, match="row 1 holds 0 to 10; expected 0 to 9"):
         layout.from_rows(torch.tensor([[[0, 0, 10], [10, 0, 10]]]))

@@ -51,8 +51,8 @@ def test_every_shipped_configuration_trains(path: Path) -> None:
 
 
 def test_the_runs_that_are_shipped() -> None:
-    names = {"speech_24khz", "speech_24khz_small", "speech_24khz_tiny", "music_32khz", "music_44khz", "smoke"}
-    assert {path.stem for path in SHIPPED} == names
+    speech, music = {"speech_24khz", "speech_24khz_small", "speech_24khz_tiny"}, {"music_32khz", "music_44khz"}
+    assert {path.stem for path in SHIPPED} == {*speech, *music, "music_32khz_small", "smoke"}
 
 
 @pytest.mark.parametrize("variant", Ablation.from_toml(RECIPE).variants)

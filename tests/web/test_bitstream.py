@@ -257,7 +257,7 @@ def test_a_promise_of_samples_is_weighed_as_python_weighs_it(ask, recording):
         ({"channels": 0}, "channels is 0; expected a whole number from 1 to 255"),
         ({"modelName": "a\x07"}, 'modelName is "a\\u0007"; control characters are not possible in it'),
         ({"modelName": "x" * 256}, "modelName has 256 bytes of UTF-8; 1 to 255 are possible"),
-        ({"weightsHash": "0"}, "weightsHash is 0; the first 16 lower-case hex digits"),
+        ({"weightsHash": "0"}, "weightsHash is 0; expected the first 16 lower-case hex digits"),
         ({"vqStrides": [251, 241, 239]}, "codes a coarse frame and 4096 are possible"),
         ({"frameMultiple": 6}, "frameMultiple is 6; expected a multiple of the coarse frame of 4 frames"),
         ({"codebookSize": 1.5}, "codebookSize is 1.5; expected a whole number from 2 to 65536"),
@@ -275,7 +275,7 @@ def test_a_header_that_cannot_be_is_refused(ask, change, problem):
     [
         ([[[1]], [[1, 2]]], 0, "codes of 2 scales came; expected 3"),
         ([[[1], [1]], [[1, 2]], [[1, 2, 3, 4]]], 0, "scale 0 has 2 channels; expected 1 of one length"),
-        ([[[1]], [[1, 2]], [[1, 2, 3]]], 0, "have [1, 2, 3] codes a channel; the same multiple of [1, 2, 4]"),
+        ([[[1]], [[1, 2]], [[1, 2, 3]]], 0, "have [1, 2, 3] codes a channel; expected the same multiple of [1, 2, 4]"),
         ([[[1]], [[1, 2]], [[1, 2, 3, 4096]]], 0, "scale 2 has the code 4096; expected 0 to 4095"),
         ([[[1]], [[1, -2]], [[1, 2, 3, 4]]], 0, "scale 1 has the code -2; expected 0 to 4095"),
         ([[[1]], [[1, 2]], [[1, 2, 3, 4]]], 4000, "4 frames were written; 4000 samples at 44100 Hz need 8"),
