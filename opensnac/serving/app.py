@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
 from starlette.staticfiles import StaticFiles
+from starlette.types import Receive
 
 from opensnac import __version__
 from opensnac.bitstream import Limits
@@ -138,6 +140,26 @@ def _add_health(app: FastAPI, service: Service) -> None:
         return messages.asyncapi(__version__)
 
 
+class _Answer(StreamingResponse):
+    """An answer that may begin before its request has ended, and leaves the rest of that to whoever reads it."""
+
+    def __init__(self, pieces: AsyncIterator[bytes], media: str, read: asyncio.Event) -> None:
+        super().__init__(pieces, media_type=media)
+        self._read = read
+
+    async def listen_for_disconnect(self, receive: Receive) -> None:
+        """Listen once the request was read: what is received before is a part of it."""
+        await self._read.wait()
+        await super().listen_for_disconnect(receive)
+
+
+async def _told(body: AsyncIterator[bytes], read: asyncio.Event) -> AsyncIterator[bytes]:
+    """The same body; `read` is set at its end."""
+    async for piece in body:
+        yield piece
+    read.set()
+
+
 def _add_recordings(app: FastAPI, service: Service, transfers: Transfers) -> None:
     limits = service.settings.files
 
@@ -147,9 +169,10 @@ def _add_recordings(app: FastAPI, service: Service, transfers: Transfers) -> Non
         if transfers.full:
             busy = Problem(code="limit", message="as many recordings as may be are being coded; try again")
             return JSONResponse(busy.model_dump(), 503, UNREAD | {"Retry-After": "5"})
-        body = request.stream()
+        read = asyncio.Event()
+        body = _told(request.stream(), read)
         pieces = await transfers.run(body, work, limits.file_bytes, service.settings.streams.idle)
-        return StreamingResponse(pieces, media_type=media)
+        return _Answer(pieces, media, read)
 
     @app.post(
         "/v1/encode",

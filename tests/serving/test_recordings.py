@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Callable
 
 import httpx
@@ -71,6 +72,7 @@ def test_raw_samples_are_coded_as_they_come(server: Running, engine: Engine) -> 
 
     def body():
         for start in range(0, len(samples), 4800):
+            time.sleep(0.05)  # so that the answer begins before the end
             yield samples[start : start + 4800].tobytes()
 
     with httpx.stream("POST", f"{server.url}/v1/encode?raw=24000", content=body(), timeout=60) as response:
