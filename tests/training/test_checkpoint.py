@@ -91,7 +91,7 @@ def test_a_slim_checkpoint_of_another_model_or_none_is_refused(corpus: Path, fin
     with pytest.raises(ModelError, match="holds another model than the configuration asks for"):
         loop.train(TrainConfig.from_dict(other), tmp_path / "a")
     model = finished / "best" / "model.safetensors"
-    with pytest.raises(ModelError, match=r"no slim checkpoint; slim\.safetensors of a training run"):
+    with pytest.raises(ModelError, match=r"no slim checkpoint; expected slim\.safetensors of a training run"):
         loop.train(TrainConfig.from_dict(values | {"init": str(model)}), tmp_path / "b")
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(slim.read_bytes()[:5000])

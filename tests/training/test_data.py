@@ -162,7 +162,7 @@ def test_globs_jsonl_and_shards(folder: Path) -> None:
     (folder / "list.jsonl").write_text('{"path": ')
     with pytest.raises(AudioError, match="is no JSONL text in UTF-8"):
         find_recordings([folder / "list.jsonl"])
-    with pytest.raises(AudioError, match=r"no recordings at .*none\*\.wav: a folder, an audio file, a glob"):
+    with pytest.raises(AudioError, match=r"no recordings at .*none\*\.wav: expected a folder, an audio file, a glob"):
         find_recordings([str(folder / "none*.wav")])
 
 
