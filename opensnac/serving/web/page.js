@@ -41,7 +41,7 @@ function reset(state) {
   page.state = state;
   document.body.dataset.state = state;
   at("record").textContent = state === "recording" ? "Stop" : "Record";
-  at("record").disabled = state === "waiting" || state === "file";
+  at("record").ariaDisabled = String(state === "waiting" || state === "file"); // it keeps the focus
   at("file").disabled = state !== "idle";
   const heard = state === "idle" && page.coded.length > 0;
   at("play").disabled = !(heard || page.player?.playing);
@@ -178,7 +178,8 @@ const guarded = (action) => async (...given) => {
   }
 };
 
-at("record").addEventListener("click", guarded(() => (page.state === "recording" ? stop() : record())));
+const pressed = { idle: record, recording: stop };
+at("record").addEventListener("click", guarded(() => pressed[page.state]?.()));
 at("play").addEventListener("click", () => (page.player.playing ? page.player.pause() : page.player.play()));
 at("file").addEventListener("change", guarded(async ({ target }) => target.files[0] && take(target.files[0])));
 at("compare").addEventListener("click", () => {
