@@ -1,11 +1,10 @@
-"""Let a trained model go on where a recording stops, or say a text, and hear it as it is drawn.
+"""Let a trained model continue a recording or speak a text, and play the speech while it is generated.
 
     python examples/speech_lm/speak.py run --prompt examples/lj_speech.flac -o continued.flac
     python examples/speech_lm/speak.py run --text "Thank you." -o said.flac
     python examples/speech_lm/speak.py run --prompt examples/lj_speech.flac -o - | aplay -t raw -f S16_LE -r 24000
 
-Each token goes through `opensnac.tokens.TokenStream` as soon as it is drawn, and what becomes certain is written at
-once.
+Each sampled token goes through `opensnac.tokens.TokenStream`, and samples are written as soon as they are final.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ from opensnac.tokens import TokenStream
 def main() -> None:
     """Speak as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", metavar="RUN", type=Path, help="what train.py wrote")
-    parser.add_argument("--prompt", metavar="FILE", help="a recording to begin with")
-    parser.add_argument("--prompt-seconds", type=float, default=3.0, help="of it (default: 3)")
-    parser.add_argument("--text", help="what to say; with a prompt: what it says and what is to follow")
-    parser.add_argument("--seconds", type=float, default=8.0, help="to say at most (default: 8)")
+    parser.add_argument("run", metavar="RUN", type=Path, help="the output folder of train.py")
+    parser.add_argument("--prompt", metavar="FILE", help="a recording to continue")
+    parser.add_argument("--prompt-seconds", type=float, default=3.0, help="how much of it (default: 3)")
+    parser.add_argument("--text", help="text to speak; with a prompt: its transcript and what follows")
+    parser.add_argument("--seconds", type=float, default=8.0, help="to generate at most (default: 8)")
     parser.add_argument("-o", "--out", metavar="FILE", required=True, help="a .wav, .flac or .ogg, or - for a pipe")
     parser.add_argument("--temperature", type=float, default=0.9)
     parser.add_argument("--top-p", type=float, default=0.9)
@@ -43,10 +42,10 @@ def main() -> None:
     text = Bytes()(options.text)["input_ids"] if options.text else []
     prompt = prompt_tokens(model, codec, options.prompt, options.prompt_seconds) if options.prompt else []
     generator = torch.Generator().manual_seed(options.seed)
-    drawn = model.go_on([END, *text, *prompt], options.temperature, options.top_p, generator)
+    sampled = model.generate([END, *text, *prompt], options.temperature, options.top_p, generator)
     rate = model.layout.tokens_per_frame * codec.config.sampling_rate / (codec.hop_length * codec.config.coarse_stride)
     frames = int(options.seconds * rate) // model.layout.tokens_per_frame
-    tokens = chain(prompt, islice(drawn, frames * model.layout.tokens_per_frame))
+    tokens = chain(prompt, islice(sampled, frames * model.layout.tokens_per_frame))
     target = sys.stdout.buffer if options.out == "-" else options.out
     with Sink(target, 1, codec.config.sampling_rate, ".raw" if options.out == "-" else None, force=True) as sink:
         play(TokenStream(codec, layout=model.layout), tokens, sink)
@@ -62,7 +61,7 @@ def prompt_tokens(model: SpeechLM, codec: SNAC, path: str, seconds: float) -> li
 
 
 def play(stream: TokenStream, tokens: chain[int], sink: Sink) -> None:
-    """Write what tokens sound like as they come; say how fast they came."""
+    """Write the sound of the tokens as they arrive; report the speed."""
     began, first = time.perf_counter(), None
     for token in tokens:
         if token == END:

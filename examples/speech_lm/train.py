@@ -2,9 +2,9 @@
 
     python examples/speech_lm/train.py tokens/train --valid tokens/valid -o run --minutes 60
 
-Rows that have a text are learned with it in front, the others by themselves. The learning rate falls to nothing as the
-minutes of processor time run out. The loss on held-out rows is in nats a code, beside that of a table that knows how
-often each code stands in its slot (the unigram entropy). RUN gets the weights, curve.json and curve.png.
+Rows with a transcript are trained with it in front, the others without. The learning rate decays to zero over the given
+minutes of processor time. The loss on held-out rows is printed in nats per code, with the unigram entropy (the loss of
+knowing only the code frequencies of each slot) for comparison. RUN gets the weights, curve.json and curve.png.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from opensnac.corpus import Corpus, PackedTokens, TokenLoader
 from opensnac.errors import OpensnacError
 from opensnac.files import whole_file
 
-RATE, SLOW_RATE = 2e-3, 3e-4  # the largest learning rates: of most weights, and of what each code has of its own
-WARM_UP, CLIP = 0.03, 1.0  # share of the time in which they rise; norm of the gradients
-LOOKS = 12  # at the held-out rows
+RATE, SLOW_RATE = 2e-3, 3e-4  # peak learning rates: of most weights, and of the embeddings and biases of tokens
+WARM_UP, CLIP = 0.03, 1.0  # share of the time for warm-up; gradient norm
+EVALUATIONS = 12  # on the held-out rows
 
 
 def main() -> None:
@@ -37,29 +37,29 @@ def main() -> None:
     parser.add_argument("corpus", metavar="CORPUS")
     parser.add_argument("--valid", metavar="CORPUS", required=True, help="held-out rows")
     parser.add_argument("-o", "--out", metavar="RUN", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=60, help="of processor time, all threads together")
+    parser.add_argument("--minutes", type=float, default=60, help="of processor time, over all threads")
     parser.add_argument("--width", type=int, default=Shape.width)
     parser.add_argument("--layers", type=int, default=Shape.layers)
     parser.add_argument("--context", type=int, default=Shape.context)
-    parser.add_argument("--batch", type=int, default=4, help="sequences a step")
+    parser.add_argument("--batch", type=int, default=4, help="sequences per step")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
     corpus, valid = Corpus(options.corpus), Corpus(options.valid)
     if corpus.facts["fingerprint"] != valid.facts["fingerprint"]:
-        raise OpensnacError(f"{options.valid}: expected codes of the model of {options.corpus}, got another's")
+        raise OpensnacError(f"{options.valid}: expected codes of the same model as {options.corpus}, got another's")
     config = corpus.config
     sizes = {"width": options.width, "layers": options.layers, "context": options.context}
     codebooks = config.codebook_size, config.codebook_dim
     model = SpeechLM(Shape(corpus.facts["model"], tuple(config.vq_strides), *codebooks, **sizes))
-    counts = seen(model, corpus)
-    model.begin_with(SNAC.from_pretrained(corpus.facts["model"]), counts)
+    counts = row_counts(model, corpus)
+    model.initialise(SNAC.from_pretrained(corpus.facts["model"]), counts)
     train(model, corpus, valid, counts, options)
 
 
 @dataclass
 class Curve:
-    """What was seen on the way: entropies in nats a code, and a point for each look."""
+    """The learning curve: entropies in nats per code, and a point for each evaluation."""
 
     uniform: float
     unigram: float
@@ -67,23 +67,23 @@ class Curve:
 
 
 def train(model: SpeechLM, corpus: Corpus, valid: Corpus, counts: Tensor, options: argparse.Namespace) -> None:
-    """Train until the time is over, looking at held-out rows now and then."""
+    """Train until the time is over, with evaluations on held-out rows."""
     loader = TokenLoader(sequences(corpus, options.context, epochs=None, seed=options.seed), options.batch)
     held_out = [batch["input_ids"] for batch in TokenLoader(sequences(valid, options.context), options.batch)]
     if not held_out:
-        raise OpensnacError(f"{valid.folder}: expected {options.context} tokens at least, got fewer; hold out more")
+        raise OpensnacError(f"{valid.folder}: expected at least {options.context} tokens, got fewer; hold out more")
     curve = Curve(math.log(model.shape.codebook_size), unigram(model, counts, held_out))
-    print(f"{sum(p.numel() for p in model.parameters()):,} weights; nats a code: ", end="")
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters; nats per code: ", end="")
     print(f"uniform {curve.uniform:.3f}, unigram {curve.unigram:.3f}", flush=True)
     slow = [model.own.weight, model.bias]
-    quick = [weight for weight in model.parameters() if all(weight is not other for other in slow)]
-    groups = [{"params": quick, "most": RATE}, {"params": slow, "most": SLOW_RATE}]
+    fast = [weight for weight in model.parameters() if all(weight is not other for other in slow)]
+    groups = [{"params": fast, "peak": RATE}, {"params": slow, "peak": SLOW_RATE}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.01)
-    began, looked, taken, recent = time.process_time(), 0, 0, []
+    began, evaluated, taken, recent = time.process_time(), 0, 0, []
     for batch in loader:
         share = (time.process_time() - began) / (60 * options.minutes)
-        if share * LOOKS >= looked or share >= 1:
-            looked = math.floor(share * LOOKS) + 1
+        if share * EVALUATIONS >= evaluated or share >= 1:
+            evaluated = math.floor(share * EVALUATIONS) + 1
             point = {"minutes": (time.process_time() - began) / 60, "tokens": taken, **scores(model, held_out)}
             point["train"] = sum(recent) / max(1, len(recent))
             curve.points.append(point)
@@ -92,7 +92,7 @@ def train(model: SpeechLM, corpus: Corpus, valid: Corpus, counts: Tensor, option
         if share >= 1:
             break
         for group in optimizer.param_groups:
-            group["lr"] = group["most"] * min(share / WARM_UP, 1) * (1 + math.cos(math.pi * share)) / 2
+            group["lr"] = group["peak"] * min(share / WARM_UP, 1) * (1 + math.cos(math.pi * share)) / 2
         losses, targets = model.losses(batch["input_ids"])
         loss = losses.mean()
         loss.backward()
@@ -104,7 +104,7 @@ def train(model: SpeechLM, corpus: Corpus, valid: Corpus, counts: Tensor, option
 
 
 def sequences(corpus: Corpus, context: int, epochs: int | None = 1, seed: int | None = None) -> PackedTokens:
-    """Rows end to end, in pieces of `context` tokens and the one after; shuffled by a seed."""
+    """Concatenated rows in pieces of `context` + 1 tokens; shuffled if there is a seed."""
     tokenizer = Bytes() if "text" in corpus.facts["columns"] else None
     layout = f"tree:{FIRST_CODE}"
     shuffled = {"shuffle": seed is not None, "seed": seed or 0}
@@ -113,8 +113,8 @@ def sequences(corpus: Corpus, context: int, epochs: int | None = 1, seed: int | 
     )
 
 
-def seen(model: SpeechLM, corpus: Corpus) -> Tensor:
-    """How often each row of the model's table came in a corpus, and once more."""
+def row_counts(model: SpeechLM, corpus: Corpus) -> Tensor:
+    """The frequency of each row of the model's table in a corpus, plus one."""
     counts = torch.ones(len(model.bias), dtype=torch.float64)
     for batch in TokenLoader(sequences(corpus, model.shape.context), 64):
         counts += torch.bincount(model.row_of(batch["input_ids"].flatten()), minlength=len(counts))
@@ -122,7 +122,7 @@ def seen(model: SpeechLM, corpus: Corpus) -> Tensor:
 
 
 def unigram(model: SpeechLM, counts: Tensor, held_out: list[Tensor]) -> float:
-    """Nats a held-out code by how often codes of its scale came."""
+    """Unigram entropy of held-out codes by the code frequencies of each scale, nats per code."""
     nats = torch.zeros_like(counts)
     for slot in reversed(range(len(model.layout.slots))):
         first, stop = model.rows_of(slot)
@@ -133,7 +133,7 @@ def unigram(model: SpeechLM, counts: Tensor, held_out: list[Tensor]) -> float:
 
 @torch.inference_mode()
 def scores(model: SpeechLM, held_out: list[Tensor]) -> dict[str, Any]:
-    """Mean loss of held-out codes, in all and of each scale, and of text if there is any."""
+    """Mean loss of held-out codes, overall and per scale, and of text if there is any."""
     model.eval()
     found = [model.losses(batch) for batch in held_out]
     model.train()
@@ -151,7 +151,7 @@ def scores(model: SpeechLM, held_out: list[Tensor]) -> dict[str, Any]:
 
 
 def report(model: SpeechLM, curve: Curve, out: Path) -> None:
-    """Print the last point, keep the weights and the curve."""
+    """Print the last point, save the weights and the curve."""
     point = curve.points[-1]
     scales = ", ".join(f"{loss:.3f}" for loss in point["scales"])
     print(
@@ -167,7 +167,7 @@ def report(model: SpeechLM, curve: Curve, out: Path) -> None:
 
 
 def draw(curve: Curve, target: Path) -> None:
-    """The curve as a picture."""
+    """Plot the curve."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -182,7 +182,7 @@ def draw(curve: Curve, target: Path) -> None:
         axes.plot(minutes, losses, color="C0", alpha=0.35, linewidth=1)
         axes.annotate(f"scale {scale}", (minutes[-1], losses[-1]), ha="right", va="top", color="C0", fontsize=8)
     axes.plot(minutes[1:], [point["train"] for point in curve.points[1:]], color="C1", label="training")
-    axes.set(xlabel="minutes of processor time", ylabel="nats a code")
+    axes.set(xlabel="minutes of processor time", ylabel="nats per code")
     axes.legend()
     figure.savefig(target, format="png", dpi=110)
 

@@ -1,4 +1,4 @@
-"""The language model of examples/speech_lm: every command of its page runs, small; what it says is foretold rightly."""
+"""The language model of examples/speech_lm: every command of its page runs, small; its predictions are right."""
 
 from __future__ import annotations
 
@@ -85,15 +85,15 @@ def test_every_command_of_the_page_runs(here: Path, run: Callable[[str], None]) 
 
 
 @torch.no_grad()
-def test_what_is_drawn_is_what_the_whole_row_foretells(here: Path) -> None:
+def test_cached_generation_equals_the_whole_sequence(here: Path) -> None:
     from language_model import END, FIRST_CODE, Shape, SpeechLM
 
     torch.manual_seed(0)
     model = SpeechLM(Shape("codec", (4, 2, 1), 64, 8, width=64, layers=2, context=64)).eval()
     start = [END, *b"hi", *(FIRST_CODE + 64 * slot + 5 for slot in range(7))]
-    model.begin_with(SNAC.from_pretrained("codec"), torch.ones(len(model.bias)))
+    model.initialise(SNAC.from_pretrained("codec"), torch.ones(len(model.bias)))
     model.bias[END] = -100  # no end
-    drawn = model.go_on(start, 1e-6, 1.0, torch.Generator().manual_seed(0))  # the likeliest at each step
+    drawn = model.generate(start, 1e-6, 1.0, torch.Generator().manual_seed(0))  # the likeliest at each step
     tokens = [*start, *(token for token, _ in zip(drawn, range(35), strict=False))]
     table = model.table()
     hidden, _ = model.hidden(torch.tensor([tokens]), table)
