@@ -50,7 +50,7 @@ def serve(
         except ModuleNotFoundError as error:
             raise OpensnacError(f"serve needs {error.name}: pip install '{EXTRA}'") from error
         from opensnac.bitstream import Limits
-        from opensnac.serving.pools import PoolLimits
+        from opensnac.serving.pool import PoolLimits
         from opensnac.serving.service import Settings
 
         names = (*LOOPBACK, *(public_host or ())) if is_loopback(host) or public_host else ("*",)

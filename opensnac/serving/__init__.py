@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from opensnac.serving.pools import DecoderPool, EncoderPool, PoolLimits
+    from opensnac.serving.pool import PoolLimits
+    from opensnac.serving.pools import DecoderPool, EncoderPool
 
 __all__ = ["DecoderPool", "EncoderPool", "PoolLimits"]
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal
 
-import numpy as np
-import torch
 from fastapi import FastAPI, Query, Request, WebSocket
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
@@ -20,8 +17,6 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive
 
 from opensnac import __version__
-from opensnac.bitstream import Limits
-from opensnac.engine.engine import Engine
 from opensnac.errors import (
     AudioError,
     BitstreamError,
@@ -30,32 +25,30 @@ from opensnac.errors import (
     ModelError,
     OpensnacError,
 )
-from opensnac.recordings.intake import Treatment
-from opensnac.recordings.source import Source
-from opensnac.recordings.transcode import Coding, decode_file, encode_file
+from opensnac.recordings.transcode import decode_file, encode_file
 from opensnac.serving import messages
+from opensnac.serving.codes import FORMS, Coded, as_snac, encoded, form_of
 from opensnac.serving.conversations import Decoding, Encoding
 from opensnac.serving.guard import Guard
 from opensnac.serving.logs import event
 from opensnac.serving.service import Service, Settings
-from opensnac.serving.transfers import Transfers, as_json, as_npz
-from opensnac.streaming.tokens import TokenLayout
+from opensnac.serving.transfers import Transfers
 
 WEB = Path(__file__).parent / "web"
 PAGE_POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; media-src 'self' blob:"
 STATUS = {LimitError: 413, ModelError: 404, AudioError: 400, BitstreamError: 400, ConfigError: 400}
-CODES = {413: "limit", 404: "no_model", 400: "bad_recording", 503: "limit"}
+PROBLEMS = {413: "limit", 404: "no_model", 400: "bad_recording", 503: "limit"}
 SOUND = {"wav": "audio/wav", "flac": "audio/flac", "opus": "audio/ogg", "raw": "application/octet-stream"}
-CODED = {
-    "snac": "application/octet-stream",
-    "json": "application/json",
-    "npz": "application/octet-stream",
-    "tokens": "application/json",
-    "text": "text/plain",
-}
 UNREAD = {"Connection": "close"}  # where nobody reads what is left of the request
 BYTES: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
-BODY: dict[str, Any] = {"requestBody": {"required": True, "content": {"application/octet-stream": BYTES}}}
+RECORDING: dict[str, Any] = {"application/octet-stream": BYTES}
+CODES: dict[str, Any] = RECORDING | {
+    "application/zip": BYTES,
+    "text/plain": {"schema": {"type": "string"}},
+    "application/json": {
+        "schema": {"anyOf": [Coded.model_json_schema(), {"type": "array", "items": {"type": "integer"}}]}
+    },
+}
 
 Model = Annotated[str | None, Query(description="A bundled or cached model; the server's own by default.")]
 Token = Annotated[int, Query(ge=-(2**31), lt=2**31, description="The codec's first token in the vocabulary.")]
@@ -67,6 +60,10 @@ class Problem(BaseModel):
     type: Literal["error"] = "error"
     code: str
     message: str
+
+
+def _body(content: dict[str, Any]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def _answers(media: set[str], *statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -106,7 +103,7 @@ def application(settings: Settings) -> FastAPI:
 
 async def _problem(_: Request, error: Exception) -> Response:
     status = next((status for kind, status in STATUS.items() if isinstance(error, kind)), 400)
-    return JSONResponse(Problem(code=CODES[status], message=str(error)).model_dump(), status, UNREAD)
+    return JSONResponse(Problem(code=PROBLEMS[status], message=str(error)).model_dump(), status, UNREAD)
 
 
 async def _invalid(_: Request, error: Exception) -> Response:
@@ -178,8 +175,8 @@ def _add_recordings(app: FastAPI, service: Service, transfers: Transfers) -> Non
         "/v1/encode",
         summary="A recording to codes.",
         response_class=Response,
-        openapi_extra=BODY,
-        responses=_answers({*CODED.values()}, 400, 401, 403, 404, 413, 503),
+        openapi_extra=_body(RECORDING),
+        responses=_answers({*FORMS.values()}, 400, 401, 403, 404, 413, 503),
     )
     async def encode(
         request: Request,
@@ -204,53 +201,39 @@ def _add_recordings(app: FastAPI, service: Service, transfers: Transfers) -> Non
             if format == "snac":
                 encode_file(source, target, engine, mono=mono, raw=layout, live=raw is not None, limits=limits)
             else:
-                target.write(_codes_of(source, engine, format, mono, layout, offset, limits))
+                target.write(encoded(source, engine, format, mono, layout, offset, limits))
 
-        return await answer(request, work, CODED[format])
+        return await answer(request, work, FORMS[format])
 
     @app.post(
         "/v1/decode",
-        summary="A .snac file to sound.",
+        summary="Codes to sound.",
         response_class=Response,
-        openapi_extra=BODY,
+        openapi_extra=_body(CODES),
         responses=_answers({*SOUND.values()}, 400, 401, 403, 404, 413, 503),
     )
     async def decode(
         request: Request,
+        form: Annotated[
+            Literal["snac", "json", "npz", "tokens", "text"] | None,
+            Query(alias="from", description="What comes, as /v1/encode gives it; by default the content type tells."),
+        ] = None,
+        model: Model = None,
+        offset: Token = 0,
         format: Annotated[Literal["wav", "flac", "opus", "raw"], Query(description="Of the answer.")] = "wav",
         rate: Annotated[int | None, Query(ge=8_000, le=48_000, description="Of the answer, Hz.")] = None,
         seed: Annotated[int, Query(ge=0, lt=2**63, description="Of the decoder's noise.")] = 0,
     ) -> Response:
-        """The model is the one that the file names, if it is bundled or cached. WAV comes packet by packet."""
+        """The model is the one that the codes name, if it is served, bundled or cached. WAV comes packet by packet."""
+        came = form or form_of(request.headers.get("content-type", ""))
 
         def work(source: BinaryIO, target: BinaryIO) -> None:
             shelf = service.shelf
+            if came != "snac":
+                source = as_snac(source, came, shelf.named, model, offset)
             decode_file(source, target, shelf, sample_rate=rate, ending=f".{format}", seed=seed, limits=limits)
 
         return await answer(request, work, SOUND[format])
-
-
-def _codes_of(
-    source: BinaryIO, engine: Engine, kind: str, mono: bool, raw: tuple[int, int] | None, offset: int, limits: Limits
-) -> bytes:
-    """A recording's codes in one of the formats but .snac, and what must be known to hear them."""
-    with Source(source, raw, limits=limits) as recording:
-        coding = Coding(recording, engine, Treatment(mono=mono))
-        codes = [np.concatenate(scale, axis=1) for scale in zip(*coding, strict=True)]
-    if kind in ("json", "npz"):
-        facts = {
-            "model": engine.name,
-            "rate": coding.rate,
-            "num_samples": coding.num_samples,
-            "sampling_rate": engine.config.sampling_rate,
-            "strides": list(engine.config.vq_strides),
-        }
-        return as_json(facts, codes) if kind == "json" else as_npz(facts, codes)
-    if coding.channels != 1:
-        raise AudioError(f"tokens are of one channel, got {coding.channels}; ask for mono=true")
-    layout = TokenLayout.of(engine.config, offset)
-    tokens = layout.flatten([torch.from_numpy(code) for code in codes])[0].tolist()
-    return (layout.to_text(tokens) if kind == "text" else json.dumps(tokens)).encode()
 
 
 def _add_streams(app: FastAPI, service: Service) -> None:

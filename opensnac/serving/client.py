@@ -32,7 +32,7 @@ from websockets.sync.client import connect as connect_sync
 from opensnac.errors import OpensnacError
 
 TYPES: dict[str, np.dtype[Any]] = {"pcm16": np.dtype("<i2"), "float32": np.dtype("<f4")}
-MOST_BYTES = 1 << 26  # of a message
+SOCKET: dict[str, Any] = {"compression": None, "max_size": 1 << 26, "proxy": None}
 TIMEOUT = 60.0  # seconds without a word over HTTP
 
 Piece = np.ndarray | bytes | list[Any] | str  # sound; or codes, tokens or their text
@@ -48,13 +48,18 @@ class ServerError(OpensnacError):
 
 
 class Talk:
-    """A stream's messages, without their transport: what to send, and what received ones mean."""
+    """A stream's messages, without their transport: what to send, and what received ones mean.
+
+    `ready` is what the server said of the stream at its start, `done` what it said at its end, `early` what came of it
+    and was not yet asked for.
+    """
 
     def __init__(self, kind: str, options: dict[str, Any], saved: Saved | None) -> None:
         self.kind = kind
         self.ready: dict[str, Any] = {}
         self.done: dict[str, Any] | None = None
         self.saved: Saved | None = None
+        self.early: deque[Piece] = deque()
         self._state: dict[str, Any] | None = None  # that bytes will follow
         start = {"type": "start"} | options
         if saved is not None:
@@ -72,8 +77,14 @@ class Talk:
             samples = np.clip((samples * np.float32(32768)).round(), -32768, 32767)
         return samples.astype(self._type).tobytes()
 
-    def heard(self, message: str | bytes) -> Piece | None:
-        """What a message brings, None for one that is about the stream; ServerError for an error."""
+    def hear(self, message: str | bytes) -> None:
+        """Take a message; ServerError for one that tells of an error."""
+        piece = self._meant(message)
+        if piece is not None:
+            self.early.append(piece)
+
+    def _meant(self, message: str | bytes) -> Piece | None:
+        """What a message brings, None for one that is about the stream."""
         if isinstance(message, bytes):
             if self._state is not None:
                 self.saved, self._state = (self._state, message), None
@@ -113,16 +124,10 @@ class _Address:
         return self.url.rstrip("/").replace("http", "ws", 1) + f"/v1/{kind}"
 
 
-class Stream:
-    """A stream over a WebSocket, for threads: push to it, iterate over what comes; `done` has its counts at the end."""
+class _Told:
+    """What a client knows of its stream."""
 
-    def __init__(self, connection: SyncConnection, talk: Talk) -> None:
-        self._connection, self._talk = connection, talk
-        self._early: deque[Piece] = deque()
-        for message in talk.first:
-            connection.send(message)
-        while not talk.ready:
-            self._receive()
+    _talk: Talk
 
     @property
     def ready(self) -> dict[str, Any]:
@@ -133,6 +138,17 @@ class Stream:
     def done(self) -> dict[str, Any] | None:
         """What it said of it at its end."""
         return self._talk.done
+
+
+class Stream(_Told):
+    """A stream over a WebSocket, for threads: push to it, iterate over what comes; `done` has its counts at the end."""
+
+    def __init__(self, connection: SyncConnection, talk: Talk) -> None:
+        self._connection, self._talk = connection, talk
+        for message in talk.first:
+            connection.send(message)
+        while not talk.ready:
+            self._receive()
 
     def push(self, what: Any) -> None:
         """Tokens or their text, or samples: float32 within ±1, or int16."""
@@ -157,37 +173,24 @@ class Stream:
         return self._talk.saved
 
     def __iter__(self) -> Iterator[Piece]:
-        while self._early or self._talk.done is None:
-            if self._early:
-                yield self._early.popleft()
+        while self._talk.early or self._talk.done is None:
+            if self._talk.early:
+                yield self._talk.early.popleft()
             else:
                 self._receive()
 
     def _receive(self) -> None:
         try:
-            piece = self._talk.heard(self._connection.recv())
+            self._talk.hear(self._connection.recv())
         except ConnectionClosed as error:
-            raise ServerError("closed", f"the connection ended before the stream: {error}") from error
-        if piece is not None:
-            self._early.append(piece)
+            raise _cut(error) from error
 
 
-class AsyncStream:
+class AsyncStream(_Told):
     """The same for asyncio."""
 
     def __init__(self, connection: ClientConnection, talk: Talk) -> None:
         self._connection, self._talk = connection, talk
-        self._early: deque[Piece] = deque()
-
-    @property
-    def ready(self) -> dict[str, Any]:
-        """What the server said of the stream at its start."""
-        return self._talk.ready
-
-    @property
-    def done(self) -> dict[str, Any] | None:
-        """What it said of it at its end."""
-        return self._talk.done
 
     async def begin(self) -> None:
         """Start the stream and wait until it is open."""
@@ -219,19 +222,17 @@ class AsyncStream:
         return self._talk.saved
 
     async def __aiter__(self) -> AsyncIterator[Piece]:
-        while self._early or self._talk.done is None:
-            if self._early:
-                yield self._early.popleft()
+        while self._talk.early or self._talk.done is None:
+            if self._talk.early:
+                yield self._talk.early.popleft()
             else:
                 await self._receive()
 
     async def _receive(self) -> None:
         try:
-            piece = self._talk.heard(await self._connection.recv())
+            self._talk.hear(await self._connection.recv())
         except ConnectionClosed as error:
-            raise ServerError("closed", f"the connection ended before the stream: {error}") from error
-        if piece is not None:
-            self._early.append(piece)
+            raise _cut(error) from error
 
 
 class Client:
@@ -251,9 +252,12 @@ class Client:
         """A recording's .snac file; `options` are the query's: model, format, mono, raw, offset."""
         return _content(self._http.post("/v1/encode", content=recording, params=options))
 
-    def decode(self, coded: bytes, **options: Any) -> bytes:
-        """A .snac file's sound as WAV; `options` are the query's: format, rate, seed."""
-        return _content(self._http.post("/v1/decode", content=coded, params=options))
+    def decode(self, coded: bytes, form: str = "snac", **options: Any) -> bytes:
+        """A .snac file's sound as WAV, or that of codes in another `form` that `encode` gives.
+
+        `options` are the query's: format, rate, seed; model and offset of tokens.
+        """
+        return _content(self._http.post("/v1/decode", content=coded, params={"from": form} | options))
 
     @contextmanager
     def decoding(self, *, saved: Saved | None = None, **options: Any) -> Iterator[Stream]:
@@ -271,11 +275,7 @@ class Client:
     def _stream(self, talk: Talk) -> Iterator[Stream]:
         try:
             connection = connect_sync(
-                self._address.socket(talk.kind),
-                additional_headers=self._address.headers,
-                compression=None,
-                max_size=MOST_BYTES,
-                proxy=None,
+                self._address.socket(talk.kind), additional_headers=self._address.headers, **SOCKET
             )
         except InvalidStatus as error:
             raise _refused(error.response.status_code, error.response.body) from error
@@ -300,9 +300,9 @@ class AsyncClient:
         """As Client.encode."""
         return _content(await self._http.post("/v1/encode", content=recording, params=options))
 
-    async def decode(self, coded: bytes, **options: Any) -> bytes:
+    async def decode(self, coded: bytes, form: str = "snac", **options: Any) -> bytes:
         """As Client.decode."""
-        return _content(await self._http.post("/v1/decode", content=coded, params=options))
+        return _content(await self._http.post("/v1/decode", content=coded, params={"from": form} | options))
 
     @asynccontextmanager
     async def decoding(self, *, saved: Saved | None = None, **options: Any) -> AsyncIterator[AsyncStream]:
@@ -320,11 +320,7 @@ class AsyncClient:
     async def _stream(self, talk: Talk) -> AsyncIterator[AsyncStream]:
         try:
             connection = await connect_async(
-                self._address.socket(talk.kind),
-                additional_headers=self._address.headers,
-                compression=None,
-                max_size=MOST_BYTES,
-                proxy=None,
+                self._address.socket(talk.kind), additional_headers=self._address.headers, **SOCKET
             )
         except InvalidStatus as error:
             raise _refused(error.response.status_code, error.response.body) from error
@@ -332,6 +328,10 @@ class AsyncClient:
             stream = AsyncStream(connection, talk)
             await stream.begin()
             yield stream
+
+
+def _cut(error: ConnectionClosed) -> ServerError:
+    return ServerError("closed", f"the connection ended before the stream: {error}")
 
 
 def _content(response: httpx.Response) -> bytes:

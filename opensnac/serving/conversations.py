@@ -20,9 +20,9 @@ from opensnac.serving import messages
 from opensnac.serving.guard import PROTOCOL
 from opensnac.serving.logs import event
 from opensnac.serving.messages import MessageError, parsed
-from opensnac.serving.pools import Stream
 from opensnac.serving.service import Served, Service
 from opensnac.serving.sound import Ear, Voice
+from opensnac.serving.stream import Stream
 from opensnac.serving.text import TextReader
 from opensnac.streaming.streams import State
 from opensnac.streaming.tokens import TokenLayout, TokenReader

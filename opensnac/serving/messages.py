@@ -180,7 +180,7 @@ DECODING: TypeAdapter[Any] = TypeAdapter(FromDecoding | Annotated[list[Token], F
 ENCODING: TypeAdapter[Any] = TypeAdapter(FromEncoding)
 
 
-def parsed(text: str, kind: TypeAdapter[Any]) -> Any:
+def parsed(text: str | bytes, kind: TypeAdapter[Any]) -> Any:
     """A message, or a bare list of tokens. MessageError, saying where it is wrong, for anything else."""
     try:
         return kind.validate_json(text)

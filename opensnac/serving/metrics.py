@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from opensnac.serving.pools import Tick
+from opensnac.serving.pool import Tick
 
 if TYPE_CHECKING:
     from opensnac.serving.service import Service

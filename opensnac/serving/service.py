@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from opensnac.bitstream import Header, Limits
 from opensnac.engine.engine import Engine
@@ -12,7 +12,8 @@ from opensnac.errors import LimitError, ModelError
 from opensnac.models import bundled_models, cached_models
 from opensnac.recordings.shelf import ModelShelf
 from opensnac.serving.metrics import Metrics
-from opensnac.serving.pools import DecoderPool, EncoderPool, PoolLimits
+from opensnac.serving.pool import PoolLimits
+from opensnac.serving.pools import DecoderPool, EncoderPool
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,25 @@ class Shelf(ModelShelf):
 
     def for_header(self, header: Header) -> Any:
         """As in ModelShelf, which takes bundled and cached models only."""
-        for served in self._service.served.values():
+        for served in [*self._service.served.values()]:
             if served.engine.fingerprint.startswith(header.weights_hash):
                 return served.engine
         return super().for_header(header)
+
+    def named(self, name: str | None) -> Engine:
+        """The model of that name, if it is served, bundled or cached; the server's own for None. ModelError for others.
+
+        Nothing is downloaded and no folder is opened because a client says so.
+        """
+        own = self._service.settings.model
+        served = self._service.serving(name)
+        if served is not None:
+            return served.engine
+        if name not in (None, own, *bundled_models()) and name not in cached_models():
+            raise ModelError(
+                f"no model {(name or '')[:80]!r} here; expected one of {', '.join(bundled_models())} or a cached one"
+            )
+        return cast(Engine, self.get(name or own))
 
 
 @dataclass
@@ -67,7 +83,6 @@ class Service:
     def __post_init__(self) -> None:
         self.shelf = Shelf(self)
         self.metrics = Metrics(self)
-        self._lock = asyncio.Lock()
 
     async def __aenter__(self) -> Service:
         await self.model(None)
@@ -85,25 +100,25 @@ class Service:
         """Of all models."""
         return sum(served.decoders.open_streams + served.encoders.open_streams for served in self.served.values())
 
-    async def model(self, name: str | None) -> Served:
-        """The model of that name, if it is bundled, cached or the server's own (None). ModelError for any other.
+    def serving(self, name: str | None) -> Served | None:
+        """The model of that name if it is served, the server's own for None."""
+        if name is None:
+            return self.served.get(self.settings.model or "")
+        named = (served for key, served in [*self.served.items()] if name in (key, served.engine.name))
+        return next(named, None)
 
-        Nothing is downloaded and no folder is opened because a client says so.
-        """
-        known = name in self.served or name in bundled_models() or name == self.settings.model
-        if name is not None and not known and name not in await asyncio.to_thread(cached_models):
-            raise ModelError(
-                f"no model {name[:80]!r} here; expected one of {', '.join(bundled_models())} or a cached one"
-            )
-        async with self._lock:
-            key = name or self.settings.model or ""
-            if key not in self.served:
-                engine = await asyncio.to_thread(self.shelf.get, name or self.settings.model)
-                options: dict[str, Any] = {"gather": self.settings.gather}
-                decoders = DecoderPool(engine, self.settings.streams, watch=self.metrics.ticked("decode"), **options)
-                encoders = EncoderPool(engine, self.settings.streams, watch=self.metrics.ticked("encode"), **options)
-                self.served[key] = Served(engine, decoders, encoders)
-            return self.served[key]
+    async def model(self, name: str | None) -> Served:
+        """The model of that name with its pools; as Shelf.named."""
+        if (served := self.serving(name)) is not None:
+            return served
+        engine = await asyncio.to_thread(self.shelf.named, name)
+        key = name or self.settings.model or ""
+        if key not in self.served:  # another task may have waited for it too
+            options: dict[str, Any] = {"gather": self.settings.gather}
+            decoders = DecoderPool(engine, self.settings.streams, watch=self.metrics.ticked("decode"), **options)
+            encoders = EncoderPool(engine, self.settings.streams, watch=self.metrics.ticked("encode"), **options)
+            self.served[key] = Served(engine, decoders, encoders)
+        return self.served[key]
 
     def refuse_more(self) -> None:
         """LimitError where no further stream may be opened, whichever its model."""

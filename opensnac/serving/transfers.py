@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, cast
 
-import numpy as np
 import torch
 
 from opensnac.errors import LimitError
@@ -160,16 +158,3 @@ class Transfers:
     def close(self) -> None:
         """End the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-
-def as_json(facts: dict[str, Any], codes: list[np.ndarray]) -> bytes:
-    """Codes, [channel][n] of each scale, after what is known of them."""
-    return json.dumps(facts | {"codes": [scale.tolist() for scale in codes]}).encode()
-
-
-def as_npz(facts: dict[str, Any], codes: list[np.ndarray]) -> bytes:
-    """The same as a NumPy archive: int32 `codes_0`, ... and each fact."""
-    file = io.BytesIO()
-    arrays: dict[str, Any] = {f"codes_{scale}": code.astype(np.int32) for scale, code in enumerate(codes)}
-    np.savez_compressed(file, **(arrays | {name: np.asarray(value) for name, value in facts.items()}))
-    return file.getvalue()

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from opensnac import Engine, kernels
 from opensnac.errors import AudioError, CodesError, LimitError, OpensnacError
 from opensnac.serving import DecoderPool, EncoderPool, PoolLimits
-from opensnac.serving.pools import Stream, Tick
+from opensnac.serving.pool import Tick
+from opensnac.serving.stream import Stream
 from opensnac.streaming import State
 
 ENGINES: dict[str, Engine] = {}

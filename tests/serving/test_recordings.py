@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import time
+import tracemalloc
+import warnings
+import zipfile
 from collections.abc import Callable
 
 import httpx
@@ -12,14 +16,19 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from running import Running, sound
 
 from opensnac import Engine, bitstream
 from opensnac.bitstream import Limits
-from opensnac.errors import OpensnacError
+from opensnac.errors import ModelError, OpensnacError
 from opensnac.recordings import transcode
 from opensnac.serving.client import Client, ServerError
+from opensnac.serving.codes import as_snac
 from opensnac.serving.guard import read_tokens
+from opensnac.serving.messages import MessageError
 from opensnac.streaming.tokens import TokenLayout
 
 TOKEN = "abcdefghijklmnop0123"
@@ -64,6 +73,120 @@ def test_codes_and_tokens_of_a_recording(client: Client, engine: Engine) -> None
     tokens = layout.flatten([torch.from_numpy(code.astype(np.int64)) for code in codes])[0].tolist()
     assert json.loads(client.encode(recording, format="tokens", offset=500)) == tokens
     assert client.encode(recording, format="text", offset=500).decode() == layout.to_text(tokens)
+
+
+@pytest.mark.parametrize("form", ["json", "npz", "tokens", "text"])
+def test_codes_in_every_form_sound_as_the_snac_file(client: Client, server: Running, form: str) -> None:
+    rate = 16_000 if form in ("json", "npz") else 24_000
+    recording = wav(sound(0.3, rate), rate)
+    given = client.encode(recording, format=form, offset=500)
+    offset = {"offset": 500} if form in ("tokens", "text") else {}
+    whole = client.decode(client.encode(recording), format="raw", seed=3)
+    heard = client.decode(given, form, format="raw", seed=3, **offset)
+    assert heard[: len(whole)] == whole
+    assert len(heard) == len(whole) if not offset else len(heard) >= len(whole)
+    media = httpx.post(f"{server.url}/v1/encode?format={form}", content=recording).headers["content-type"]
+    told = httpx.post(
+        f"{server.url}/v1/decode",
+        params={"format": "raw", "seed": 3} | offset,
+        content=given,
+        headers={"Content-Type": media},
+    )
+    assert told.content == heard
+
+
+def archive(**arrays: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def forged(header: bytes, size: int | None = None, method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    """An archive of one array with a header of one's own, which says another size of itself."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as made:
+        made.writestr("codes_0.npy", b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header + bytes(1000))
+    data = bytearray(file.getvalue())
+    if size is not None:
+        at = data.rindex(b"PK\1\2") + 24
+        data[at : at + 4] = size.to_bytes(4, "little")
+    return bytes(data)
+
+
+SCALES = {f"codes_{scale}": np.zeros((1, n), np.int32) for scale, n in enumerate((1, 2, 4))}
+HUGE = b"{'descr': '<i8', 'fortran_order': False, 'shape': (1000000000000,), }\n"
+
+
+@pytest.mark.parametrize(
+    ("form", "body", "status"),
+    [
+        ("json", b"", 400),
+        ("json", b"{}", 400),
+        ("json", b"[]", 400),
+        ("json", b"[1.5]", 400),
+        ("json", b"[" * 100_000, 400),
+        ("json", b"[0, 64]", 400),
+        ("json", b'{"codes": []}', 400),
+        ("json", b'{"codes": [[[0]], [[0, 0]]]}', 400),
+        ("json", b'{"codes": [[[64]], [[0, 0]], [[0, 0, 0, 0]]]}', 400),
+        ("json", b'{"codes": [[[0], []], [[0, 0]], [[0, 0, 0, 0]]]}', 400),
+        ("json", b'{"codes": [[[0]], [[0, 0]], [[0, 0, 0, 0]]], "num_samples": 1000000000}', 400),
+        ("json", b'{"codes": [[[0]], [[0, 0]], [[0, 0, 0, 0]]], "strides": [2, 1]}', 400),
+        ("json", b'{"codes": [[[0]], [[0, 0]], [[0, 0, 0, 0]]], "model": "/etc/passwd"}', 404),
+        ("json", b'{"codes": [[[0]], [[0, 0]], [[0, 0, 0, 0]]], "color": 1}', 400),
+        ("json", b" " * (1 << 24) + b"[]", 413),
+        ("tokens", b'["0"]', 400),
+        ("text", b"no token", 400),
+        ("text", b"<custom_token_999999999>" * 7, 400),
+        ("text", b"\xff\xfe", 400),
+        ("npz", b"", 400),
+        ("npz", b"PK\5\6" + bytes(18), 400),
+        ("npz", archive(), 400),
+        ("npz", archive(codes_1=SCALES["codes_1"]), 400),
+        ("npz", archive(**SCALES, model=np.array(["a", None])), 400),
+        ("npz", archive(**SCALES, rate=np.array(1j)), 400),
+        ("npz", archive(**SCALES, rate=np.array(np.nan)), 400),
+        ("npz", archive(codes_0=np.zeros((1, 1 << 22))), 413),
+        ("npz", archive(**{f"codes_{scale}": np.zeros((1, 1)) for scale in range(33)}), 413),
+        ("npz", forged(HUGE), 400),
+        ("npz", forged(HUGE, size=70), 400),
+        ("npz", forged(HUGE, method=zipfile.ZIP_LZMA), 400),
+    ],
+)  # fmt: skip
+def test_what_is_no_such_form_is_said(server: Running, form: str, body: bytes, status: int) -> None:
+    response = httpx.post(f"{server.url}/v1/decode?from={form}", content=body, timeout=60)
+    assert response.status_code == status
+    assert len(response.json()["message"]) > 10
+
+
+def test_an_archive_that_unpacks_to_more_than_it_says_is_not_unpacked() -> None:
+    bomb = io.BytesIO()
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as made, made.open("codes_0.npy", "w") as member:
+        for _ in range(256):
+            member.write(bytes(1 << 20))
+    data = bytearray(bomb.getvalue())
+    at = data.rindex(b"PK\1\2") + 24
+    data[at : at + 4] = (1000).to_bytes(4, "little")
+    tracemalloc.start()
+    with pytest.raises(MessageError):
+        as_snac(io.BytesIO(bytes(data)), "npz", lambda _: None, None, 0)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    tracemalloc.stop()
+
+
+@given(st.data())
+@hypothesis_settings(deadline=None, max_examples=200)
+def test_no_change_of_an_archive_breaks_its_reading(data: st.DataObject) -> None:
+    whole = bytearray(archive(**SCALES, rate=np.array(24_000)))
+    for at, value in data.draw(st.lists(st.tuples(st.integers(0, len(whole) - 1), st.integers(0, 255)), max_size=4)):
+        whole[at] = value
+    with contextlib.suppress(OpensnacError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        as_snac(io.BytesIO(bytes(whole)), "npz", refuse, None, 0)
+
+
+def refuse(_: str | None) -> Engine:
+    raise ModelError("found out what was asked for")
 
 
 def test_raw_samples_are_coded_as_they_come(server: Running, engine: Engine) -> None:

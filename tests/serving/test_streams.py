@@ -25,7 +25,7 @@ from opensnac import Engine
 from opensnac.recordings import audio
 from opensnac.serving import messages
 from opensnac.serving.client import AsyncClient, Client, ServerError
-from opensnac.serving.pools import PoolLimits
+from opensnac.serving.pool import PoolLimits
 from opensnac.serving.text import TextReader
 from opensnac.streaming.tokens import TokenLayout
 
@@ -175,7 +175,7 @@ def test_a_saved_stream_goes_on_at_another_server(
     with client.decoding(**options) as stream:
         stream.push(tokens[:73])
         saved = stream.save()
-        heard = list(stream._early)
+        heard = list(stream._talk.early)
     assert (saved[0]["reader"]["tokens"], saved[0]["samples"]) == (73, sum(map(len, heard)))
     with Client(serve().url) as other, other.decoding(saved=saved, **options) as stream:
         stream.push(tokens[73:])
@@ -190,7 +190,7 @@ def test_a_saved_recording_goes_on(client: Client, engine: Engine) -> None:
     with client.encoding(format="float32") as stream:
         stream.push(samples[:5000])
         saved = stream.save()
-        pieces = list(stream._early)
+        pieces = list(stream._talk.early)
     with client.encoding(format="float32", saved=saved) as stream:
         stream.push(samples[5000:])
         stream.finish()
