@@ -9,7 +9,7 @@ BUILT_FROM := pyproject.toml setup.py $(wildcard opensnac/kernels/*.[ch])
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-plain test-ray test-web lint docs train-smoke quality quality-update web wheel package clean
+.PHONY: help demo test test-plain test-ray test-web test-serving lint docs train-smoke quality quality-update web wheel package clean
 
 help:  ## List what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -28,6 +28,9 @@ test-ray: $(VENV)/test.stamp  ## Run the test that starts a Ray of its own: half
 
 test-web: web  ## Run all tests of the package and the page for browsers: minutes
 	OPENSNAC_TEST_WEB=1 $(BIN)/pytest tests/web
+
+test-serving: $(VENV)/test.stamp  ## Run the tests of the server with an hour of sound and MINUTES=10 of churn
+	OPENSNAC_TEST_SERVING=$(or $(MINUTES),10) $(BIN)/pytest tests/serving
 
 lint: $(VENV)/test.stamp  ## Check style, types and which way imports run
 	$(BIN)/ruff check .

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import torch
 
 pytest.importorskip("fastapi", reason="pip install 'opensnac[serve]'")
 
-from running import Running
+from running import Program, Running
 
 from opensnac import SNAC, Engine
 from opensnac.serving.client import Client
@@ -49,6 +51,22 @@ def serve(folder: Path) -> Iterator[Callable[..., Running]]:
 @pytest.fixture(scope="module")
 def server(serve: Callable[..., Running]) -> Running:
     return serve()
+
+
+@pytest.fixture
+def program(folder: Path) -> Iterator[Callable[..., Program]]:
+    """Start `opensnac serve`; whatever runs at the end is killed."""
+    running: list[Program] = []
+
+    def start(*options: str, model: str | Path = folder) -> Program:
+        running.append(Program(model, *options))
+        return running[-1]
+
+    yield start
+    for one in running:
+        if one.process.poll() is None:
+            os.kill(one.process.pid, signal.SIGKILL)
+            one.process.communicate()
 
 
 @pytest.fixture

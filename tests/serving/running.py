@@ -1,13 +1,22 @@
-"""A server in a thread of the tests' process, and what is sent to it."""
+"""A server in a thread of the tests' process or in a process of its own, and what is sent to it."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import re
+import resource
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import uvicorn
 
@@ -44,6 +53,54 @@ class Running:
         self.server.should_exit = True
         self.thread.join()
         self.listening.close()
+
+
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.01)
+
+
+class Program:
+    """`opensnac serve` as a process of its own."""
+
+    def __init__(self, model: str | Path, *options: str) -> None:
+        command = [sys.executable, "-m", "opensnac", "serve", "--port", "0", "--model", str(model), *options]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        said = self.process.stdout.readline()
+        assert "to this machine only" in said
+        self.url = re.search(r"http://[0-9.:]+", said)[0]
+        until(self.ready, 120)
+
+    def ready(self) -> bool:
+        assert self.process.poll() is None, self.process.stderr.read()
+        try:
+            return httpx.get(f"{self.url}/readyz").status_code == 200
+        except httpx.ConnectError:
+            return False
+
+    @property
+    def streams(self) -> int:
+        """That are open."""
+        return httpx.get(f"{self.url}/readyz").json()["streams"]
+
+    @property
+    def resident(self) -> int:
+        """Bytes of memory that it holds."""
+        pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
+        return int(pages) * resource.getpagesize()
+
+    @property
+    def files(self) -> int:
+        """Files and sockets that it has open."""
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
+    def end(self, how: signal.Signals) -> tuple[int, list[dict]]:
+        """Exit code and what was logged."""
+        self.process.send_signal(how)
+        _, logged = self.process.communicate(timeout=60)
+        return self.process.returncode, [json.loads(line) for line in logged.splitlines()]
 
 
 def sound(seconds: float, rate: int = 24_000) -> np.ndarray:

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import httpx
 import numpy as np
 import pytest
 import torch
-from running import Running, sound
+from running import Program, Running, sound, until
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Opcode
 from websockets.sync.client import connect
 
 from opensnac import Engine
 from opensnac.serving.client import Client, ServerError
-from opensnac.serving.pools import PoolLimits
+from opensnac.serving.pool import PoolLimits
 from opensnac.streaming.tokens import TokenLayout
 
 START = json.dumps({"type": "start", "format": "float32"})
@@ -34,13 +28,6 @@ START = json.dumps({"type": "start", "format": "float32"})
 @pytest.fixture
 def tokens(engine: Engine, codes: list[torch.Tensor]) -> list[int]:
     return TokenLayout.of(engine.config).flatten(codes)[0].tolist()
-
-
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.01)
 
 
 def begun(server: Running, **options: object):
@@ -131,47 +118,6 @@ def test_a_huge_message_ends_the_connection_before_it_is_read(
     works(server, tokens, engine, codes)
 
 
-class Program:
-    """`opensnac serve` as a process of its own."""
-
-    def __init__(self, model: Path, *options: str) -> None:
-        command = [sys.executable, "-m", "opensnac", "serve", "--port", "0", "--model", str(model), *options]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        said = self.process.stdout.readline()
-        assert "to this machine only" in said
-        self.url = re.search(r"http://[0-9.:]+", said)[0]
-        until(self.ready, 120)
-
-    def ready(self) -> bool:
-        assert self.process.poll() is None, self.process.stderr.read()
-        try:
-            return httpx.get(f"{self.url}/readyz").status_code == 200
-        except httpx.ConnectError:
-            return False
-
-    def end(self, how: signal.Signals) -> tuple[int, list[dict]]:
-        """Exit code and what was logged."""
-        self.process.send_signal(how)
-        _, logged = self.process.communicate(timeout=60)
-        return self.process.returncode, [json.loads(line) for line in logged.splitlines()]
-
-
-@pytest.fixture
-def program(folder: Path) -> Iterator[Callable[..., Program]]:
-    """Start `opensnac serve`; whatever runs at the end is killed."""
-    running: list[Program] = []
-
-    def start(*options: str) -> Program:
-        running.append(Program(folder, *options))
-        return running[-1]
-
-    yield start
-    for one in running:
-        if one.process.poll() is None:
-            os.kill(one.process.pid, signal.SIGKILL)
-            one.process.communicate()
-
-
 def test_sigterm_lets_running_streams_end_and_new_ones_not_begin(program, tokens, engine, codes) -> None:
     server = program()
     whole = engine.decode(codes)[0, 0].numpy()
@@ -192,3 +138,27 @@ def test_sigterm_lets_running_streams_end_and_new_ones_not_begin(program, tokens
     events = [json.loads(line)["event"] for line in logged.splitlines()]
     assert "draining" in events
     assert events.index("draining") < events.index("stream") < events.index("drained")
+
+
+def test_after_a_crash_a_client_goes_on_where_it_had_saved(
+    program: Callable[..., Program], tokens: list[int], engine: Engine, codes: list[torch.Tensor]
+) -> None:
+    first = program()
+    with Client(first.url) as client, client.decoding(format="float32", seed=4) as stream:
+        stream.push(tokens[:65])
+        facts, state = stream.save()
+        pieces = iter(stream)
+        heard = np.zeros(0, np.float32)
+        while len(heard) < facts["samples"]:
+            heard = np.concatenate([heard, next(pieces)])
+        stream.push(tokens[65:90])
+        first.end(signal.SIGKILL)
+        with pytest.raises(ServerError, match="the connection ended before the stream"):
+            list(stream)
+    facts = json.loads(json.dumps(facts))  # as it would be kept
+    second = program("--port", first.url.rpartition(":")[2])
+    with Client(second.url) as client, client.decoding(saved=(facts, state), format="float32", seed=4) as stream:
+        stream.push(tokens[facts["reader"]["tokens"] :])
+        stream.finish()
+        heard = np.concatenate([heard, *stream])
+    assert np.array_equal(heard, engine.decode(codes, seed=4)[0, 0].numpy())
