@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/pip install --quiet -c constraints.txt
-# Test files side by side, each process on one thread: threads that wait for each other would take the cores.
+# Test files run in parallel, each process on one thread: more threads would compete for the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 BUILT_FROM := pyproject.toml setup.py $(wildcard opensnac/kernels/*.[ch])
 
@@ -11,7 +11,7 @@ BUILT_FROM := pyproject.toml setup.py $(wildcard opensnac/kernels/*.[ch])
 .NOTPARALLEL:
 .PHONY: help demo test test-plain test-ray test-web test-serving lint docs train-smoke quality quality-update web wheel package clean
 
-help:  ## List what can be made
+help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: $(VENV)/demo.stamp  ## Code an example recording: sizes, speed, quality and a picture, into demo_output/
@@ -23,22 +23,22 @@ test: $(VENV)/test.stamp  ## Run all tests
 test-plain: $(VENV)/test.stamp  ## Run the tests of the model and the engine without the kernels
 	OPENSNAC_KERNELS=0 $(PYTEST) tests/model tests/engine tests/streaming tests/kernels
 
-test-ray: $(VENV)/test.stamp  ## Run the test that starts a Ray of its own: half a minute
+test-ray: $(VENV)/test.stamp  ## Run the test that starts Ray: half a minute
 	OPENSNAC_TEST_RAY=1 $(BIN)/pytest tests/corpus/test_corpus_ray.py
 
-test-web: web  ## Run all tests of the package and the page for browsers: minutes
+test-web: web  ## Run all browser tests: minutes
 	OPENSNAC_TEST_WEB=1 $(BIN)/pytest tests/web
 
-test-serving: $(VENV)/test.stamp  ## Run the tests of the server with an hour of sound and MINUTES=10 of churn
+test-serving: $(VENV)/test.stamp  ## Run the server tests with an hour of sound and MINUTES=10 of churn
 	OPENSNAC_TEST_SERVING=$(or $(MINUTES),10) $(BIN)/pytest tests/serving
 
-lint: $(VENV)/test.stamp  ## Check style, types and which way imports run
+lint: $(VENV)/test.stamp  ## Check style, types and import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: $(VENV)/docs.stamp  ## Build the documentation as a site, into build/site/
+docs: $(VENV)/docs.stamp  ## Build the documentation site, into build/site/
 	$(BIN)/python website/pages.py build/docs
 	$(BIN)/zensical build --strict
 
@@ -46,13 +46,13 @@ train-smoke: $(VENV)/test.stamp  ## Train a miniature for a minute, into runs/sm
 	rm -rf runs/smoke
 	$(BIN)/opensnac train opensnac/training/configs/smoke.toml -o runs/smoke
 
-quality: $(VENV)/test.stamp  ## Check that the bundled model scores as well as it did
+quality: $(VENV)/test.stamp  ## Check the bundled model for quality regressions
 	$(BIN)/python benchmarks/quality.py
 
-quality-update: $(VENV)/test.stamp  ## Store the figures of new bundled weights
+quality-update: $(VENV)/test.stamp  ## Store the scores of new bundled weights
 	$(BIN)/python benchmarks/quality.py --update
 
-web: $(VENV)/test.stamp web/node_modules/stamp  ## Assemble the page and the package for browsers, into web/dist/
+web: $(VENV)/test.stamp web/node_modules/stamp  ## Build the browser package and its page, into web/dist/
 	$(BIN)/python web/assemble.py
 
 wheel: $(VENV)/wheel.stamp  ## Build an sdist and a wheel for any Linux, into dist/
@@ -62,14 +62,14 @@ wheel: $(VENV)/wheel.stamp  ## Build an sdist and a wheel for any Linux, into di
 	mv dist/here/*.tar.gz dist
 	rm -r dist/here
 
-package:  ## Check the sdist and the wheel where they are installed alone
+package:  ## Check the sdist and the wheel in clean environments
 	VENV=$(VENV) PYTHON=$(PYTHON) bash .ci/package
 
-clean:  ## Remove the environment and everything made
+clean:  ## Remove the environment and all build outputs
 	rm -rf $(VENV) build dist *.egg-info demo_output runs/smoke web/dist web/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find opensnac tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# What was installed last is marked by a stamp; a newer pyproject.toml, constraints.txt, setup.py or C source installs again.
+# A stamp marks each installation; a newer pyproject.toml, constraints.txt, setup.py or C source installs again.
 
 $(VENV)/torch.stamp: constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
@@ -90,7 +90,7 @@ $(VENV)/docs.stamp: $(VENV)/test.stamp
 	$(PIP_INSTALL) -e '.[docs]'
 	@touch $@
 
-# The quality figures need a C compiler and Python's headers; without them the demo still runs, and says so.
+# The quality scores need a C compiler and Python's headers; without them the demo still runs, and says so.
 $(VENV)/demo.stamp: $(VENV)/torch.stamp $(BUILT_FROM)
 	$(PIP_INSTALL) -e '.[evaluate]' || $(PIP_INSTALL) -e .
 	@touch $@

@@ -1,4 +1,4 @@
-"""Gathers the site's pages: docs/, and beside it the references of the command line and of the Python interface.
+"""Gathers the site's pages: docs/, and the references of the command line and the Python interface.
 
 python website/pages.py build/docs
 """
@@ -42,11 +42,11 @@ INTERFACE = {
     ],
     "Errors": ["opensnac.errors"],
 }
-OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./[^)]*\)")  # a link to another file of the repository: its words alone here
+OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./[^)]*\)")  # a link to a file outside of docs/: only its text is kept
 
 
 def main(folder: Path) -> None:
-    """Fill the folder anew."""
+    """Write all pages into a new folder."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(DOCS, folder)
     for page in folder.glob("*.md"):
@@ -63,8 +63,8 @@ def command_line() -> str:
 
 
 def interface() -> str:
-    """The public names, in the order a reader meets them."""
-    parts = ["# Python", "What opensnac promises to keep. Lengths are in samples, rates in Hz, tensors as annotated."]
+    """The public names, in the order of INTERFACE."""
+    parts = ["# Python", "The stable interface. Lengths are in samples, rates in Hz, tensor shapes as annotated."]
     for title, names in INTERFACE.items():
         parts += [f"## {title}", *(f"::: {name}\n    options: {{heading_level: 3}}" for name in names)]
     return "\n\n".join(parts) + "\n"

@@ -1,7 +1,7 @@
-"""Pictures of the documentation, drawn from what they show: python website/pictures.py
+"""Draws the documentation's pictures: python website/pictures.py
 
-docs/codec.svg shows the published 24 kHz model after its configuration, docs/layers.svg the package after the import
-contract in pyproject.toml. A test fails where they are older than these.
+docs/codec.svg shows the published 24 kHz model, from its configuration; docs/layers.svg the package, from the import
+contract in pyproject.toml. A test fails if they are out of date.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ ROOT = Path(__file__).parent.parent
 INK, PALE, SCALES = "#1f2933", "#7b8794", ("#1b6ca8", "#2a9d8f", "#e9a23b", "#d1495b")
 ROOMS = {
     "cli": "the command line",
-    "showcase": "speed and one recording, shown",
-    "training": "recordings to a codec",
-    "listening": "MUSHRA tests",
-    "serving": "many live streams",
-    "corpus": "corpora to tokens",
-    "evaluation": "how good, beside others",
-    "recordings": "files of sound in and out",
-    "streaming": "codes and samples as they come",
+    "showcase": "demo and speed",
+    "training": "trains codecs",
+    "listening": "MUSHRA listening tests",
+    "serving": "live streams, server",
+    "corpus": "token data sets",
+    "evaluation": "quality, other codecs",
+    "recordings": "audio files in and out",
+    "streaming": "live encoding, decoding, tokens",
     "engine": "runs a trained model",
-    "model": "what is trained",
+    "model": "the trainable model",
     "kernels": "arithmetic in C",
     "bitstream": "the .snac format",
     "runtime": "the codec without PyTorch",
     "export": "the codec as ONNX",
-    "models": "where models lie",
-    "identity": "what tells weights apart",
-    "files": "outputs whole or not at all",
+    "models": "finds models",
+    "identity": "hashes of weights",
+    "files": "atomic output files",
     "processor": "which kernels run here",
-    "config": "the published keys",
-    "errors": "bad input",
+    "config": "the published configuration",
+    "errors": "exceptions for bad input",
 }
 
 
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def pictures() -> dict[str, str]:
-    """Name and SVG of each."""
+    """SVG by file name."""
     published = tomllib.loads((ROOT / "opensnac/training/configs/speech_24khz.toml").read_text(encoding="utf-8"))
     model = published["model"] | {"attn_window_size": published["model"]["attn_window_size"] or None}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -58,7 +58,7 @@ def pictures() -> dict[str, str]:
 
 
 def codec(config: CodecConfig) -> str:
-    """Waveform, encoder, one row a scale, decoder, waveform; four coarse frames, and each code as wide as it lasts."""
+    """Waveform, encoder, one row per scale, decoder, waveform; four coarse frames, codes as wide as they last."""
     top, middle = 64, 200
     samples = f"{config.sampling_rate:,} Hz"
     parts = [
@@ -79,7 +79,7 @@ def codec(config: CodecConfig) -> str:
 
 
 def _stages(left: int, middle: int, rates: Sequence[int], channels: int, down: bool) -> Iterable[str]:
-    """A bar for each block, as high as its signal is long (by octaves), with its stride and channels."""
+    """A bar for each block, as high as the logarithm of its signal's length, with its stride and channels."""
     lengths = list(accumulate(rates, lambda length, rate: length / rate, initial=math.prod(rates)))
     if not down:
         lengths = list(accumulate(rates, lambda length, rate: length * rate, initial=1.0))
@@ -98,7 +98,7 @@ def _scales(left: int, top: int, width: int, config: CodecConfig) -> Iterable[st
     frames, room = 4 * config.coarse_stride, 272 / len(config.vq_strides)
     for n, (stride, rate) in enumerate(zip(config.vq_strides, config.code_rates, strict=True)):
         y = top + n * room
-        words = f"{rate:.1f} codes per second of {config.codebook_size}"
+        words = f"{rate:.1f} codes per second, codebook of {config.codebook_size}"
         yield _text(left, y + 10, words, PALE, 12, "start")
         yield _text(left + width, y + 10, f"{rate * config.bits_per_code:.0f} b/s", PALE, 12, "end")
         one = width / (frames // stride)
@@ -117,7 +117,7 @@ def _wave(left: int, middle: int, width: int) -> Iterable[str]:
 
 
 def layers(contract: Sequence[str]) -> str:
-    """A band for each layer; what stands higher imports from what stands lower, never the other way."""
+    """A band for each layer; higher layers import from lower ones, never the other way."""
     rows = [[room.strip().removeprefix("opensnac.") for room in layer.split(":")] for layer in contract]
     parts, width, step = [], 680, 46
     for n, row in enumerate(rows):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 WIDTH, HEIGHT = 520, 330
 LEFT, RIGHT, TOP, BOTTOM = 46, 96, 30, 36  # margins; the right one is for names
 LINE_HEIGHT, LETTER_WIDTH = 11, 5.5  # pixels of names
+LONGEST_NAME = 28  # letters
 LINE_PIECES = 24
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#8c564b", "#555555")
 RATES = (500, 1000, 2000, 3000, 6000, 12_000, 24_000, 48_000, 96_000, 192_000)  # b/s with a tick
@@ -241,7 +242,8 @@ def _drawn(axes: Axes, points: Sequence[Point]) -> Iterator[Box]:
 def _text(point: Point, points: Sequence[Point]) -> str:
     """The codec's name; of several rates of one codec, the fastest alone has it all, the others their rates."""
     fastest = max((one for one in points if one.family == point.family), key=lambda one: one.rate)
-    return (point.name if point is fastest else point.name.partition(":")[2].partition("@")[0])[:22]
+    text = point.name if point is fastest else point.name.partition(":")[2].partition("@")[0]
+    return text if len(text) <= LONGEST_NAME else f"…{text[1 - LONGEST_NAME :]}"
 
 
 def _places(axes: Axes, point: Point, text: str) -> list[Label]:

@@ -169,6 +169,15 @@ def test_names_of_near_points_do_not_overlap(results, count):
     assert not any(one.box.meets(other.box) for one, other in combinations(found, 2))
 
 
+def test_long_names_stay_distinguishable(results):
+    folder = "opensnac:/home/someone/runs/speech/"
+    results["codecs"] = [entry("opensnac:speech_24khz_small", 1_000, 3.0), entry(f"{folder}best", 1_100, 2.0)]
+    results["codecs"].append(entry(f"{folder}last", 1_200, 2.5))
+    found = sorted(label.text for label in names(results))
+    assert [text[-5:] for text in found] == ["small", "/best", "/last"]
+    assert all(len(text) <= plots.LONGEST_NAME for text in found)
+
+
 def test_a_name_moves_out_of_the_way_of_another_point(results):
     results["codecs"] = [entry("left", 2_000, 3.0), entry("right", 2_250, 3.0), entry("far", 500, 1.0)]
     (left,) = [label for label in names(results) if label.text == "left"]
