@@ -1,10 +1,10 @@
-"""An estimate of what a residual unit moves through a GPU's memory: eagerly, as inductor fuses it, in one pass.
+"""Estimates a residual unit's GPU memory traffic: eager, as fused by inductor, and in one pass.
 
     python benchmarks/bytes_moved.py [--config speech_24khz] [--type float32]
 
-Counted by hand from the arithmetic in engine/layers.py: activations that each kernel reads and writes; weights are
-small beside them. A kernel for the depthwise convolution reads each step once (neighbours come from the cache). The
-floor is the time that a GPU's memory takes for it; beside it stands the floor of the unit's matrix product.
+Counted by hand from the arithmetic in engine/layers.py: activations that each kernel reads and writes, without the
+much smaller weights. A kernel for the depthwise convolution reads each step once (neighbours come from the cache). The
+lower bound on time follows from the memory's bandwidth; that of the unit's matrix product is given for comparison.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which codes a model uses on a folder of recordings: share that occurs at all, and perplexity, for each scale.
+"""Codebook use of a model on a folder of recordings: share of codes that occur, and perplexity, for each scale.
 
 python benchmarks/codebook_use.py FOLDER [--model NAME] [--minutes 60]
 """

@@ -1,9 +1,9 @@
-"""The share of codes, and the largest difference of audio, between ways to compute the same: batches, types, levels.
+"""How far codes and audio differ between ways to compute the same: batches, number types, kernels.
 
     python benchmarks/codes_that_differ.py FOLDER [--model M] [--clips 64] [--seconds 4]
 
-Clips are cut from the recordings in FOLDER, one each. Batches are compared with one clip at a time; the kernels of each
-level that runs here, and those of AVX-512 as tests/kernels/avx512.h stands in for them, with PyTorch's arithmetic.
+One clip is cut from each recording in FOLDER. Batches are compared with one clip at a time; the kernels that run here,
+and those of AVX-512 as emulated by tests/kernels/avx512.h, with PyTorch's arithmetic.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""A fresh `opensnac decode` of a clip beside a fresh Python process that does it with the reference, same weights.
+"""Start-up time: a fresh `opensnac decode` compared with a fresh Python process using the reference package.
 
 python benchmarks/cold_start.py [--seconds 10] [--rounds 3] [--model M | --config speech_24khz]
 
-Both read codes and weights from files and write a WAV file; they take turns. Wall clock and processor time of the
-whole process, the median. Needs the package `snac`.
+Both read codes and the same weights from files, write a WAV file, and alternate. Prints median wall and processor time
+of the whole process. Needs the package `snac`.
 """
 
 from __future__ import annotations

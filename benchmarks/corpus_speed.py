@@ -1,13 +1,12 @@
-"""How fast `opensnac tokenize` is beside the encoder alone; they take turns, as a machine's speed drifts.
+"""Compares the speed of `opensnac tokenize` with the encoder's own, alternating, as a machine's speed drifts.
 
     python benchmarks/corpus_speed.py
     python benchmarks/corpus_speed.py IN... -o DIR [--workers 2]
 
-Without inputs a worker takes utterances of 2 to 15 s, cut from the example recordings and stored as FLAC at 24 kHz, on
-one core. With them the whole command runs; every two minutes it is held while as many encoders as it has workers each
-code ten seconds of noise a few times, in one thread each, as in `opensnac bench --threads 1`. Reading, resampling and
-writing count, and the start of processes. Wall time is what users wait for; processor time is what other work on the
-machine changes little.
+Without inputs one worker codes utterances of 2 to 15 s, cut from the example recordings and stored as FLAC at 24 kHz,
+on one core. With inputs the whole command runs; every two minutes it is paused while as many encoders as it has workers
+each code ten seconds of noise a few times, in one thread each, as in `opensnac bench --threads 1`. Reading, resampling,
+writing and process start-up are included. Wall time is what users wait for; processor time depends less on other load.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What random crops cost that training reads from long recordings, beside libsndfile alone, which believes headers.
+"""The cost of training's random crops from long recordings, compared with libsndfile alone, which trusts headers.
 
     python benchmarks/crops.py [--minutes 30] [--crops 100]
 
-Processor time, milliseconds: a crop of a second by both, and looking through a file once, before the first crop.
+Processor time in milliseconds: a crop of a second with each, and checking a file once, before its first crop.
 """
 
 from __future__ import annotations

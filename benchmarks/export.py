@@ -1,9 +1,9 @@
-"""The codec on ONNX Runtime: sizes, what smaller weights cost, start-up, and speed beside the kernels.
+"""The codec on ONNX Runtime: sizes, the cost of smaller weights, start-up, and speed compared with the kernels.
 
     python benchmarks/export.py                 # [--seconds 5] [--rounds 3]
-    python benchmarks/export.py --installation  # sizes of opensnac-onnx and of what it needs, in a fresh environment
+    python benchmarks/export.py --installation  # sizes of opensnac-onnx and its dependencies, in a fresh environment
 
-Processor time of one thread, the lowest of some rounds that take turns: on a shared machine ratios are what counts.
+Processor time of one thread, the minimum of several alternating rounds; on a shared machine only ratios count.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Inference on a GPU beside the reference package: parity first, then speed of recordings and of many streams.
+"""Inference on a GPU compared with the reference package: parity, then speed of recordings and of many streams.
 
     python benchmarks/gpu_inference.py --config speech_24khz --device cuda --out inference.json
 
-Models have random weights. Recordings: batches of ten seconds in float32, float16 and bfloat16, eager and by graphs
-(CUDA's; with --compiled also of what inductor makes, which takes minutes a shape), and the reference's in float32.
-Streams: a step of a DecoderPool, which on a GPU is one recorded graph, with how many streams that would serve in real
-time. It runs on a processor too, slowly (--seconds 1 --batches 1 --streams 4).
+Models have random weights. Recordings: batches of ten seconds in float32, float16 and bfloat16, eager and with graphs
+(CUDA's; with --compiled also inductor's, which take minutes per shape), and the reference's in float32. Streams: a step
+of a DecoderPool, which on a GPU is one recorded graph, and how many streams that would serve in real time. It also runs
+on a CPU, slowly (--seconds 1 --batches 1 --streams 4).
 """
 
 from __future__ import annotations

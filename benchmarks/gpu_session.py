@@ -1,13 +1,12 @@
-"""An hour with a GPU: parity and speed of inference, throughput of training, then a run to a deadline.
+"""An hour on a GPU: parity and speed of inference, throughput of training, then a run until a deadline.
 
     python benchmarks/gpu_session.py --config speech_24khz_small --minutes 25 --out session \\
         --set 'data.train=["corpus/train"]' --set 'data.valid=["corpus/valid"]'
 
-The deadline counts from the start of this program, measuring included; what comes after the last step (validation,
-export) gets two minutes of it. In the folder lie inference_NAME.json (gpu_inference.py), throughput.json and
-throughput.md, the run (run/, see docs/training.md), slim.safetensors to go on from (--init), model/ with the averaged
-weights in fp16, and log.jsonl.
-Without a GPU it does the same on the CPU.
+The deadline counts from the start of this program, including measurements; two minutes of it are for the final
+validation and export. The folder gets inference_NAME.json (gpu_inference.py), throughput.json and throughput.md, the run
+(run/, see docs/training.md), slim.safetensors to continue from (--init), model/ with the averaged weights in fp16, and
+log.jsonl. Without a GPU it does the same on the CPU.
 """
 
 from __future__ import annotations

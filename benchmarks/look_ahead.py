@@ -1,9 +1,9 @@
-"""What a smaller look-ahead of streams costs: codes that differ, and quality, over the recordings in examples/.
+"""The cost of a smaller look-ahead in streams: codes that differ, and quality, over the recordings in examples/.
 
     python benchmarks/look_ahead.py [--model M] [FILE...]
 
-Each row streams a coarse frame at a time. Encoder: share of codes that are the exact ones, and the quality of all of
-them decoded at once. Decoder: the exact codes streamed, and how far that is from decoding them at once.
+Each row streams one coarse frame at a time. Encoder: share of codes equal to the exact ones, and the quality of the
+codes decoded at once. Decoder: the exact codes streamed, and the difference from decoding them at once.
 """
 
 from __future__ import annotations

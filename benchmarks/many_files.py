@@ -1,4 +1,4 @@
-"""How the plan and the progress of many files grow with their number: empty files, and jobs that only report.
+"""How the time to plan and report many files grows with their number, with empty files and jobs that only report.
 
 python benchmarks/many_files.py --counts 10000 40000
 """

@@ -1,10 +1,9 @@
-"""Peak memory and time of the command line on recordings of some lengths, and on some numbers of them: it should not
-grow with either.
+"""Peak memory and time of the command line for several lengths and numbers of recordings. Memory should not grow.
 
     python benchmarks/memory.py [--minutes 5 60] [--rows 2000 20000] [--model M]
 
-`tokenize` runs with one worker, and what is printed is the larger of the two processes. Rows are a manifest's, all of
-one recording of 0.2 s, coded by a miniature with random weights, for what is asked is what rows take, not the model.
+`tokenize` runs with one worker; the larger of the two processes is printed. Rows are those of a manifest, all of one
+recording of 0.2 s, coded by a miniature with random weights, as the rows' memory is of interest, not the model's.
 """
 
 from __future__ import annotations

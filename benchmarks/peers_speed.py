@@ -1,10 +1,10 @@
-"""Size and speed of neural codecs side by side, on one thread of a processor: a table in Markdown.
+"""Compares size and speed of neural codecs on one CPU thread: a table in Markdown.
 
     python benchmarks/peers_speed.py [--seconds 5] [--rounds 3]
 
 Every model is built from its published configuration with random weights, on which speed does not depend: opensnac
-and `snac` in the 24 kHz layout, and EnCodec, DAC and Mimi as the package transformers has them. They take turns; a
-figure is the median, in seconds of audio a second of processor time.
+and `snac` in the 24 kHz layout, and EnCodec, DAC and Mimi from the package transformers. They alternate; figures are
+medians in seconds of audio per second of processor time.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RATE = 24_000
 
 @dataclass
 class Peer:
-    """A codec as two functions, with what its table row says of it."""
+    """A codec as two functions, and its columns of the table."""
 
     name: str
     parameters: int
@@ -83,7 +83,7 @@ def size(model: torch.nn.Module) -> int:
 
 
 def timed(work: Callable[[], Any], seconds: float) -> tuple[Any, float]:
-    """What the work gives, and seconds of audio a second of processor time."""
+    """The result, and seconds of audio per second of processor time."""
     start = time.process_time()
     result = work()
     return result, seconds / (time.process_time() - start)
@@ -91,7 +91,7 @@ def timed(work: Callable[[], Any], seconds: float) -> tuple[Any, float]:
 
 @torch.inference_mode()
 def main() -> None:
-    """Measure in turns and print."""
+    """Measure, alternating between codecs, and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--rounds", type=int, default=3)

@@ -1,10 +1,10 @@
-"""Has the bundled model become worse? Its scores on examples/ against those stored beside this file.
+"""Checks the bundled model for regressions: its scores on examples/ against those stored in quality.json.
 
-    python benchmarks/quality.py             fail where a mean is below the stored one by more than the margin
-    python benchmarks/quality.py --update    store new figures; refused for weights that have some
+    python benchmarks/quality.py             fail if a mean is below the stored one by more than the margin
+    python benchmarks/quality.py --update    store new scores; refused for weights that have some
 
-The model's weights and the decoder's noise are fixed, so figures differ between machines only by rounding: the margins
-are wider than that, and narrower than what anyone would hear.
+The model's weights and the decoder's noise are fixed, so scores differ between machines only by rounding: the margins
+are wider than that, and narrower than an audible difference.
 """
 
 from __future__ import annotations

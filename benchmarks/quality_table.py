@@ -1,4 +1,4 @@
-"""A table for README.md and docs/ from an evaluation's results.json.
+"""Prints a table for README.md and docs/ from an evaluation's results.json.
 
 opensnac evaluate recordings/ --codec opensnac --codec opus:6 --out report/
 python benchmarks/quality_table.py report/results.json --metric pesq_wb --metric stoi

@@ -1,4 +1,4 @@
-"""What an encoder in bfloat16 costs: codes that differ, and quality of what comes back, over a folder of recordings.
+"""The cost of a bfloat16 encoder: codes that differ, and quality after decoding, over a folder of recordings.
 
 python benchmarks/reduced_encoder.py FOLDER [--model M]
 """

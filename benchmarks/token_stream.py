@@ -1,10 +1,10 @@
-"""Plays a recording's tokens as a language model would say them, one by one in real time, and says how that went.
+"""Plays a recording's tokens one by one in real time, as from a language model, and reports latency and gaps.
 
     python benchmarks/token_stream.py [RECORDING] [--model M] [--threads 1] [--faster 1] [--picture FILE.png]
 
-Reports the latency of the first sound, the time that a coarse frame takes, and how often the loudspeaker ran dry: it
-starts with a coarse frame in hand and then takes samples at their rate. The picture shows the stream's sound under
-that of the whole recording decoded at once.
+Reports the latency of the first sound, the time per coarse frame, and how often playback ran dry: it starts with one
+coarse frame buffered and then consumes samples at their rate. The picture shows the streamed sound below that of the
+whole recording decoded at once.
 """
 
 from __future__ import annotations

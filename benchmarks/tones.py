@@ -1,10 +1,10 @@
-"""Steady tones that a codec adds: lines of the long-term spectrum, over a folder of recordings.
+"""Finds steady tones that a codec adds: lines of the long-term spectrum, over a folder of recordings.
 
 python benchmarks/tones.py FOLDER [--codec opensnac] [--codec opensnac:MODEL] [--lines 3]
 
-A line is a bin of the mean power in windows of 2048 samples at 24 kHz; its height is taken over the median of the 41
-bins around it. Of each codec the lines that stand highest above the same bins of the originals, or above their
-neighbours where the original has a gap, are shown.
+A line is a bin of the mean power in windows of 2048 samples at 24 kHz; its height is relative to the median of the 41
+bins around it. For each codec the lines are shown that are highest above the same bins of the originals, or above their
+neighbours where the original has a gap.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A picture of what a training run logged: losses, quality on validation clips, codebooks, gradients, speed.
+"""Plots the log of a training run: losses, quality on validation clips, codebooks, gradients, speed.
 
     python benchmarks/training_curves.py runs/speech/log.jsonl --out curves.png
 
-Several logs are drawn one after the other, as a run and what went on from it. Needs matplotlib.
+Several logs are drawn one after the other, for a run and its continuations. Needs matplotlib.
 """
 
 from __future__ import annotations

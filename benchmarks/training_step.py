@@ -1,4 +1,4 @@
-"""A training step with the C kernels, also in bf16, without them, and around the reference package's modules.
+"""Times a training step with the C kernels, also in bf16, without them, and with the reference package's modules.
 
 python benchmarks/training_step.py [--config speech_24khz_tiny] [--judged] [--rounds 3] [--set KEY=VALUE]
 

@@ -1,10 +1,10 @@
-"""The codec in a headless Chromium: speed, what a page loads, and how near its codes and samples are to Python's.
+"""The codec in headless Chromium: speed, download size, and differences of codes and samples from Python's.
 
 python benchmarks/web.py [--site web/dist] [--model speech_24khz_small] [--threads 1 2] [--rounds 3] [--pictures docs]
 
-The site is what `make web` assembled of this model. Speeds are seconds of audio a second, whole recordings and one
-group of frames a call, by the clock and by the processor time of all of the browser's processes; then Python's of the
-same run, in one thread, by processor time. Medians of the rounds. Needs Chromium and playwright.
+The site is the output of `make web` for this model. Speeds are in seconds of audio per second, for whole recordings
+and one group of frames per call, in wall time and in processor time of all browser processes; then Python's in the same
+run, in one thread, in processor time. Medians of the rounds. Needs Chromium and playwright.
 """
 
 from __future__ import annotations

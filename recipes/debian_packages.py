@@ -1,4 +1,4 @@
-"""Debian packages as sources of recordings: downloaded and unpacked, never installed."""
+"""Downloads and unpacks Debian packages as sources of recordings, without installing them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from opensnac.errors import OpensnacError
 
 
 def unpack(name: str, folder: Path) -> str:
-    """Download a Debian package and lay its files out in `folder`/root; its version."""
+    """Download a Debian package, unpack it into `folder`/root and return its version."""
     for program in ("apt-get", "dpkg-deb"):
         if shutil.which(program) is None:
             raise OpensnacError(f"{program} not found: this recipe needs Debian, or a system that is built on it")

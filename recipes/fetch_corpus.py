@@ -1,12 +1,12 @@
-"""A free corpus to train on, speech or music, each source's folder below train/, valid/ or test/.
+"""Fetches a free training corpus of speech or music: a folder per source in train/, valid/ or test/.
 
     python recipes/fetch_corpus.py speech corpus
     opensnac train speech_24khz_small --set "data.train=$(cat corpus/train.txt)" --set 'data.valid=["corpus/valid"]'
 
-speech_corpus.toml and music_corpus.toml name the Debian packages and repositories, with licences and sizes; `--only
-SOURCE` takes some of them. A source that cannot be fetched is reported and left out, one that is there is not fetched
-again. corpus/train.txt lists what is there to train on, each source with its weight. Where a source says what is said
-in its recordings, metadata.csv beside them has it, for `opensnac tokenize`.
+speech_corpus.toml and music_corpus.toml list the Debian packages and repositories, with licences and sizes; `--only
+SOURCE` selects some of them. Sources that cannot be fetched are reported and skipped; existing ones are not fetched
+again. corpus/train.txt lists the training sources with their weights. If a source has transcripts, they are written to
+metadata.csv next to its recordings, for `opensnac tokenize`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ G722, G722_RATE = ".g722", 16_000  # decoded, for the trainer cannot read them
 
 
 def main() -> None:
-    """Fetch into the folder named, and say what came."""
+    """Fetch into the given folder and report the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=RECIPES)
     parser.add_argument("out", type=Path, help="folder that takes train/, valid/ and test/")
@@ -68,13 +68,13 @@ def main() -> None:
 
 
 def weighted(sources: Sequence[dict[str, Any]], out: Path) -> list[dict[str, Any]]:
-    """The sources that are there, as [data] train takes them."""
+    """The sources present, in the form of [data] train."""
     folders = {out / "train" / source["name"]: source.get("weight", 1.0) for source in sources}
     return [{"path": str(folder), "weight": weight} for folder, weight in folders.items() if folder.is_dir()]
 
 
 def fetch(source: dict[str, Any], out: Path) -> str:
-    """Bring one source's recordings to `out`; a line on what came. The folder appears whole or not at all."""
+    """Fetch one source's recordings into `out`, which appears whole or not at all; a line about them."""
     name, notice = source["name"], out / f"{source['name']}.txt"
     one_in = source.get("valid_one_in", VALID_ONE_IN)
     if notice.exists():
@@ -125,7 +125,7 @@ def obtain(source: dict[str, Any], scratch: Path) -> tuple[Path, str]:
 
 
 def said_in(source: dict[str, Any], root: Path, scratch: Path) -> dict[str, str]:
-    """What is said in a source's recordings by their names, from its own files or from those of another package."""
+    """Transcripts of a source's recordings by name, from its own files or another package's."""
     stated = source.get("transcripts")
     if stated is None:
         return {}
@@ -139,7 +139,7 @@ def said_in(source: dict[str, Any], root: Path, scratch: Path) -> dict[str, str]
 
 
 def write_metadata(target: Path, rows: list[dict[str, str]]) -> None:
-    """A folder's recordings and what is said in them, as the hub has it."""
+    """Write a folder's recordings and transcripts in the hub's form."""
     with target.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["file_name", "text"])
         writer.writeheader()
@@ -147,7 +147,7 @@ def write_metadata(target: Path, rows: list[dict[str, str]]) -> None:
 
 
 def bring(path: Path, target: Path) -> Path:
-    """Move a recording, or decode it where the trainer could not read it; where it is now."""
+    """Move a recording, or decode it if the trainer could not read it; its new place."""
     _made(target.parent)
     if path.suffix != G722:
         shutil.move(path, target)

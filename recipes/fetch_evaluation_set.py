@@ -1,10 +1,10 @@
-"""A small free evaluation set: speech, music, environment and speech over music, a folder each.
+"""Fetches a small free evaluation set: speech, music, environment and speech over music, one folder each.
 
     python recipes/fetch_evaluation_set.py evaluation_set
     opensnac evaluate evaluation_set --codec opensnac --codec opus:6
 
 Speech is examples/, the rest comes from Debian packages (evaluation_set.toml names them, with licences), which
-`apt-get download` fetches without installing anything. Run `apt-get update` before, if it was never run.
+`apt-get download` fetches without installing anything. If necessary, run `apt-get update` first.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MIXED_DB = 10.0  # by which music under speech is lower
 
 
 def main() -> None:
-    """Fetch into the folder named, and say what came."""
+    """Fetch into the given folder and report the results."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("out", type=Path, help="folder that takes speech/, music/, environment/ and mixed/")
     out = parser.parse_args().out
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def fetch(recipe: Mapping[str, Any], out: Path) -> Iterator[str]:
-    """Excerpts of every package's files as FLAC in `out`/LABEL/; a line on each package."""
+    """Write excerpts of each package's files as FLAC into `out`/LABEL/; a line about each package."""
     for package in recipe["package"]:
         name = package["name"]
         print(f"{name}: {package['megabytes']} MB, {package['licence']}", file=sys.stderr)
@@ -58,7 +58,7 @@ def fetch(recipe: Mapping[str, Any], out: Path) -> Iterator[str]:
 
 
 def excerpt(source: Path, target: Path, start: float, seconds: float) -> None:
-    """`seconds` from `start` on as FLAC, all channels; from the beginning where the recording is too short for that."""
+    """Write `seconds` from `start` as FLAC, all channels; from the beginning if the recording is too short."""
     samples, rate = audio.read(source)
     first = int(start * rate) if samples.shape[1] > (start + seconds) * rate else 0
     audio.write(target, samples[:, first : first + int(seconds * rate)], rate, force=True)

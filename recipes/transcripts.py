@@ -1,10 +1,10 @@
-"""What is said in recordings, from the lists that their packages and repositories keep: name -> text.
+"""Transcripts of recordings, from lists in their packages and repositories: name -> text.
 
-asterisk    core-sounds-en.txt: `digits/1: one`; what is in brackets is a noise
+asterisk    core-sounds-en.txt: `digits/1: one`; brackets mark noises
 fillets     Lua of the game Fish Fillets: `dialogId("name", ...)`, then `dialogStr("text")`
 ljspeech    metadata.csv: `name|text`
 
-A name is a recording's, without its ending, and with as many of its folders as the list gives.
+A name is a recording's, without its extension, with as many of its folders as the list has.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ FOLDERS = 2  # of a recording, at most, that a list's names have
 
 
 def read(form: str, path: Path) -> dict[str, str]:
-    """A list's names and texts."""
+    """Names and texts of a list."""
     data = path.read_bytes()
     text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8", errors="replace")
     return {name: said.strip() for name, said in FORMS[form](text)}
 
 
 def text_of(recording: PurePath, texts: Mapping[str, str]) -> str:
-    """What is said in a recording; nothing where no list has it."""
+    """The transcript of a recording; empty if no list has it."""
     parts = recording.with_suffix("").parts
     names = ("/".join(parts[-count:]) for count in range(FOLDERS + 1, 0, -1))
     return next((texts[name] for name in names if name in texts), "")
