@@ -4,9 +4,9 @@
         --set 'data.train=["corpus/train"]' --set 'data.valid=["corpus/valid"]'
 
 The deadline counts from the start of this program, including measurements; two minutes of it are for the final
-validation and export. The folder gets inference_NAME.json (gpu_inference.py), throughput.json and throughput.md, the run
-(run/, see docs/training.md), slim.safetensors to continue from (--init), model/ with the averaged weights in fp16, and
-log.jsonl. Without a GPU it does the same on the CPU.
+validation and export. The folder gets inference_NAME.json (gpu_inference.py), throughput.json and throughput.md, the
+run (run/, see docs/training.md), slim.safetensors to continue from (--init), model/ with the averaged weights in fp16,
+and log.jsonl. Without a GPU it does the same on the CPU.
 """
 
 from __future__ import annotations
