@@ -15,7 +15,8 @@ from typer.cli import get_docs_for_click
 
 from opensnac import cli
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
 INTERFACE = {
     "Codec": ["opensnac.engine.codec.SNAC", "opensnac.engine.engine.Engine", "opensnac.config.CodecConfig"],
     "Streams": [
@@ -42,6 +43,7 @@ INTERFACE = {
     ],
     "Errors": ["opensnac.errors"],
 }
+RECORDING = re.compile(r"\[[^\]]+\]\(\.\./(examples/[^)]*\.flac)\)")  # a link to a recording: a player on the site
 OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./[^)]*\)")  # a link to a file outside of docs/: only its text is kept
 
 
@@ -50,7 +52,12 @@ def main(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(DOCS, folder)
     for page in folder.glob("*.md"):
-        page.write_text(OUTSIDE.sub(r"\1", page.read_text(encoding="utf-8")), encoding="utf-8")
+        text = page.read_text(encoding="utf-8")
+        for recording in RECORDING.findall(text):
+            (folder / recording).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / recording, folder / recording)
+        text = RECORDING.sub(r'<audio controls preload="none" style="width: 12rem" src="\1"></audio>', text)
+        page.write_text(OUTSIDE.sub(r"\1", text), encoding="utf-8")
     (folder / "cli.md").write_text(command_line(), encoding="utf-8")
     (folder / "api.md").write_text(interface(), encoding="utf-8")
 

@@ -29,3 +29,13 @@ def test_a_picture_says_the_rates(pictures):
 def test_every_room_of_the_package_is_a_layer(pictures):
     rooms = {path.name for path in (REPOSITORY / "opensnac").iterdir() if (path / "__init__.py").exists()}
     assert rooms <= set(re.findall(r">(\w+)</text>", pictures["layers.svg"]))
+
+
+def test_links_to_recordings_are_players_on_the_site(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(REPOSITORY / "website")
+    importlib.import_module("pages").main(tmp_path / "pages")
+    page = (tmp_path / "pages/index.md").read_text(encoding="utf-8")
+    players = re.findall(r'<audio [^>]*src="([^"]+)">', page)
+    assert "examples/lj_speech.flac" in players
+    assert all((tmp_path / "pages" / player).is_file() for player in players)
+    assert "](../" not in page
