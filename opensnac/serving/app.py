@@ -13,8 +13,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.routing import Match, Mount
 from starlette.staticfiles import StaticFiles
-from starlette.types import Receive
+from starlette.types import Receive, Scope
 
 from opensnac import __version__
 from opensnac.errors import (
@@ -93,11 +95,12 @@ def application(settings: Settings) -> FastAPI:
         )
     app.add_exception_handler(OpensnacError, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _unserved)
     app.add_exception_handler(Exception, _fault)
     _add_health(app, service)
     _add_recordings(app, service, transfers)
     _add_streams(app, service)
-    app.mount("/", _Page(directory=WEB, html=True))
+    app.router.routes.append(_ReadOnly("/", _Page(directory=WEB, html=True)))
     return app
 
 
@@ -111,6 +114,12 @@ async def _invalid(_: Request, error: Exception) -> Response:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     return JSONResponse(Problem(code="bad_request", message=f"{where}: {first['msg']}").model_dump(), 422)
+
+
+async def _unserved(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = {404: "not_found", 405: "bad_method"}.get(error.status_code, "bad_request")
+    return JSONResponse(Problem(code=code, message=error.detail).model_dump(), error.status_code, error.headers)
 
 
 async def _fault(_: Request, error: Exception) -> Response:
@@ -255,3 +264,12 @@ class _Page(StaticFiles):
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Cache-Control"] = "no-cache"
         return response
+
+
+class _ReadOnly(Mount):
+    """Files that are there to be read. A wrong method is left to the API's routes, which tell the right ones."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD") or scope["path"].startswith("/v1/"):
+            return Match.NONE, {}
+        return super().matches(scope)
