@@ -84,9 +84,9 @@ def throughput(config: TrainConfig, rounds: int, eager: bool) -> Iterator[dict[s
     facts = {"config": config.name, "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu"}
     yield from reference_throughput(config, clips, seconds, rounds, facts)
     forms = (False,) if eager else (False, True)
-    for judged, compiled, precision in itertools.product((True, False), forms, ("fp32", "bf16")):
-        task = facts | {"step": "full GAN" if judged else "generator only", "precision": precision}
-        trainer = stage(dataclasses.replace(config, precision=precision), processes, judged)
+    for adversarial, compiled, precision in itertools.product((True, False), forms, ("fp32", "bf16")):
+        task = facts | {"step": "full GAN" if adversarial else "generator only", "precision": precision}
+        trainer = stage(dataclasses.replace(config, precision=precision), processes, adversarial)
         said = compile_if_faster(trainer, clips[: max(1, len(clips) // config.data.accumulate)]) if compiled else ""
         if said.startswith("not compiled"):
             yield task | {"form": "compiled", "audio_seconds_per_second": None, "note": said}
@@ -108,14 +108,14 @@ def reference_throughput(
     except ImportError:
         yield facts | {"form": "reference", "audio_seconds_per_second": None, "note": "snac is not installed"}
         return
-    for judged in (True, False):
+    for adversarial in (True, False):
         model = snac.SNAC(**config.model.to_dict()).to(clips.device).train()
-        discriminators = Discriminators(config.discriminator).to(clips.device) if judged else None
+        discriminators = Discriminators(config.discriminator).to(clips.device) if adversarial else None
         step = ReferenceStep(model, discriminators, config)
         step(clips)
         taken = sorted(timed(lambda step=step: step(clips), clips.device) for _ in range(rounds))
         rate = round(seconds / taken[len(taken) // 2], 2)
-        task = {"step": "full GAN" if judged else "generator only", "precision": "fp32", "form": "reference"}
+        task = {"step": "full GAN" if adversarial else "generator only", "precision": "fp32", "form": "reference"}
         yield facts | task | {"audio_seconds_per_second": rate, "note": "eager, without the codebook losses"}
 
 
@@ -125,17 +125,17 @@ class ReferenceStep:
     def __init__(self, model: nn.Module, discriminators: Discriminators | None, config: TrainConfig) -> None:
         self.model, self.discriminators, self.config = model, discriminators, config
         self.optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
-        self.judge_optimizer = torch.optim.AdamW(discriminators.parameters(), 1e-4) if discriminators else None
+        self.discriminator_optimizer = torch.optim.AdamW(discriminators.parameters(), 1e-4) if discriminators else None
 
     def __call__(self, clips: Tensor) -> None:
         audio_hat, _ = self.model(clips)
         total = self.config.losses.mel * losses.mel_loss(audio_hat, clips, self.config.model.sampling_rate)
-        if self.discriminators is not None and self.judge_optimizer is not None:
-            self.judge_optimizer.zero_grad()
+        if self.discriminators is not None and self.discriminator_optimizer is not None:
+            self.discriminator_optimizer.zero_grad()
             loss = losses.discriminator_loss(self.discriminators(audio_hat.detach()), self.discriminators(clips))
             loss.backward()
             nn.utils.clip_grad_norm_(self.discriminators.parameters(), 10.0)
-            self.judge_optimizer.step()
+            self.discriminator_optimizer.step()
             fake, real = self.discriminators(audio_hat), self.discriminators(clips)
             total = total + losses.adversarial_loss(fake) + 2 * losses.feature_loss(fake, real)
         self.optimizer.zero_grad()

@@ -1,8 +1,8 @@
 """Times a training step with the C kernels, also in bf16, without them, and with the reference package's modules.
 
-python benchmarks/training_step.py [--config speech_24khz_tiny] [--judged] [--rounds 3] [--set KEY=VALUE]
+python benchmarks/training_step.py [--config speech_24khz_tiny] [--adversarial] [--rounds 3] [--set KEY=VALUE]
 
-Of the generator alone, or `--judged` by the same discriminators. Eager, the clips in memory. They take turns; seconds
+Of the generator alone, or `--adversarial` by the same discriminators. Eager, the clips in memory. They take turns; seconds
 of processor time, the median step. Needs the package `snac`; its step is in fp32, with plain AdamW and without codebook
 losses.
 """
@@ -31,7 +31,7 @@ from opensnac.training.processes import Processes
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="speech_24khz_tiny", help="a shipped configuration's name or a TOML file")
-    parser.add_argument("--judged", action="store_true", help="with discriminators, published size unless --set")
+    parser.add_argument("--adversarial", action="store_true", help="with discriminators, published size unless --set")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
@@ -42,10 +42,10 @@ def main() -> None:
     seconds = clips.numel() / config.model.sampling_rate
     print(
         f"{config.name}: {len(clips)} clips of {seconds / len(clips):.2f} s a step, {options.threads} threads, "
-        f"{'full GAN' if options.judged else 'generator alone'}"
+        f"{'full GAN' if options.adversarial else 'generator alone'}"
     )
     taken: dict[str, list[float]] = {}
-    steps = steps_of(config, clips, options.judged)
+    steps = steps_of(config, clips, options.adversarial)
     for round_ in range(options.rounds + 1):  # the first one is warming up
         for name, step in steps.items():
             began = time.process_time()
@@ -57,16 +57,16 @@ def main() -> None:
         print(f"{name}: {median:.2f} s a step, {seconds / median:.2f} s of audio a second")
 
 
-def steps_of(config: TrainConfig, clips: torch.Tensor, judged: bool) -> dict[str, Callable[[], object]]:
+def steps_of(config: TrainConfig, clips: torch.Tensor, adversarial: bool) -> dict[str, Callable[[], object]]:
     """The contenders, each a step to take."""
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     import snac
 
-    judges = Discriminators(config.discriminator) if judged else None
-    reference = ReferenceStep(snac.SNAC(**config.model.to_dict()).train(), judges, config)
+    discriminators = Discriminators(config.discriminator) if adversarial else None
+    reference = ReferenceStep(snac.SNAC(**config.model.to_dict()).train(), discriminators, config)
     numbers = torch.arange(len(clips))
     with_kernels, without, halves = (
-        stage(dataclasses.replace(config, precision=precision), Processes("cpu"), discriminators=judged)
+        stage(dataclasses.replace(config, precision=precision), Processes("cpu"), discriminators=adversarial)
         for precision in ("fp32", "fp32", "bf16")
     )
 

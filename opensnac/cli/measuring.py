@@ -119,9 +119,9 @@ def score(
 ) -> None:
     """Screen listeners, and print means, intervals and pairwise tests, with the paper's figures beside them."""
     with reporting():
-        from opensnac.listening.score import score as judge
+        from opensnac.listening.score import score as compute
 
-        print(judge(test, answers))
+        print(compute(test, answers))
 
 
 @command(MEASURE, "opensnac bench --against-reference --threads 1")

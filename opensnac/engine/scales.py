@@ -46,12 +46,12 @@ def quantize(scales: Sequence[Scale], latent: Signal) -> list[Codes]:
     """Codes (batch, frames / stride) of each scale for (batch, frames, latent_dim), each coding what is left over."""
     found: list[Codes] = []
     for scale in scales:
-        projected = scale.inward(pool(latent, scale.stride))
-        codes = scale.nearest(F.normalize(projected.to(scale.directions.dtype), dim=-1))
+        z_e = scale.inward(pool(latent, scale.stride))
+        codes = scale.nearest(F.normalize(z_e.to(scale.directions.dtype), dim=-1))
         found.append(codes)
         if len(found) < len(scales):
-            chosen = projected + (F.embedding(codes, scale.codebook) - projected)  # rounded as in training
-            latent = latent - scale.expand(chosen)
+            z_q = z_e + (F.embedding(codes, scale.codebook) - z_e)  # rounded as in training
+            latent = latent - scale.expand(z_q)
     return found
 
 

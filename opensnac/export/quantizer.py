@@ -15,9 +15,9 @@ def quantize(graph: Graph, weights: Weights, latent: str) -> list[str]:
     strides = weights.config.vq_strides
     for scale, stride in enumerate(strides):
         pooled = graph("AveragePool", latent, kernel_shape=[stride], strides=[stride]) if stride > 1 else latent
-        projected = graph("Transpose", _project(graph, weights, scale, "in_proj", pooled), perm=[0, 2, 1])
+        z_e = graph("Transpose", _project(graph, weights, scale, "in_proj", pooled), perm=[0, 2, 1])
         directions = graph("LpNormalization", _codebook(graph, weights, scale), axis=1, p=2)
-        likeness = graph("MatMul", projected, graph("Transpose", directions, perm=[1, 0]))
+        likeness = graph("MatMul", z_e, graph("Transpose", directions, perm=[1, 0]))
         codes.append(graph("ArgMax", likeness, axis=2, keepdims=0))
         if len(codes) < len(strides):
             latent = graph("Sub", latent, _expand(graph, weights, scale, codes[-1]))
@@ -32,8 +32,8 @@ def dequantize(graph: Graph, weights: Weights, codes: Sequence[str]) -> str:
 def _expand(graph: Graph, weights: Weights, scale: int, codes: str) -> str:
     """One scale's vectors, each for as many frames as its stride."""
     stride = weights.config.vq_strides[scale]
-    chosen = graph("Transpose", graph("Gather", _codebook(graph, weights, scale), codes, axis=0), perm=[0, 2, 1])
-    vectors = _project(graph, weights, scale, "out_proj", chosen)
+    z_q = graph("Transpose", graph("Gather", _codebook(graph, weights, scale), codes, axis=0), perm=[0, 2, 1])
+    vectors = _project(graph, weights, scale, "out_proj", z_q)
     if stride == 1:
         return vectors
     repeated = graph("Expand", graph("Unsqueeze", vectors, graph.integers(3)), graph.integers(1, 1, 1, stride))

@@ -25,8 +25,8 @@ class Quantized:
 
     latent: Latent
     codes: list[Codes]
-    projected: list[Vectors]
-    chosen: list[Vectors]
+    z_e: list[Vectors]
+    z_q: list[Vectors]
 
 
 class VectorQuantizer(nn.Module):
@@ -49,10 +49,10 @@ class VectorQuantizer(nn.Module):
         """Mean over each `stride` frames, in the codebook's space."""
         return self.in_proj(pool(latent, self.stride))
 
-    def nearest(self, projected: Vectors) -> Codes:
+    def nearest(self, z_e: Vectors) -> Codes:
         """Codes of the entries at the smallest angle: the largest product of unit vectors."""
         directions = F.normalize(self.codebook.weight.float(), dim=-1)
-        return (F.normalize(projected.float(), dim=-1) @ directions.T).argmax(-1)
+        return (F.normalize(z_e.float(), dim=-1) @ directions.T).argmax(-1)
 
     def expand(self, vectors: Vectors) -> Signal:
         """Codebook vectors to latent frames, each repeated `stride` times."""
@@ -100,14 +100,14 @@ class ResidualVectorQuantizer(nn.Module):
         total = torch.zeros_like(residual)
         result = Quantized(latent, [], [], [])
         for scale in self.scales:
-            projected = scale.project(residual)
-            codes = scale.nearest(projected)
-            chosen = scale.codebook(codes)
-            vectors = scale.expand(projected + (chosen - projected).detach())
+            z_e = scale.project(residual)
+            codes = scale.nearest(z_e)
+            z_q = scale.codebook(codes)
+            vectors = scale.expand(z_e + (z_q - z_e).detach())
             total, residual = total + vectors, residual - vectors
             result.codes.append(codes)
-            result.projected.append(projected)
-            result.chosen.append(chosen)
+            result.z_e.append(z_e)
+            result.z_q.append(z_q)
         result.latent = total.transpose(1, 2)
         return result
 

@@ -103,7 +103,7 @@ def _result(config: TrainConfig, out: Path) -> dict[str, float]:
     path, wanted = out / RESULT, json.loads(json.dumps(config.to_dict()))
     if path.exists():
         done = json.loads(path.read_text(encoding="utf-8"))
-        if done["config"] != wanted:
+        if TrainConfig.from_dict(done["config"]) != config:
             raise OpensnacError(f"{path} is of another configuration; choose another folder with --out")
         return dict(done["figures"])
     loop.train(config, out, resume=(out / loop.CHECKPOINT).exists())

@@ -46,11 +46,11 @@ class Contender:
         self.losses.append(told["losses"])
 
 
-def compare(config: TrainConfig, folder: Path, judged: bool = False, rounds: int = ROUNDS) -> str:
+def compare(config: TrainConfig, folder: Path, adversarial: bool = False, rounds: int = ROUNDS) -> str:
     """What `rounds` steps of the generator, or of the discriminators too, take here and in the checkout `folder`."""
     if not (folder / "opensnac" / "training" / "step.py").is_file():
         raise ConfigError(f"{folder}: expected a checkout of opensnac, got no opensnac/training/step.py in it")
-    contenders = [_start(config, place, judged) for place in (folder.resolve(), HERE)]
+    contenders = [_start(config, place, adversarial) for place in (folder.resolve(), HERE)]
     try:
         for _ in range(rounds + 1):
             for contender in contenders:
@@ -62,9 +62,9 @@ def compare(config: TrainConfig, folder: Path, judged: bool = False, rounds: int
     return _report(config, *contenders)
 
 
-def _start(config: TrainConfig, folder: Path, judged: bool) -> Contender:
+def _start(config: TrainConfig, folder: Path, adversarial: bool) -> Contender:
     # -P: the folder of this file, with its config.py and log.py, is no place to import from.
-    command = [sys.executable, "-P", "-W", "ignore", __file__, json.dumps(config.to_dict()), str(int(judged))]
+    command = [sys.executable, "-P", "-W", "ignore", __file__, json.dumps(config.to_dict()), str(int(adversarial))]
     surroundings = os.environ | {"PYTHONPATH": str(folder)}
     pipe = subprocess.PIPE
     return Contender(folder, subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=surroundings))
@@ -81,7 +81,7 @@ def _report(config: TrainConfig, there: Contender, here: Contender) -> str:
     return "\n".join(lines)
 
 
-def _work(values: str, judged: bool) -> None:
+def _work(values: str, adversarial: bool) -> None:
     """In a process whose opensnac is the checkout's: a step for each line read, and a line about it written."""
     import torch
 
@@ -93,7 +93,7 @@ def _work(values: str, judged: bool) -> None:
     torch.manual_seed(config.seed)
     size = config.data.batch_size
     crops, _ = find_crops(config, crop_samples(config))
-    trainer = stage(config, Processes("cpu"), discriminators=judged)
+    trainer = stage(config, Processes("cpu"), discriminators=adversarial)
     for number, _line in enumerate(sys.stdin):
         clips = crops.draw(range(number * size, (number + 1) * size))
         began = time.process_time(), time.perf_counter()

@@ -70,15 +70,15 @@ def _kmeans(vectors: Tensor, entries: int, generator: torch.Generator) -> Tensor
 
 
 @torch.no_grad()
-def follow(
-    quantizer: ResidualVectorQuantizer, codes: Sequence[Tensor], projected: Sequence[Tensor], share: float
+def ema_update(
+    quantizer: ResidualVectorQuantizer, codes: Sequence[Tensor], z_e: Sequence[Tensor], share: float
 ) -> None:
     """Move every entry just used `share` of the way to the mean of the vectors it stood for.
 
     Where an entry is used once in a hundred steps, as coarse ones are in small batches, a gradient step on the
     codebook loss lets it fall behind an encoder that moves at every step; this does not.
     """
-    for scale, code, vectors in zip(quantizer.scales, codes, projected, strict=True):
+    for scale, code, vectors in zip(quantizer.scales, codes, z_e, strict=True):
         weight, flat = scale.codebook.weight, code.flatten()
         counts = _uses(flat, len(weight))[:, None]
         sums = torch.zeros_like(weight).index_add_(0, flat, vectors.flatten(0, 1).to(weight))
@@ -104,9 +104,9 @@ class CodebookHealth:
         self.revived: list[int] = []  # at each scale, the last time
 
     @torch.no_grad()
-    def observe(self, codes: Sequence[Tensor], projected: Sequence[Tensor]) -> None:
+    def observe(self, codes: Sequence[Tensor], z_e: Sequence[Tensor]) -> None:
         """Take note of one step's codes and of the vectors they stand for."""
-        for i, (code, vectors) in enumerate(zip(codes, projected, strict=True)):
+        for i, (code, vectors) in enumerate(zip(codes, z_e, strict=True)):
             flat, size = code.flatten(), len(self.counts[i])
             self.since_use[i] += len(flat)
             self.since_use[i][flat] = 0

@@ -13,7 +13,7 @@ from opensnac.training.step import Trainer
 
 ROUNDS = 3
 WORTH = 1.05  # times as fast as eager, from which a compiled form is taken
-PARTS = ("encode", "decode", "judge")  # what a Trainer calls
+PARTS = ("encode", "decode", "discriminate")  # what a Trainer calls
 
 
 def compile_if_faster(trainer: Trainer, clips: Tensor) -> str:
@@ -50,7 +50,7 @@ def _seconds(trainer: Trainer, clips: Tensor, parts: tuple[str, ...]) -> float:
     def work() -> None:
         with trainer.products():
             audio = trainer.decode(trainer.encode(clips), seeds).float()
-            scores = trainer.judge(audio) if "judge" in parts else [[audio]]
+            scores = trainer.discriminate(audio) if "discriminate" in parts else [[audio]]
         torch.stack([features[-1].float().square().mean() for features in scores]).sum().backward()
 
     try:

@@ -20,6 +20,7 @@ NULLABLE = ("attn_window_size", "latent_dim")
 PRECISIONS = ("fp32", "tf32", "bf16")
 FREEZABLE = ("encoder", "codebooks")
 QUALITIES = ("mel", "stft_distance", "pesq_wb", "stoi")
+RENAMED = {"codebooks": {"follow": "ema_rate"}, "losses": {"offset": "dc"}}  # keys in older runs' files
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class LossConfig:
     """Weights of the generator's losses; those of the Descript Audio Codec's recipe."""
 
     mel: float = 15.0
-    offset: float = 0.0  # means of clips, which mel distances hardly see; the recipe has none
+    dc: float = 0.0  # DC offset of clips, which mel distances hardly see; the recipe has none
     complex: float = 0.0  # spectra with their phase; the recipe has none
     loudness: float = 0.0  # what PESQ's model of hearing makes of a difference; the recipe has none
     tones: float = 0.0  # steady tones that the original does not have; the recipe has none
@@ -85,12 +86,10 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class CodebookConfig:
-    """How codebooks start, follow the encoder and stay in use."""
+    """How codebooks are initialised, follow the encoder and stay in use."""
 
-    start_vectors: int = 2  # vectors each entry of the coarsest codebook is fitted to at the start
-    follow: float = (
-        0.1  # share of the way to its vectors' mean that an entry moves when it is used; 0: by gradient alone
-    )
+    start_vectors: int = 2  # vectors per entry of the coarsest codebook that k-means is fitted to
+    ema_rate: float = 0.1  # 1 - decay of the moving average that entries in use keep of their vectors; 0: gradients only
     patience: int = 8  # an entry is dead when this many vectors for each entry have gone by without it
     revive_every: int = 100  # steps
 
@@ -119,7 +118,7 @@ class ScheduleConfig:
     quantize_from: int = 500  # before this step the latent passes unquantised; then codebooks start from data
     quantize_below: float = 4.5  # or later, as soon as the mel loss is below this, or after four times as many steps
     adversarial_from: int = 5_000
-    discriminate_from: int = 4_500  # the discriminators learn alone for a while before they judge
+    discriminate_from: int = 4_500  # the discriminators learn alone for a while before they train the generator
     log_every: int = 50
     validate_every: int = 1_000
     checkpoint_every: int = 1_000
@@ -183,7 +182,7 @@ class TrainConfig:
         if schedule.adversarial_from < schedule.discriminate_from:
             raise ConfigError(
                 f"[schedule] adversarial_from is {schedule.adversarial_from}, before discriminate_from "
-                f"{schedule.discriminate_from}: discriminators must learn before they judge"
+                f"{schedule.discriminate_from}: discriminators must learn before they train the generator"
             )
         if not self.data.train:
             raise ConfigError("[data] train is empty; name folders, files or manifests of recordings")
@@ -220,7 +219,7 @@ class TrainConfig:
             raise ConfigError(f"[model] is {values['model']!r}; expected a section of keys and values")
         for key, section in sections.items():
             if key in values:
-                values[key] = _section(section, values[key], f"[{key}]")
+                values[key] = _section(section, values[key], f"[{key}]", RENAMED.get(key, {}))
         # TOML has no null: false stands for it where a key may be null.
         model = {key: None if value is False and key in NULLABLE else value for key, value in values["model"].items()}
         values["model"] = CodecConfig.from_dict(model)
@@ -280,9 +279,12 @@ def toml_value(value: Any) -> str:
     return json.dumps(False if value is None else value)
 
 
-def _section(section: type[Section], values: Mapping[str, Any], where: str) -> Section:
+def _section(
+    section: type[Section], values: Mapping[str, Any], where: str, renamed: Mapping[str, str] | None = None
+) -> Section:
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where} is {values!r}; expected a section of keys and values")
+    values = {(renamed or {}).get(key, key): value for key, value in values.items()}
     known = get_type_hints(section)
     unknown = sorted(set(values) - set(known))
     if unknown:

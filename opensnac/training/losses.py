@@ -77,7 +77,7 @@ def mel_loss(audio_hat: Sound, audio: Sound, sample_rate: int) -> Tensor:
     return total
 
 
-def offset_loss(audio_hat: Audio, audio: Audio) -> Tensor:
+def dc_loss(audio_hat: Audio, audio: Audio) -> Tensor:
     """Mean over clips of the squared difference of their means.
 
     A constant offset is what mel distances do not see. One that grows while training is young pushes the output's tanh
@@ -158,11 +158,11 @@ def feature_loss(fake: Features, real: Features) -> Tensor:
     return sum((F.l1_loss(f, r.detach()) for f, r in pairs), start=fake[0][-1].new_zeros(()))
 
 
-def codebook_loss(projected: Sequence[Tensor], chosen: Sequence[Tensor]) -> Tensor:
+def codebook_loss(z_e: Sequence[Tensor], z_q: Sequence[Tensor]) -> Tensor:
     """Pulls the chosen entries to the encoder's vectors (arXiv 1711.00937), summed over scales."""
-    return torch.stack([F.mse_loss(c, p.detach()) for p, c in zip(projected, chosen, strict=True)]).sum()
+    return torch.stack([F.mse_loss(c, p.detach()) for p, c in zip(z_e, z_q, strict=True)]).sum()
 
 
-def commitment_loss(projected: Sequence[Tensor], chosen: Sequence[Tensor]) -> Tensor:
+def commitment_loss(z_e: Sequence[Tensor], z_q: Sequence[Tensor]) -> Tensor:
     """Pulls the encoder's vectors to the chosen entries, summed over scales."""
-    return torch.stack([F.mse_loss(p, c.detach()) for p, c in zip(projected, chosen, strict=True)]).sum()
+    return torch.stack([F.mse_loss(p, c.detach()) for p, c in zip(z_e, z_q, strict=True)]).sum()

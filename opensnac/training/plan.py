@@ -35,8 +35,8 @@ def describe(config: TrainConfig) -> str:
     sizes = [sum(p.numel() for p in part.parameters()) for part in (generator, discriminators)]
     batch_seconds = data.batch_size * crop / model.sampling_rate
     clips = data.batch_size // processes.count // data.accumulate
-    judged = schedule.discriminate_from < schedule.steps
-    weights = 4 * (GENERATOR_COPIES * sizes[0] + (DISCRIMINATOR_COPIES if judged else 1) * sizes[1])
+    adversarial = schedule.discriminate_from < schedule.steps
+    weights = 4 * (GENERATOR_COPIES * sizes[0] + (DISCRIMINATOR_COPIES if adversarial else 1) * sizes[1])
     activations = activation_bytes(config, generator, discriminators, clips, crop)
     in_memory = 2 * crops.seconds * model.sampling_rate if data.in_memory else 0
     codes = ", ".join(f"{rate:.1f}" for rate in model.code_rates)
@@ -75,7 +75,7 @@ def activation_bytes(
     def reconstruct() -> tuple[Tensor, Tensor]:
         quantized = generator.quantizer(generator.encoder(audio))
         audio_hat = generator.decoder(quantized.latent, seeds)
-        return audio_hat, losses.codebook_loss(quantized.projected, quantized.chosen)
+        return audio_hat, losses.codebook_loss(quantized.z_e, quantized.z_q)
 
     audio_hat = reconstruct()[0].detach()
     generating = _kept(reconstruct, parameters)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from opensnac.engine.codec import SNAC
 from opensnac.model.quantizer import Quantized
 from opensnac.training import losses
-from opensnac.training.codebooks import CodebookHealth, follow
+from opensnac.training.codebooks import CodebookHealth, ema_update
 from opensnac.training.config import TrainConfig
 from opensnac.training.discriminators import Discriminators
 from opensnac.training.loudness import loudness_loss
@@ -66,7 +66,7 @@ class Trainer:
         # What is called in a step: the modules, or what torch.compile makes of them.
         self.encode: Callable[[Tensor], Tensor] = self.generator.encoder
         self.decode: Callable[[Tensor, Tensor], Tensor] = self.generator.decoder
-        self.judge: Callable[[Tensor], losses.Features] = self.discriminators
+        self.discriminate: Callable[[Tensor], losses.Features] = self.discriminators
 
     def training_step(self, audio: Tensor, noise_seeds: Tensor, progress: float) -> dict[str, Tensor]:
         """Train on this process's share of a batch, (clips, 1, samples) with a seed for each clip's noise.
@@ -89,16 +89,16 @@ class Trainer:
             audio_hat, quantized = self._reconstruct(clips, seeds)
             self.mark("generator")
             if self.step >= schedule.discriminate_from:
-                real = self._learn_to_tell(clips, audio_hat.detach(), values)
+                real = self._discriminator_step(clips, audio_hat.detach(), values)
                 if self.step >= schedule.adversarial_from:
-                    fake = self._listen(audio_hat)
+                    fake = self._discriminate_fake(audio_hat)
                     values["adversarial"] = losses.adversarial_loss(fake)
                     values["feature"] = losses.feature_loss(fake, real)
             self.mark("discriminators")
             decoded, original = losses.Spectra(audio_hat), losses.Spectra(clips)
             values["mel"] = losses.mel_loss(decoded, original, self.config.model.sampling_rate)
-            if self.config.losses.offset:
-                values["offset"] = losses.offset_loss(audio_hat, clips)
+            if self.config.losses.dc:
+                values["dc"] = losses.dc_loss(audio_hat, clips)
             if self.config.losses.complex:
                 values["complex"] = losses.complex_loss(decoded, original, levels)
             if self.config.losses.loudness:
@@ -107,8 +107,8 @@ class Trainer:
                 values["tones"] = self._tone_loss(decoded, original)
             if quantized is not None:
                 seen.append(quantized)
-                values["codebook"] = losses.codebook_loss(quantized.projected, quantized.chosen)
-                values["commitment"] = losses.commitment_loss(quantized.projected, quantized.chosen)
+                values["codebook"] = losses.codebook_loss(quantized.z_e, quantized.z_q)
+                values["commitment"] = losses.commitment_loss(quantized.z_e, quantized.z_q)
             weighted = [w * values[name] for name, w in vars(self.config.losses).items() if name in values]
             self.mark("losses")
             self._backward(torch.stack(weighted).sum() / parts)
@@ -161,21 +161,21 @@ class Trainer:
         elsewhere = self.processes.mean(power_hat.detach()) - power_hat.detach()
         return losses.tone_loss(power_hat + elsewhere, self.processes.mean(power))
 
-    def _learn_to_tell(self, clips: Tensor, audio_hat: Tensor, values: dict[str, Tensor]) -> losses.Features:
+    def _discriminator_step(self, clips: Tensor, audio_hat: Tensor, values: dict[str, Tensor]) -> losses.Features:
         """The discriminators' gradients; returns what they made of the real clips."""
         with self.products():
-            features = self.judge(torch.cat([clips, audio_hat]))
+            features = self.discriminate(torch.cat([clips, audio_hat]))
         both = [[layer.float().chunk(2) for layer in layers] for layers in features]
         real, fake = ([[layer[side] for layer in layers] for layers in both] for side in (0, 1))
         values["discriminator"] = losses.discriminator_loss(fake, real)
         self._backward(values["discriminator"] / self.config.data.accumulate)
         return [[layer.detach() for layer in layers] for layers in real]
 
-    def _listen(self, audio_hat: Tensor) -> losses.Features:
+    def _discriminate_fake(self, audio_hat: Tensor) -> losses.Features:
         """What the discriminators, as they were before this step, make of the generator's audio."""
         self.discriminators.requires_grad_(False)
         with self.products():
-            features = self.judge(audio_hat)
+            features = self.discriminate(audio_hat)
         self.discriminators.requires_grad_(True)
         return [[layer.float() for layer in layers] for layers in features]
 
@@ -197,13 +197,13 @@ class Trainer:
         if self.step >= self.config.schedule.discriminate_from:
             self.discriminator_optimizer.step()
         if seen:
-            codes, projected = (
+            codes, z_e = (
                 [self.processes.gather(torch.cat(scale)) for scale in zip(*parts, strict=True)]
-                for parts in ([q.codes for q in seen], [[p.detach() for p in q.projected] for q in seen])
+                for parts in ([q.codes for q in seen], [[p.detach() for p in q.z_e] for q in seen])
             )
-            self.health.observe(codes, projected)
+            self.health.observe(codes, z_e)
             if "codebooks" not in self.config.freeze:
-                follow(self.generator.quantizer, codes, projected, self.config.codebooks.follow)
+                ema_update(self.generator.quantizer, codes, z_e, self.config.codebooks.ema_rate)
         # Young averages forget faster, so that the random start does not linger.
         decay = min(self.config.optimizer.ema_decay, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(self.ema_parameters, self.generator_parameters, 1 - decay)

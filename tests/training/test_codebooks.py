@@ -7,7 +7,7 @@ import torch
 
 from opensnac.config import CodecConfig
 from opensnac.model.quantizer import ResidualVectorQuantizer
-from opensnac.training.codebooks import CodebookHealth, follow, start_from_data
+from opensnac.training.codebooks import CodebookHealth, ema_update, start_from_data
 
 CONFIG = CodecConfig(
     encoder_dim=8,
@@ -58,7 +58,7 @@ def test_follow_by_hand(quantizer: ResidualVectorQuantizer) -> None:
         scale.codebook.weight.data.zero_()
     codes = [torch.tensor([[3, 3]])] * 3
     vectors = [torch.stack([torch.full((8,), 1.0), torch.full((8,), 3.0)])[None]] * 3
-    follow(quantizer, codes, vectors, 0.1)
+    ema_update(quantizer, codes, vectors, 0.1)
     for scale in quantizer.scales:
         weight = scale.codebook.weight.detach()
         torch.testing.assert_close(weight[3], torch.full((8,), 0.2))

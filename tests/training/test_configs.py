@@ -72,3 +72,12 @@ def test_single_scales_have_the_bit_rate_of_multi_scale() -> None:
         assert configs[name].model.codebook_size == configs[MULTI].model.codebook_size
     assert len({crop_samples(config) for config in configs.values()}) == 1  # all hear as much
     assert {config.seed for config in configs.values()} == {1}
+
+
+def test_keys_of_older_runs_are_read() -> None:
+    config = TrainConfig.from_toml(CONFIGS / "smoke.toml")
+    older = config.to_dict()
+    older["codebooks"] = {"follow": 0.4}
+    older["losses"] = {"offset": 300.0}
+    read = TrainConfig.from_dict(older)
+    assert (read.codebooks.ema_rate, read.losses.dc) == (0.4, 300.0)

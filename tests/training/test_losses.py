@@ -31,17 +31,17 @@ def test_feature_loss_by_hand_leaves_the_scores_out() -> None:
 
 
 def test_codebook_and_commitment_pull_one_side_each() -> None:
-    projected = torch.tensor([[[1.0, 1.0]]], requires_grad=True)
-    chosen = torch.tensor([[[0.0, 3.0]]], requires_grad=True)
-    losses.codebook_loss([projected], [chosen]).backward()
-    assert projected.grad is None
-    assert chosen.grad.tolist() == [[[-1.0, 2.0]]]  # 2 (chosen - projected) / 2 elements
-    chosen.grad = None
-    loss = losses.commitment_loss([projected, projected], [chosen, chosen])
+    z_e = torch.tensor([[[1.0, 1.0]]], requires_grad=True)
+    z_q = torch.tensor([[[0.0, 3.0]]], requires_grad=True)
+    losses.codebook_loss([z_e], [z_q]).backward()
+    assert z_e.grad is None
+    assert z_q.grad.tolist() == [[[-1.0, 2.0]]]  # 2 (z_q - z_e) / 2 elements
+    z_q.grad = None
+    loss = losses.commitment_loss([z_e, z_e], [z_q, z_q])
     loss.backward()
     assert loss.item() == pytest.approx(2 * (1 + 4) / 2)
-    assert chosen.grad is None
-    assert projected.grad.tolist() == [[[2.0, -4.0]]]
+    assert z_q.grad is None
+    assert z_e.grad.tolist() == [[[2.0, -4.0]]]
 
 
 def test_mel_filters_equal_librosa_where_bands_are_wide() -> None:
@@ -86,9 +86,9 @@ def test_mel_loss_of_silence_has_finite_gradients() -> None:
 
 def test_offset_loss_by_hand() -> None:
     audio = torch.tensor([[[0.0, 0.5]], [[-0.25, -0.75]]])  # means of 0.25 and -0.5
-    assert float(losses.offset_loss(audio, audio)) == 0
-    assert float(losses.offset_loss(0 * audio, audio)) == pytest.approx((0.25**2 + 0.5**2) / 2)
-    assert float(losses.offset_loss(audio + 0.1, audio)) == pytest.approx(0.01)
+    assert float(losses.dc_loss(audio, audio)) == 0
+    assert float(losses.dc_loss(0 * audio, audio)) == pytest.approx((0.25**2 + 0.5**2) / 2)
+    assert float(losses.dc_loss(audio + 0.1, audio)) == pytest.approx(0.01)
 
 
 def test_an_offset_is_dearer_than_what_mel_gains_by_it() -> None:
@@ -99,7 +99,7 @@ def test_an_offset_is_dearer_than_what_mel_gains_by_it() -> None:
         silence, offset = torch.zeros_like(speech), torch.full_like(speech, level)
         gain = losses.mel_loss(silence, speech, 24000) - losses.mel_loss(offset, speech, 24000)
         assert float(weights.mel * gain) > 0
-        assert float(weights.offset * losses.offset_loss(offset, speech)) > float(weights.mel * gain)
+        assert float(weights.dc * losses.dc_loss(offset, speech)) > float(weights.mel * gain)
 
 
 def test_complex_loss_by_hand() -> None:

@@ -109,7 +109,7 @@ def test_what_compiles_slower_is_not(trainer: Trainer, monkeypatch: pytest.Monke
     said = compile_if_faster(trainer, torch.zeros(2, 1, CROP))
     assert said == "not compiled: 1.01 times as fast as eager; going on eagerly"
     assert trainer.encode is trainer.generator.encoder
-    assert trainer.judge is trainer.discriminators
+    assert trainer.discriminate is trainer.discriminators
 
 
 def test_what_does_not_compile_is_not_either(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +140,7 @@ trainer = Trainer(config_of("nowhere", 9), Processes("cpu"))
 audio, seeds = 0.1 * torch.randn(1, 1, 2048), torch.tensor([2**40 + 7])
 with torch.no_grad():
     latent = trainer.encode(audio)
-    calls = {"encode": (audio,), "decode": (latent, seeds), "judge": (audio,)}
+    calls = {"encode": (audio,), "decode": (latent, seeds), "discriminate": (audio,)}
     for part, arguments in calls.items():
         plain = getattr(trainer, part)
         traced = torch.compile(plain, fullgraph=True, backend="eager")
@@ -154,4 +154,4 @@ def test_what_is_compiled_is_one_graph_each() -> None:
     done = subprocess.run(
         [sys.executable, "-c", TRACED], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
     )
-    assert done.stdout.split() == ["encode", "decode", "judge"], done.stderr
+    assert done.stdout.split() == ["encode", "decode", "discriminate"], done.stderr

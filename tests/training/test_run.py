@@ -136,7 +136,7 @@ def test_crops_shorter_than_a_window_are_refused(corpus: Path, tmp_path: Path) -
         ("name = 'x'\n[model]\n[data]\ngain_db = [1]", r"gain_db in .* is \[1\]; expected 2 values"),
         ("name = 'x'\n[model]\n[data]\ntrain = ['a']\nbatch_size = 0", "batch_size is 0; expected at least 1"),
         ("name = 'x'\n[model]\n[losses]\nmel = true", "mel in .* is True; expected a number"),
-        ("name = 'x'\n[model]\n[schedule]\nadversarial_from = 1", "must learn before they judge"),
+        ("name = 'x'\n[model]\n[schedule]\nadversarial_from = 1", "must learn before they train the generator"),
         ("name = 'x'\n[model]", "train is empty; name folders"),
     ],
 )

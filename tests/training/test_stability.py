@@ -20,7 +20,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stages = {"quantize_from": 30, "discriminate_from": 60, "adversarial_from": ADVERSARIAL}
     values = values_of(write_corpus(folder / "corpus"), STEPS, log_every=20, validate_every=120, **stages)
     values["data"] |= {"batch_size": 2, "in_memory": True}
-    values["codebooks"] |= {"follow": 0.4}  # the encoder moves quickly at such rates
+    values["codebooks"] |= {"ema_rate": 0.4}  # the encoder moves quickly at such rates
     values["losses"] = {"commitment": 1.0}
     return loop.train(TrainConfig.from_dict(values), folder / "run")
 
