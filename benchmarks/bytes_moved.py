@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
-from opensnac.showcase.bench import subject
+from opensnac.showcase.bench import bench_model
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 MEMORY = 3.35e12  # bytes a second of an H100 SXM
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--config", default="speech_24khz", help="a shipped run's name, or a config.json")
     parser.add_argument("--type", choices=BYTES, default="float32")
     options = parser.parse_args()
-    config = subject(None, options.config).config
+    config = bench_model(None, options.config).config
     size = BYTES[options.type]
     places = [*encoder(config), *decoder(config)]
     forms = {name: sum(passes.values()) for name, passes in PASSES.items()}

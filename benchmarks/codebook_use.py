@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from opensnac.recordings import audio
-from opensnac.recordings.shelf import ModelShelf
+from opensnac.recordings.model_cache import ModelCache
 from opensnac.recordings.source import READABLE
 
 
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--model")
     parser.add_argument("--minutes", type=float, default=60.0, help="of recordings, drawn at random (seed 0)")
     options = parser.parse_args()
-    model = ModelShelf(options.model).get()
+    model = ModelCache(options.model).get()
     paths = sorted(path for path in options.folder.rglob("*") if path.suffix.lower() in READABLE)
     random.Random(0).shuffle(paths)
     counts = np.zeros((len(model.config.vq_strides), model.config.codebook_size), int)

@@ -22,7 +22,7 @@ import soundfile
 import torch
 
 from opensnac.recordings import transcode
-from opensnac.showcase.bench import subject
+from opensnac.showcase.bench import bench_model
 
 REFERENCE = """
 import sys
@@ -68,7 +68,7 @@ def main() -> None:
 
 def prepare(folder: Path, options: argparse.Namespace) -> None:
     """A model's folder, in the form of either, and the codes of a clip of noise."""
-    model = subject(options.model, options.config)
+    model = bench_model(options.model, options.config)
     model.save_pretrained(folder)
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
     rate = model.config.sampling_rate

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from opensnac.recordings.excerpts import look_through, read_excerpt
+from opensnac.recordings.excerpts import read_excerpt, scan
 
 RATE = 24000
 FORMATS = {".wav": None, ".flac": None, ".ogg": "VORBIS", ".opus": "OPUS", ".mp3": None}
@@ -48,7 +48,7 @@ def write(path: Path, subtype: str | None, seconds: int) -> None:
 def measure(path: Path, crops: int) -> tuple[float, float, float]:
     """Seconds for a crop, for one by libsndfile alone, and for the layout."""
     start = time.process_time()
-    layout = look_through(path)
+    layout = scan(path)
     looking = time.process_time() - start
     starts = np.random.default_rng(1).integers(0, (layout.num_samples or 0) - RATE, crops)
 

@@ -26,7 +26,7 @@ from opensnac.export import Weights, export
 from opensnac.recordings import audio
 from opensnac.runtime import Codec
 from opensnac.runtime.graphs import Model
-from opensnac.showcase.bench import subject
+from opensnac.showcase.bench import bench_model
 from opensnac.streaming import StreamDecoder, StreamEncoder
 
 ROOT = Path(__file__).parents[1]
@@ -59,7 +59,7 @@ def main() -> None:
         export(Weights.of(model), folder, STORED, stream=True)
         smaller_weights(folder, recording)
         start_up(folder)
-        for layout in (model, subject(None, "speech_24khz")):
+        for layout in (model, bench_model(None, "speech_24khz")):
             speed(layout, recording, options.rounds)
 
 

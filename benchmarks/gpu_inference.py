@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from opensnac import SNAC, Engine
-from opensnac.showcase.bench import subject
+from opensnac.showcase.bench import bench_model
 from opensnac.streaming.pool import DecoderPool
 
 TYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -62,7 +62,7 @@ def measure(
         rows.append({"config": config, "device": device} | row)
         print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
 
-    model = subject(None, config)
+    model = bench_model(None, config)
     reference = reference_of(model).to(device)
     tell(task="parity", **parity(model, reference, device))
     forms = {"eager": False, "graphs": True} | ({"compiled": "inductor"} if compiled else {})

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from opensnac.cli.reporting import run_jobs
-from opensnac.recordings.jobs import Job, LeftOut, Report, plan
+from opensnac.recordings.jobs import Job, LeftOut, Report, find_jobs
 
 FILES_A_FOLDER = 200
 
@@ -33,7 +33,7 @@ def measure(folder: Path, count: int) -> tuple[float, float]:
         place.mkdir(exist_ok=True)
         (place / f"{number}.wav").touch()
     start = time.process_time()
-    batch = plan([str(folder)], "out", [".wav"], [".snac"], left_out=LeftOut())
+    batch = find_jobs([str(folder)], "out", [".wav"], [".snac"], left_out=LeftOut())
     middle = time.process_time()
     run_jobs(batch, _report_only, workers=2)
     return middle - start, time.process_time() - middle

@@ -23,7 +23,7 @@ from opensnac.errors import OpensnacError
 from opensnac.evaluation.codecs import by_name
 from opensnac.evaluation.evaluate import evaluate_folder
 from opensnac.evaluation.metrics import METRICS
-from opensnac.files import whole_file
+from opensnac.files import atomic_file
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 STORED = Path(__file__).with_name("quality.json")
@@ -62,7 +62,7 @@ def store(fingerprint: str, stored: Mapping[str, Any] | None, measure: Callable[
             f"{STORED.name} has figures of these weights, {fingerprint[:16]}: they change with them alone"
         )
     figures = {"weights": fingerprint, "scores": {name: round(score, 4) for name, score in measure().items()}}
-    with whole_file(STORED, force=True) as path:
+    with atomic_file(STORED, force=True) as path:
         path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from opensnac.files import whole_file
+from opensnac.files import atomic_file
 
 COLUMNS = 3
 PANELS = {  # title: keys of log.jsonl, a list of values being one a scale
@@ -44,7 +44,7 @@ def main() -> None:
     FigureCanvasAgg(figure)
     for place, (title, keys) in enumerate(panels.items(), start=1):
         draw(figure.add_subplot(rows, COLUMNS, place), title, keys, lines)
-    with whole_file(options.out, force=True) as path:
+    with atomic_file(options.out, force=True) as path:
         figure.savefig(path, dpi=100, format="png")
     print(options.out)
 

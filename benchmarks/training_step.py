@@ -2,9 +2,9 @@
 
 python benchmarks/training_step.py [--config speech_24khz_tiny] [--adversarial] [--rounds 3] [--set KEY=VALUE]
 
-Of the generator alone, or `--adversarial` by the same discriminators. Eager, the clips in memory. They take turns; seconds
-of processor time, the median step. Needs the package `snac`; its step is in fp32, with plain AdamW and without codebook
-losses.
+The generator alone or, with `--adversarial`, the same discriminators too. Eager, clips in memory. The contenders take
+turns; CPU seconds of the median step. Needs the package `snac`, whose step is in fp32, with plain AdamW and without
+codebook losses.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The codec's configuration: the published keys, checked once, with every rate derived from them."""
+"""The codec's configuration: the published keys, checked, and the rates derived from them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from opensnac.errors import ConfigError
 
 HEAD_CHANNELS = 64  # channels of one attention head, fixed by the published models
-HUB_KEYS = {  # what hubs and libraries add to a config.json
+HUB_KEYS = {  # added to a config.json by hubs and libraries
     "_commit_hash",
     "_name_or_path",
     "architectures",
@@ -34,7 +34,7 @@ class CodecConfig:
     """Shape of a SNAC model: exactly the keys of a published `config.json`.
 
     Lengths are in samples at `sampling_rate` (Hz) or in latent frames of `hop_length` samples.
-    Raises ConfigError, which names the key, for a value no model can be built with.
+    ConfigError names a key whose value no model can be built with.
     """
 
     sampling_rate: int = 44100
@@ -57,7 +57,7 @@ class CodecConfig:
             _require_positive(key, getattr(self, key))
         for key in ("noise", "depthwise"):
             if not isinstance(getattr(self, key), bool):
-                raise ConfigError(f"{key} is {getattr(self, key)!r}; it must be true or false")
+                raise ConfigError(f"{key}: expected true or false, got {getattr(self, key)!r}")
         self._check_latent_dim()
         self._check_rates()
         self._check_attention()
@@ -66,22 +66,22 @@ class CodecConfig:
         latent_dim = self.encoder_dim * 2 ** len(self.encoder_rates)
         if self.latent_dim not in (None, latent_dim):
             raise ConfigError(
-                f"latent_dim is {self.latent_dim}, but encoder_dim {self.encoder_dim} doubled "
-                f"{len(self.encoder_rates)} times gives {latent_dim}; set it to that or leave it null"
+                f"latent_dim: expected {latent_dim}, encoder_dim {self.encoder_dim} doubled "
+                f"{len(self.encoder_rates)} times, or null, got {self.latent_dim}"
             )
         object.__setattr__(self, "latent_dim", latent_dim)
 
     def _check_rates(self) -> None:
         if math.prod(self.encoder_rates) != math.prod(self.decoder_rates):
             raise ConfigError(
-                f"encoder_rates {list(self.encoder_rates)} multiply to {math.prod(self.encoder_rates)} and "
-                f"decoder_rates {list(self.decoder_rates)} to {math.prod(self.decoder_rates)}; both are the hop "
-                "length and must agree"
+                "encoder_rates and decoder_rates: expected equal products, the hop length, got "
+                f"{math.prod(self.encoder_rates)} from {list(self.encoder_rates)} and "
+                f"{math.prod(self.decoder_rates)} from {list(self.decoder_rates)}"
             )
         if self.decoder_dim % 2 ** len(self.decoder_rates):
             raise ConfigError(
-                f"decoder_dim is {self.decoder_dim}; it is halved {len(self.decoder_rates)} times and must be "
-                f"a multiple of {2 ** len(self.decoder_rates)}"
+                f"decoder_dim: expected a multiple of {2 ** len(self.decoder_rates)}, as it is halved "
+                f"{len(self.decoder_rates)} times, got {self.decoder_dim}"
             )
 
     def _check_attention(self) -> None:
@@ -91,92 +91,90 @@ class CodecConfig:
         for key, channels in (("latent_dim", self.latent_dim), ("decoder_dim", self.decoder_dim)):
             if channels is None or channels % HEAD_CHANNELS:
                 raise ConfigError(
-                    f"{key} is {channels}; with attention it must be a multiple of {HEAD_CHANNELS} "
+                    f"{key}: expected a multiple of {HEAD_CHANNELS} with attention, got {channels} "
                     "(or set attn_window_size to null)"
                 )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CodecConfig:
-        """Build from a mapping of published keys; an unknown key is a ConfigError that names it.
+        """Build from a mapping of published keys; ConfigError names an unknown key.
 
-        What model hubs and libraries add to a `config.json` (HUB_KEYS) is passed over.
+        Keys that hubs and libraries add to a `config.json` (HUB_KEYS) are ignored.
         """
         known = [field.name for field in fields(cls)]
         values = {key: value for key, value in values.items() if key not in HUB_KEYS}
         unknown = sorted(set(values) - set(known))
         if unknown:
-            raise ConfigError(
-                f"unknown configuration key {', '.join(map(repr, unknown))}; the keys are {', '.join(known)}"
-            )
+            raise ConfigError(f"unknown configuration key {', '.join(map(repr, unknown))}; expected {', '.join(known)}")
         return cls(**values)
 
     @classmethod
     def from_json(cls, path: Path) -> CodecConfig:
-        """Read a `config.json`; ConfigError names the file when it is no JSON object or does not fit."""
+        """Read a `config.json`. ConfigError names the file if it is not a JSON object of valid keys."""
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path} cannot be read as JSON: {error}") from error
         if not isinstance(values, dict):
-            raise ConfigError(f"{path} holds a JSON {type(values).__name__}; expected an object of keys")
+            raise ConfigError(f"{path}: expected a JSON object of keys, got a JSON {type(values).__name__}")
         try:
             return cls.from_dict(values)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """The published keys as plain JSON values; `latent_dim` is derived, so it is written as null."""
+        """The published keys as JSON values; `latent_dim` is derived and therefore null."""
         values = asdict(self) | {"latent_dim": None}
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
     @property
     def hop_length(self) -> int:
-        """Samples of one latent frame."""
+        """Samples per latent frame."""
         return math.prod(self.encoder_rates)
 
     @property
     def frame_multiple(self) -> int:
-        """Latent frames come in multiples of this: every scale's stride and the attention window fit."""
+        """Latent frames come in multiples of this, the least common one of all strides and the attention window."""
         return math.lcm(*self.vq_strides, self.attn_window_size or 1)
 
     @property
     def coarse_stride(self) -> int:
-        """Latent frames that one code of each scale's own number stands for: the least that can be decoded."""
+        """Latent frames per coarse frame, the shortest stretch with whole codes of every scale."""
         return math.lcm(*self.vq_strides)
 
     @property
     def frame_rate(self) -> float:
-        """Latent frames a second."""
+        """Latent frames per second."""
         return self.sampling_rate / self.hop_length
 
     @property
     def code_rates(self) -> tuple[float, ...]:
-        """Codes a second of each scale, coarse to fine."""
+        """Codes per second of each scale, coarse to fine."""
         return tuple(self.frame_rate / stride for stride in self.vq_strides)
 
     @property
     def bits_per_code(self) -> int:
-        """Bits that hold one code at fixed width."""
+        """Bits per code at fixed width."""
         return (self.codebook_size - 1).bit_length()
 
     @property
     def bits_per_second(self) -> float:
-        """Bit rate of one channel at fixed width."""
+        """Bitrate of one channel's codes at fixed width."""
         return sum(self.code_rates) * self.bits_per_code
 
     def num_frames(self, num_samples: int) -> int:
-        """Latent frames that code `num_samples` samples, padding included."""
+        """Latent frames for `num_samples` samples, padding included."""
         return -(-num_samples // (self.hop_length * self.frame_multiple)) * self.frame_multiple
 
 
 def _require_positive(key: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{key} is {value!r}; it must be a whole number of at least 1")
+        raise ConfigError(f"{key}: expected an integer of at least 1, got {value!r}")
 
 
 def _positive_tuple(key: str, values: object) -> tuple[int, ...]:
     if not isinstance(values, list | tuple) or not values:
-        raise ConfigError(f"{key} is {values!r}; it must be a list of whole numbers, at least one")
+        raise ConfigError(f"{key}: expected a list of at least one integer, got {values!r}")
     for value in values:
         _require_positive(f"{key} entry", value)
     return tuple(values)

@@ -1,4 +1,4 @@
-"""The errors opensnac raises for bad input: every message says what came, what was expected and what to do."""
+"""The errors opensnac raises for bad input: every message says what was expected, what came instead, and what to do."""
 
 
 class OpensnacError(Exception):
@@ -18,7 +18,7 @@ class CodesError(OpensnacError, ValueError):
 
 
 class TensorError(OpensnacError, ValueError):
-    """A tensor of the wrong type, device or shape for the kernel that it is given to."""
+    """A tensor of the wrong type, device or shape for a kernel."""
 
 
 class ModelError(OpensnacError):
@@ -26,15 +26,15 @@ class ModelError(OpensnacError):
 
 
 class LimitError(OpensnacError):
-    """What is whole as it may be, and larger, longer, slower or more than a limit allows."""
+    """Valid input that is larger, longer or slower than a limit allows."""
 
 
 class BackendError(OpensnacError):
-    """An engine cannot be made here: no such backend, type or device."""
+    """An engine cannot be created here: no such backend, type or device."""
 
 
 class ModelMismatchError(ModelError):
-    """A file was coded by another model than the one that shall decode it."""
+    """A file was encoded by a different model from the one decoding it."""
 
 
 class BitstreamError(OpensnacError):
@@ -46,11 +46,11 @@ class HeaderError(BitstreamError, ValueError):
 
 
 class NotSnacError(BitstreamError):
-    """The bytes are something else than a `.snac` stream, or nothing at all."""
+    """The bytes are not a `.snac` stream, or there are none."""
 
 
 class UnsupportedFormatError(BitstreamError):
-    """An intact stream of a newer format than this version reads."""
+    """An intact stream in a newer format than this version reads."""
 
 
 class DamagedStreamError(BitstreamError):
@@ -66,7 +66,7 @@ class DamagedStreamError(BitstreamError):
 
 
 class TruncatedStreamError(DamagedStreamError):
-    """The stream ends before its end record does."""
+    """The stream ends before its end record is complete."""
 
 
 class CorruptStreamError(DamagedStreamError):

@@ -1,4 +1,4 @@
-"""Output files and folders that appear whole or not at all."""
+"""Atomic output files and folders: they appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-STEM_BYTES = 64  # of a target's name that its unfinished file keeps: a name has 255 bytes at most
+STEM_BYTES = 64  # of the target's name in the temporary file's: a file name has at most 255 bytes
 
 
 @contextmanager
-def whole_file(target: Path, force: bool = False) -> Iterator[Path]:
-    """A path beside `target` to write to; it becomes `target` when the block ends well, else it is removed.
+def atomic_file(target: Path, force: bool = False) -> Iterator[Path]:
+    """A temporary path beside `target` to write to; renamed to `target` if the block succeeds, else removed.
 
-    Missing folders are made. FileExistsError where `target` exists without `force`, or is no plain file. An OSError
-    about the unfinished file (a full disk, a read-only folder) names `target`.
+    Missing folders are created. FileExistsError where `target` exists without `force`, or is not a regular file. An
+    OSError about the temporary file (disk full, read-only folder) names `target`.
     """
     refuse_existing(target, force)
-    place = Path(os.path.realpath(target))  # through a link, rather than in its place
+    place = Path(os.path.realpath(target))  # follows a link rather than replacing it
     unfinished = place.with_name(_unfinished_name(place.name))
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -39,10 +39,10 @@ def whole_file(target: Path, force: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """A new folder beside `target` to write into; it becomes `target` when the block ends well, else it is removed.
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder beside `target` to write into; renamed to `target` if the block succeeds, else removed.
 
-    FileExistsError where `target` is there and not an empty folder. An OSError from within names `target`.
+    FileExistsError where `target` exists and is not an empty folder. An OSError about its content names `target`.
     """
     refuse_full_folder(target)
     unfinished = target.with_name(_unfinished_name(target.name))
@@ -66,7 +66,7 @@ def _unfinished_name(name: str) -> str:
 
 
 class OutputFile(io.FileIO):
-    """A new file for writing, unbuffered, whose errors name `shown` and stay in `error` for who only sees bytes go."""
+    """An unbuffered file for writing, whose errors name `shown` and are kept in `error` for callers that lose them."""
 
     def __init__(self, path: Path, shown: str | Path) -> None:
         super().__init__(path, "w+")
@@ -88,14 +88,14 @@ class OutputFile(io.FileIO):
 
 
 def refuse_existing(target: Path, force: bool = False) -> None:
-    """Raise FileExistsError where `target` exists and may not be replaced."""
+    """FileExistsError where `target` exists and may not be replaced."""
     if target.exists() and not target.is_file():
-        raise FileExistsError(f"{target}: exists and is no plain file; choose another name, or '-' for a pipe")
+        raise FileExistsError(f"{target}: exists and is not a regular file; choose another name, or '-' for a pipe")
     if target.exists() and not force:
         raise FileExistsError(f"{target}: exists; --force replaces it")
 
 
 def refuse_full_folder(target: Path) -> None:
-    """Raise FileExistsError where `target` is there and not an empty folder."""
+    """FileExistsError where `target` exists and is not an empty folder."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(f"{target}: is there and not empty; name a new folder with --out")
+        raise FileExistsError(f"{target}: exists and is not empty; give a new folder with --out")

@@ -1,4 +1,4 @@
-"""What tells one model's weights from another's."""
+"""Fingerprint of a model's weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where trained models lie: bundled, in a folder, on the hub."""
+"""Locating trained models: bundled, in a folder, or on the hub."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def bundled_models() -> dict[str, Path]:
-    """Name and folder of every model that comes with the package."""
+    """Name and folder of every bundled model."""
     return {path.parent.name: path.parent for path in sorted(BUNDLE.glob("*/config.json"))}
 
 
 def cached_models(cache_dir: str | Path | None = None) -> list[str]:
-    """Hub ids in the hub's cache on this machine that load as SNAC models without a network."""
+    """Hub ids in this machine's hub cache that load as SNAC models without a network."""
     if find_spec("huggingface_hub") is None:
         return []
     from huggingface_hub import scan_cache_dir
@@ -49,7 +49,7 @@ def locate(
     local_files_only: bool = False,
     token: str | bool | None = None,
 ) -> tuple[Path, str]:
-    """Folder that holds the model, and the name to call it by. Raises ModelError when there is none."""
+    """The folder of a model, and its name. ModelError when there is none."""
     name = DEFAULT_MODEL if name is None else name
     bundled = bundled_models()
     if str(name) in bundled:
@@ -59,8 +59,8 @@ def locate(
         return Path(name), Path(name).resolve().name
     if str(name).count("/") != 1 or str(name).startswith(("/", ".", "~")):
         raise ModelError(
-            f"no model {str(name)!r}: it is neither bundled ({', '.join(bundled) or 'none'}) nor a folder nor a hub "
-            "id such as hubertsiuzdak/snac_24khz; `opensnac models` lists what is here"
+            f"model: expected a bundled name ({', '.join(bundled) or 'none'}), a folder or a hub id such as "
+            f"hubertsiuzdak/snac_24khz, got {str(name)!r}; `opensnac models` lists what is available"
         )
     return _download(str(name), revision, cache_dir, local_files_only, token), str(name)
 
@@ -69,8 +69,8 @@ def _require_files(folder: Path) -> None:
     present = {path.name for path in folder.iterdir()}
     if "config.json" not in present or not present & set(WEIGHT_FILES):
         raise ModelError(
-            f"{folder} holds no model: expected config.json and {' or '.join(WEIGHT_FILES)}, "
-            f"{', '.join(sorted(present)[:8]) or 'nothing'} is there"
+            f"{folder}: expected config.json and {' or '.join(WEIGHT_FILES)}, "
+            f"got {', '.join(sorted(present)[:8]) or 'an empty folder'}"
         )
 
 
@@ -81,7 +81,7 @@ def _download(
     local_files_only: bool,
     token: str | bool | None = None,
 ) -> Path:
-    """Folder of a hub repository's configuration and weights; what is in the cache will do without a network."""
+    """Folder of a hub repository's configuration and weights; without a network, from the cache."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
@@ -96,10 +96,10 @@ def _download(
                 return fetch(filename).parent
             except EntryNotFoundError as error:  # not in the repository, or, without a network, not in the cache
                 missing = error
-        raise ModelError(f"hub model {hub_id} has {config.name} but neither {' nor '.join(WEIGHT_FILES)} ({missing})")
+        raise ModelError(f"hub model {hub_id}: expected {' or '.join(WEIGHT_FILES)} beside {config.name} ({missing})")
     except (HfHubHTTPError, EntryNotFoundError, ValueError, OSError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ModelError(
             f"hub model {hub_id} could not be fetched: {reason} Check the name and the network, or give a local folder "
-            "or one of the bundled models; `opensnac models` lists them"
+            "or a bundled model; `opensnac models` lists them"
         ) from error

@@ -1,4 +1,4 @@
-"""Which of the compiled kernels this processor runs, found out without PyTorch."""
+"""Which compiled kernels this CPU runs, without PyTorch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VARIABLE = "OPENSNAC_KERNELS"
 
 @functools.cache
 def best_level() -> str | None:
-    """The level that `OPENSNAC_KERNELS` names, else the best that is built and runs here, or None."""
+    """The level that `OPENSNAC_KERNELS` selects, else the best one built and supported here, or None."""
     wanted = os.environ.get(VARIABLE, "")
     if wanted == "0":
         return None
@@ -27,24 +27,24 @@ def best_level() -> str | None:
         raise ConfigError(f"{VARIABLE}: expected {_one_of(LEVELS)} or 0, got {wanted!r}")
     found = [level for level in LEVELS if is_built(level) and runs(level)]
     if wanted and wanted not in found:
-        reason = "this processor does not run" if is_built(wanted) else "this installation does not have"
+        reason = "this CPU does not support" if is_built(wanted) else "this installation does not have"
         raise ConfigError(f"{VARIABLE}: expected {_one_of(found)} or 0, got {wanted!r}, which {reason}")
     return wanted or next(iter(found), None)
 
 
 def why_none() -> str | None:
-    """Why there are no kernels, or None where there are, or where they are switched off."""
+    """Why there are no kernels; None where there are some, or they are switched off."""
     if best_level() is not None or os.environ.get(VARIABLE) == "0":
         return None
     if not LEVELS:
         return f"opensnac has no kernels for {platform.system()} on {platform.machine()}"
     if not any(map(is_built, LEVELS)):
         return "opensnac was installed without its compiled kernels (from source, without a C compiler?)"
-    return f"this processor runs none of {', '.join(LEVELS)}"
+    return f"this CPU supports none of {', '.join(LEVELS)}"
 
 
 def backend() -> str:
-    """What an engine runs on where nothing else is asked for: a few words for people."""
+    """A short description of the default backend, for people."""
     if find_spec("torch") is None:
         return "ONNX Runtime"
     level = best_level()
@@ -52,17 +52,17 @@ def backend() -> str:
 
 
 def file_of(name: str) -> Path:
-    """The library of a level, or the probe."""
+    """The library of a level, or of the probe."""
     return FOLDER / f"_{name}.so"
 
 
 def is_built(level: str) -> bool:
-    """Whether this installation has a level."""
+    """Whether this installation has a level's kernels."""
     return file_of(level).exists()
 
 
 def runs(level: str) -> bool:
-    """Whether this processor and its system run a level."""
+    """Whether this CPU and its system support a level."""
     return bool(getattr(ctypes.CDLL(str(file_of("probe"))), level)())
 
 

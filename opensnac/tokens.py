@@ -1,4 +1,4 @@
-"""The name that `opensnac.streaming.tokens` was first published under."""
+"""Alias of `opensnac.streaming.tokens`, under the name it was first published with."""
 
 from opensnac.streaming.tokens import RowLayout, TokenLayout, TokenStream
 

@@ -29,7 +29,7 @@ import transcripts
 from debian_packages import unpack
 
 from opensnac.errors import OpensnacError
-from opensnac.files import whole_file
+from opensnac.files import atomic_file
 from opensnac.recordings import audio
 from opensnac.recordings.source import READABLE
 from opensnac.training.config import toml_value
@@ -100,7 +100,7 @@ def fetch(source: dict[str, Any], out: Path) -> str:
                 shutil.rmtree(out / split / name, ignore_errors=True)
                 (Path(scratch) / split).rename(_made(out / split) / name)
     line = f"{name}: {len(recordings)} recordings of version {version}; {source['licence']}"
-    with whole_file(notice) as path:
+    with atomic_file(notice) as path:
         path.write_text(line + "\n", encoding="utf-8")
     return line
 

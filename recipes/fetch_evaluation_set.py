@@ -22,7 +22,7 @@ import numpy as np
 from debian_packages import unpack
 
 from opensnac.errors import OpensnacError
-from opensnac.files import whole_file
+from opensnac.files import atomic_file
 from opensnac.recordings import audio
 
 RECIPE = Path(__file__).with_name("evaluation_set.toml")
@@ -39,7 +39,7 @@ def main() -> None:
     lines = list(fetch(recipe, out))
     lines += add_speech(out)
     lines += add_mixed(out)
-    with whole_file(out / "SOURCES.md", force=True) as path:
+    with atomic_file(out / "SOURCES.md", force=True) as path:
         path.write_text("# Where these recordings come from\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 

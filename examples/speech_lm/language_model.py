@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from opensnac import SNAC
-from opensnac.files import whole_file
+from opensnac.files import atomic_file
 from opensnac.tokens import TokenLayout
 
 END = 256
@@ -202,9 +202,9 @@ class SpeechLM(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write shape and weights into a folder."""
-        with whole_file(folder / "shape.json", force=True) as part:
+        with atomic_file(folder / "shape.json", force=True) as part:
             part.write_text(json.dumps(asdict(self.shape), indent=1) + "\n", encoding="utf-8")
-        with whole_file(folder / "model.safetensors", force=True) as part:
+        with atomic_file(folder / "model.safetensors", force=True) as part:
             save_file(self.state_dict(), part)
 
     @classmethod

@@ -24,7 +24,7 @@ from torch import Tensor
 from opensnac import SNAC
 from opensnac.corpus import Corpus, PackedTokens, TokenLoader
 from opensnac.errors import OpensnacError
-from opensnac.files import whole_file
+from opensnac.files import atomic_file
 
 RATE, SLOW_RATE = 2e-3, 3e-4  # peak learning rates: of most weights, and of the embeddings and biases of tokens
 WARM_UP, CLIP = 0.03, 1.0  # share of the time for warm-up; gradient norm
@@ -160,9 +160,9 @@ def report(model: SpeechLM, curve: Curve, out: Path) -> None:
         flush=True,
     )
     model.save(out)
-    with whole_file(out / "curve.json", force=True) as part:
+    with atomic_file(out / "curve.json", force=True) as part:
         part.write_text(json.dumps(vars(curve), indent=1) + "\n", encoding="utf-8")
-    with whole_file(out / "curve.png", force=True) as part:
+    with atomic_file(out / "curve.png", force=True) as part:
         draw(curve, part)
 
 

@@ -53,7 +53,7 @@ class Header:
     hop_length      samples of one frame at `sampling_rate`
     vq_strides      frames of one code, scale by scale, coarse to fine
     codebook_size   2 to 65536; codes are smaller than this
-    frame_multiple  an intact recording's frames are a multiple of this; itself one of `coarse_frame`
+    frame_multiple  an intact recording's frames are a multiple of this; itself one of `coarse_stride`
     """
 
     model_name: str
@@ -91,11 +91,11 @@ class Header:
                 f"{self.channels} channels with vq_strides {list(self.vq_strides)} make {codes} codes a "
                 f"coarse frame and {MAX_CODES_PER_COARSE_FRAME} are possible; mix down to fewer channels"
             )
-        _check_range("frame_multiple", self.frame_multiple, 1, 255 * self.coarse_frame)
-        if self.frame_multiple % self.coarse_frame:
+        _check_range("frame_multiple", self.frame_multiple, 1, 255 * self.coarse_stride)
+        if self.frame_multiple % self.coarse_stride:
             raise HeaderError(
                 f"frame_multiple is {self.frame_multiple}; expected a multiple of the coarse frame of "
-                f"{self.coarse_frame} frames (the least common multiple of vq_strides)"
+                f"{self.coarse_stride} frames (the least common multiple of vq_strides)"
             )
 
     @property
@@ -109,14 +109,14 @@ class Header:
         return (self.codebook_size - 1).bit_length()
 
     @property
-    def coarse_frame(self) -> int:
+    def coarse_stride(self) -> int:
         """Frames of one coarse frame, the shortest stretch that holds whole codes of every scale."""
         return math.lcm(*self.vq_strides)
 
     @property
     def codes_per_coarse_frame(self) -> tuple[int, ...]:
         """Codes of one channel in a coarse frame, scale by scale."""
-        return tuple(self.coarse_frame // stride for stride in self.vq_strides)
+        return tuple(self.coarse_stride // stride for stride in self.vq_strides)
 
     @property
     def bits_per_coarse_frame(self) -> int:
@@ -126,7 +126,7 @@ class Header:
     @property
     def bits_per_second(self) -> float:
         """Bit rate of the codes, all channels and scales, without the stream's own bytes."""
-        return self.bits_per_coarse_frame * self.sampling_rate / (self.coarse_frame * self.hop_length)
+        return self.bits_per_coarse_frame * self.sampling_rate / (self.coarse_stride * self.hop_length)
 
     def num_frames(self, num_samples: int) -> int:
         """Frames that code `num_samples` samples (per channel, at `original_rate`), padding included."""
@@ -160,7 +160,7 @@ class Header:
             self.original_rate.to_bytes(3),
             self.hop_length,
             self.codebook_size - 1,
-            self.frame_multiple // self.coarse_frame,
+            self.frame_multiple // self.coarse_stride,
             len(self.vq_strides),
         )
         body = MAGIC + bytes([FORMAT_VERSION]) + fixed + bytes(self.vq_strides)

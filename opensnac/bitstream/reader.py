@@ -88,7 +88,7 @@ class Reader:
     def _check_limits(self, coarse_frames: int) -> None:
         if self.limits is not None:
             self.limits.check_packet(coarse_frames, self.header)
-            self.limits.check_frames(self.num_frames + coarse_frames * self.header.coarse_frame, self.header)
+            self.limits.check_frames(self.num_frames + coarse_frames * self.header.coarse_stride, self.header)
 
     def _take_count(self) -> int:
         if self._clock is not None:
@@ -121,7 +121,7 @@ class Reader:
             problem = f"{self._packet_name}, payload at byte {start}: {error.problem}"
             raise CorruptStreamError(problem) from error
         self.num_packets += 1
-        self.num_frames += coarse_frames * self.header.coarse_frame
+        self.num_frames += coarse_frames * self.header.coarse_stride
         return grid_to_codes(grid, self.header)
 
     def _take_end_record(self) -> None:

@@ -83,7 +83,7 @@ class Writer:
         """
         self._require_open()
         num_samples = operator.index(num_samples)
-        num_frames = self.num_frames + len(self._pending) * self.header.coarse_frame
+        num_frames = self.num_frames + len(self._pending) * self.header.coarse_stride
         if not 0 <= num_samples < 1 << 8 * NUM_SAMPLES_BYTES or not self.header.fits(num_frames, num_samples):
             raise CodesError(
                 f"codes of {num_frames} frames were written; {num_samples} samples at "
@@ -102,7 +102,7 @@ class Writer:
     def _put_packet(self, grid: Grid) -> None:
         body = bytes([len(grid)]) + pack(grid, self.header)
         self._put(body + checksum(body, self._preceding))
-        self.num_frames += len(grid) * self.header.coarse_frame
+        self.num_frames += len(grid) * self.header.coarse_stride
 
     def _put(self, data: bytes) -> None:
         """Write all of `data`, however little the file takes at a time."""

@@ -15,11 +15,11 @@ from opensnac import processor
 from opensnac.cli.app import CODE, Model, command
 from opensnac.cli.reporting import reporting, run_jobs, shown
 from opensnac.errors import BackendError
-from opensnac.recordings.jobs import Job, LeftOut, PlanError, Report, Search, plan
+from opensnac.recordings.jobs import Job, LeftOut, Report, Search, UsageError, find_jobs
 
 if TYPE_CHECKING:
-    from opensnac.recordings.grouping import Together
-    from opensnac.recordings.intake import Treatment
+    from opensnac.recordings.grouping import Batcher
+    from opensnac.recordings.preprocessing import Preprocessing
     from opensnac.recordings.transcode import Result
 
 SNAC = ".snac"
@@ -104,26 +104,26 @@ def encode(
     with reporting():
         layout = _raw_layout(raw)
         if mono and channel is not None:
-            raise PlanError("--mono mixes all channels and --channel takes one; give one of the two")
+            raise UsageError("--mono mixes all channels and --channel takes one; give one of the two")
         left_out, search = LeftOut(), Search.for_recordings([SNAC], follow)
-        batch = _plan(inputs, out, search, [SNAC], keep_ending=keep_ending, left_out=left_out)
-        from opensnac.recordings import finished, shelf, transcode
-        from opensnac.recordings.intake import Treatment
+        batch = _jobs(inputs, out, search, [SNAC], keep_ending=keep_ending, left_out=left_out)
+        from opensnac.recordings import finished, model_cache, transcode
+        from opensnac.recordings.preprocessing import Preprocessing
 
-        models = shelf.ModelShelf(model, reduced, device, runtime=runtime, workers=jobs)
+        models = model_cache.ModelCache(model, reduced, device, runtime=runtime, workers=jobs)
         if together and models.runtime == "onnx":
             raise BackendError("batches need the runtime torch; leave out --together or --runtime onnx")
         codec = models.get()
-        treatment = Treatment(mono, gain, normalize, strict, channel)
+        preprocessing = Preprocessing(mono, gain, normalize, strict, channel)
         pending = _Pending(batch, force, skip_existing)
-        pending.compare(lambda source, target: finished.coded_already(source, target, codec, treatment, layout))
+        pending.compare(lambda source, target: finished.coded_already(source, target, codec, preprocessing, layout))
         alone = layout or live or len(batch) == 1 or (together is None and device == "cpu") or together == 0
         short = [] if alone else [job.source for job in pending.writable if job.source]
-        batches = _batches(codec, short, together, treatment) if short else None
+        batches = _batches(codec, short, together, preprocessing) if short else None
 
         def work(job: Job, report: Report) -> Result:
             pending.refuse_existing(job)
-            if job.source and batches and (ready := batches.take(job.source)):
+            if job.source and batches and (ready := batches.pop(job.source)):
                 return transcode.write_codes(ready, _target(job), codec, force=force)
             return transcode.encode_file(
                 _source(job),
@@ -140,7 +140,7 @@ def encode(
                 report=report,
             )
 
-        with shelf.shared_cores(jobs):
+        with model_cache.shared_cores(jobs):
             run_jobs(pending.jobs, work, jobs, left_out, pending.finished)
 
 
@@ -196,10 +196,10 @@ def decode(
 
         left_out = LeftOut()
         search = Search([SNAC], expected=_sound_endings(), follow=follow)
-        batch = _plan(inputs, out, search, list(WRITABLE), ending, keep_ending=keep_ending, left_out=left_out)
-        from opensnac.recordings import finished, shelf, transcode
+        batch = _jobs(inputs, out, search, list(WRITABLE), ending, keep_ending=keep_ending, left_out=left_out)
+        from opensnac.recordings import finished, model_cache, transcode
 
-        models = shelf.ModelShelf(model, reduced, device, trust or (), runtime, jobs)
+        models = model_cache.ModelCache(model, reduced, device, trust or (), runtime, jobs)
         pending = _Pending(batch, force, skip_existing)
         pending.compare(lambda source, target: finished.decoded_already(source, target, sample_rate))
 
@@ -218,7 +218,7 @@ def decode(
                 report=report,
             )
 
-        with shelf.shared_cores(jobs):
+        with model_cache.shared_cores(jobs):
             run_jobs(pending.jobs, work, jobs, left_out, pending.finished)
 
 
@@ -234,7 +234,7 @@ def info(
     with reporting():
         from opensnac import bitstream
 
-        batch = [job for name in files for job in plan([name], None, Search([SNAC]), [".json"])]
+        batch = [job for name in files for job in find_jobs([name], None, Search([SNAC]), [".json"])]
 
         def show(job: Job, report: Report) -> None:
             with open(job.source, "rb") if job.source else nullcontext(sys.stdin.buffer) as file:
@@ -259,11 +259,11 @@ def models() -> None:
         print(f"\nOn this processor they run by {processor.backend()}.")
 
 
-def _batches(codec: Any, files: list[Path], seconds: float | None, treatment: Treatment) -> Together:
+def _batches(codec: Any, files: list[Path], seconds: float | None, preprocessing: Preprocessing) -> Batcher:
     """Batches of short recordings, for a model of PyTorch."""
-    from opensnac.recordings.grouping import BATCH_SECONDS, Together
+    from opensnac.recordings.grouping import BATCH_SECONDS, Batcher
 
-    return Together(codec, files, BATCH_SECONDS if seconds is None else seconds, treatment)
+    return Batcher(codec, files, BATCH_SECONDS if seconds is None else seconds, preprocessing)
 
 
 class _Pending:
@@ -310,18 +310,18 @@ def _sound_endings() -> tuple[str, ...]:
     return (*READABLE, *media.ENDINGS)
 
 
-def _plan(
+def _jobs(
     inputs: list[str], out: str | None, search: Search, write: Sequence[str], ending: str | None = None, **options: Any
 ) -> list[Job]:
-    batch = plan(inputs, out, search, write, ending, **options)
+    batch = find_jobs(inputs, out, search, write, ending, **options)
     if batch[0].target is None and sys.stdout.isatty():
-        raise PlanError("standard output is a terminal; name a file with -o, or pipe the bytes on")
+        raise UsageError("standard output is a terminal; name a file with -o, or pipe the bytes on")
     return batch
 
 
 def _ending(audio_format: str | None) -> str | None:
     if audio_format not in (None, "wav", "flac", "ogg", "raw"):
-        raise PlanError(f"--format is {audio_format!r}; it must be wav, flac, ogg or raw")
+        raise UsageError(f"--format is {audio_format!r}; it must be wav, flac, ogg or raw")
     return f".{audio_format}" if audio_format else None
 
 
@@ -331,7 +331,7 @@ def _raw_layout(raw: str | None) -> tuple[int, int] | None:
         return None
     rate, _, channels = raw.partition(":")
     if not rate.isdecimal() or not (channels or "1").isdecimal() or not int(channels or 1):
-        raise PlanError(f"--raw is {raw!r}; expected a rate in Hz, or a rate and channels such as 48000:2")
+        raise UsageError(f"--raw is {raw!r}; expected a rate in Hz, or a rate and channels such as 48000:2")
     return int(rate), int(channels or 1)
 
 

@@ -11,7 +11,7 @@ import typer
 
 from opensnac.cli.app import CORPORA, Model, command
 from opensnac.cli.reporting import FAILED, needs_extra, reporting, shown
-from opensnac.recordings.jobs import PlanError
+from opensnac.recordings.jobs import UsageError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -98,9 +98,9 @@ def tokenize(
             _look_at(inputs, check, stats, sample, by)
             return
         if out is None:
-            raise PlanError("expected a folder for the corpus, got none; give it with -o DIR")
+            raise UsageError("expected a folder for the corpus, got none; give it with -o DIR")
         if engine not in ("local", "ray"):
-            raise PlanError(f"--engine: expected local or ray, got {engine!r}")
+            raise UsageError(f"--engine: expected local or ray, got {engine!r}")
         if engine == "ray":
             needs_extra("ray", "ray")
         if loudness is not None:

@@ -152,10 +152,10 @@ def bench(
     On a GPU: [bold]opensnac bench --device cuda --batch 1 --batch 32 --streams 1 --streams 16 --streams 64[/bold]
     """
     with reporting():
-        from opensnac.showcase.bench import run_bench, subject
+        from opensnac.showcase.bench import bench_model, run_bench
 
         run_bench(
-            subject(model, config),
+            bench_model(model, config),
             seconds,
             threads,
             rounds,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from opensnac.errors import OpensnacError
-from opensnac.recordings.jobs import Job, LeftOut, PlanError, Report, run
+from opensnac.recordings.jobs import Job, LeftOut, Report, UsageError, run
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -110,7 +110,7 @@ def reporting() -> Iterator[None]:
         sys.stdout.flush()
     except typer.Exit:
         raise
-    except PlanError as error:
+    except UsageError as error:
         _say(str(error))
         raise typer.Exit(MISUSED) from error
     except KeyboardInterrupt as error:

@@ -10,7 +10,7 @@ import typer
 
 from opensnac.cli.app import TRAIN, command
 from opensnac.cli.reporting import needs_extra, reporting
-from opensnac.recordings.jobs import PlanError
+from opensnac.recordings.jobs import UsageError
 
 
 @command(TRAIN, "opensnac train speech.toml --set data.batch_size=8 --out runs/speech")
@@ -48,13 +48,13 @@ def train(
         given = [*(changes or []), *([f"init={json.dumps(init)}"] if init else [])]
         given += [f"freeze={json.dumps(freeze)}"] if freeze else []
         if against and not benchmark:
-            raise PlanError(f"--against {against} without --benchmark: there is nothing to compare")
+            raise UsageError(f"--against {against} without --benchmark: there is nothing to compare")
         path = find_config(config)
         if not path.is_file():
-            raise PlanError(f"{config}: no such file, nor a configuration that comes with the package")
+            raise UsageError(f"{config}: no such file, nor a configuration that comes with the package")
         wanted = TrainConfig.from_toml(path, given)
         if dry_run:
-            from opensnac.training.plan import describe
+            from opensnac.training.dry_run import describe
 
             print(describe(wanted))
         elif benchmark and against:
@@ -85,6 +85,6 @@ def ablate(
 
         path = training.find_recipe(recipe)
         if not path.is_file():
-            raise PlanError(f"{recipe}: no such file, nor a recipe that comes with the package")
+            raise UsageError(f"{recipe}: no such file, nor a recipe that comes with the package")
         table = training.ablate(path, out, changes or [], only or [])
         print(table.read_text(encoding="utf-8"), end="")

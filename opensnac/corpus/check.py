@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from opensnac.bitstream import Header
-from opensnac.corpus.hearing import LeftOut
+from opensnac.corpus.loading import Excluded
 from opensnac.corpus.plan import Plan
 from opensnac.corpus.readers import Corpus, Tokens
 from opensnac.corpus.rows import Row
@@ -136,7 +136,7 @@ def _codes(corpus: Corpus, checked: Checked, sample: int, seed: int) -> Iterator
                 checked.recordings += 1
                 try:
                     yield from _different(corpus, worker.code(entry), stored)
-                except LeftOut:
+                except Excluded:
                     pass
                 except Exception as error:
                     if entry.id not in failed:

@@ -11,8 +11,8 @@ import numpy as np
 from opensnac.corpus.readers import Corpus, Tokens
 from opensnac.corpus.shards import snac_bytes
 from opensnac.errors import OpensnacError
-from opensnac.recordings.jobs import PlanError
-from opensnac.recordings.shelf import ModelShelf
+from opensnac.recordings.jobs import UsageError
+from opensnac.recordings.model_cache import ModelCache
 from opensnac.recordings.sink import writable_ending
 from opensnac.recordings.transcode import decode_file
 
@@ -22,14 +22,14 @@ def detokenize(
 ) -> Iterator[Path]:
     """Write rows such as "1,5,7-9" or "all" as NUMBER.wav (flac, ogg) into `out`; gives each path once it is whole.
 
-    PlanError for rows that are not there, ModelMismatchError for another model than the corpus was made with.
+    UsageError for rows that are not there, ModelMismatchError for another model than the corpus was made with.
     """
     corpus = Corpus(folder)
     ending = writable_ending(f"row.{ending}")
-    shelf = ModelShelf(model)
+    model_cache = ModelCache(model)
     for number in row_numbers(rows, len(corpus)):
         target = out / f"{number:08d}{ending}"
-        decode_file(io.BytesIO(as_snac(corpus, corpus[number])), target, shelf, force=force)
+        decode_file(io.BytesIO(as_snac(corpus, corpus[number])), target, model_cache, force=force)
         yield target
 
 
@@ -51,16 +51,16 @@ def as_snac(corpus: Corpus, row: Tokens) -> bytes:
 
 
 def row_numbers(text: str, count: int) -> list[int]:
-    """The rows that a list such as "1,5,7-9" or "all" names, of `count`. PlanError for others."""
+    """The rows that a list such as "1,5,7-9" or "all" names, of `count`. UsageError for others."""
     if text == "all":
         return list(range(count))
     found: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise PlanError(f"--rows: expected numbers and ranges such as 1,5,7-9, or all, got {text!r}")
+            raise UsageError(f"--rows: expected numbers and ranges such as 1,5,7-9, or all, got {text!r}")
         found += range(int(first), int(last or first) + 1)
     outside = [row for row in found if row >= count]
     if outside:
-        raise PlanError(f"--rows: expected 0 to {count - 1}, got {outside[0]}")
+        raise UsageError(f"--rows: expected 0 to {count - 1}, got {outside[0]}")
     return found

@@ -20,15 +20,15 @@ import torch
 from opensnac.corpus.work import Job, Worker
 from opensnac.errors import OpensnacError
 
-MOST_DEATHS = 3  # of workers over one shard
-BLAMED = 2  # deaths while one recording was read; the third time it is left out
+MAX_DEATHS = 3  # of workers over one shard
+MAX_BLAMED = 2  # deaths while one recording was read; the third time it is left out
 KILLS = "kills the process that reads it"
 
 On = Callable[[str, Any], None]  # as in `work.Tell`, and ("shard", Record), ("died", a line about it)
 
 
 @dataclass
-class _Hand:
+class _WorkerHandle:
     """A worker as the run sees it."""
 
     process: Any
@@ -46,8 +46,8 @@ class _Deaths:
 
     def skip(self) -> dict[int, str]:
         """The recordings that nobody should touch again."""
-        reason = f"{KILLS} ({BLAMED} times)"
-        return {number: reason for number, count in self.blamed.items() if count >= BLAMED}
+        reason = f"{KILLS} ({MAX_BLAMED} times)"
+        return {number: reason for number, count in self.blamed.items() if count >= MAX_BLAMED}
 
 
 def run(job: Job, shards: Sequence[int], workers: int, on: On) -> None:
@@ -92,63 +92,63 @@ class _Pool:
         self._waiting = list(reversed(shards))
         self._deaths: dict[int, _Deaths] = {}
         self._jobs = [replace(job, device=device) for device in devices(job.device, workers)]
-        self._hands = [_start(own) for own in self._jobs]
+        self._handles = [_start(own) for own in self._jobs]
 
     def run(self) -> None:
-        for hand in self._hands:
-            self._give(hand)
-        while busy := [hand for hand in self._hands if hand.shard is not None]:
-            for pipe in wait([hand.pipe for hand in busy]):
-                hand = next(hand for hand in busy if hand.pipe is pipe)
+        for handle in self._handles:
+            self._give(handle)
+        while busy := [handle for handle in self._handles if handle.shard is not None]:
+            for pipe in wait([handle.pipe for handle in busy]):
+                handle = next(handle for handle in busy if handle.pipe is pipe)
                 try:
-                    event, value = hand.pipe.recv()
+                    event, value = handle.pipe.recv()
                 except (EOFError, ConnectionResetError):
-                    self._replace(hand)
+                    self._replace(handle)
                     continue
-                self._hear(hand, event, value)
+                self._on_event(handle, event, value)
 
     def stop(self) -> None:
-        for hand in self._hands:
-            hand.pipe.close()
-        for hand in self._hands:
-            hand.process.terminate()
-            hand.process.join()
+        for handle in self._handles:
+            handle.pipe.close()
+        for handle in self._handles:
+            handle.process.terminate()
+            handle.process.join()
 
-    def _give(self, hand: _Hand) -> None:
-        hand.shard, hand.reads = (self._waiting.pop() if self._waiting else None), None
-        if hand.shard is not None:
+    def _give(self, handle: _WorkerHandle) -> None:
+        handle.shard, handle.reads = (self._waiting.pop() if self._waiting else None), None
+        if handle.shard is not None:
             with suppress(BrokenPipeError, ConnectionResetError):  # its end is seen where its answer should come
-                hand.pipe.send((hand.shard, self._deaths.get(hand.shard, _Deaths()).skip()))
+                handle.pipe.send((handle.shard, self._deaths.get(handle.shard, _Deaths()).skip()))
 
-    def _hear(self, hand: _Hand, event: str, value: Any) -> None:
+    def _on_event(self, handle: _WorkerHandle, event: str, value: Any) -> None:
         if event == "error":
             raise value
         if event in ("reads", "codes"):
-            hand.reads = value
+            handle.reads = value
             return
         if event == "shard":
-            self._give(hand)
+            self._give(handle)
         self._on(event, value)
 
-    def _replace(self, hand: _Hand) -> None:
-        hand.process.join()
-        shard = hand.shard
+    def _replace(self, handle: _WorkerHandle) -> None:
+        handle.process.join()
+        shard = handle.shard
         assert shard is not None  # only the busy are listened to
         deaths = self._deaths.setdefault(shard, _Deaths())
         deaths.count += 1
-        if hand.reads is not None:
-            deaths.blamed[hand.reads] = deaths.blamed.get(hand.reads, 0) + 1
-        end = f"a worker died at shard {shard} ({_exit(hand.process.exitcode)})"
-        if deaths.count > MOST_DEATHS and not deaths.skip():
+        if handle.reads is not None:
+            deaths.blamed[handle.reads] = deaths.blamed.get(handle.reads, 0) + 1
+        end = f"a worker died at shard {shard} ({_exit(handle.process.exitcode)})"
+        if deaths.count > MAX_DEATHS and not deaths.skip():
             raise OpensnacError(
                 f"{end} for the {deaths.count}th time; is there enough memory? Try fewer --workers. "
                 "What was finished stays, the same command goes on"
             )
         self._on("died", f"{end}; its shard is made again")
         self._waiting.append(shard)
-        at = self._hands.index(hand)
-        self._hands[at] = _start(self._jobs[at])
-        self._give(self._hands[at])
+        at = self._handles.index(handle)
+        self._handles[at] = _start(self._jobs[at])
+        self._give(self._handles[at])
 
 
 def _exit(code: int | None) -> str:
@@ -158,13 +158,13 @@ def _exit(code: int | None) -> str:
         return f"signal {-code if code else code}"
 
 
-def _start(job: Job) -> _Hand:
+def _start(job: Job) -> _WorkerHandle:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(job, theirs), name="opensnac-tokenize")
     process.start()
     theirs.close()
-    return _Hand(process, ours)
+    return _WorkerHandle(process, ours)
 
 
 def _work(job: Job, pipe: Connection) -> None:

@@ -25,12 +25,12 @@ from opensnac.corpus.places import Place
 from opensnac.corpus.settings import Settings
 from opensnac.corpus.sources import Entry, find
 from opensnac.corpus.store import Store
-from opensnac.recordings.jobs import PlanError
+from opensnac.recordings.jobs import UsageError
 
 PLAN = "plan/plan.parquet"
 SHARDS = 64  # that a corpus is cut into, within the bounds below: enough for some workers to end together
 SMALLEST, LARGEST = 4 << 20, 256 << 20  # bytes of recordings in a shard
-FEWEST_ROWS, MOST_ROWS = 16, 4096
+MIN_ROWS, MAX_ROWS = 16, 4096
 UNKNOWN_BYTES = 1 << 18  # stands for a recording's size where only its reader will know it
 ROWS_AT_ONCE = 1024
 OWN_COLUMNS = (
@@ -108,11 +108,11 @@ class Plan:
 
 
 def make_plan(store: Store, settings: Settings) -> Plan:
-    """The plan in the folder, made first if there is none. PlanError where it is of another corpus."""
+    """The plan in the folder, made first if there is none. UsageError where it is of another corpus."""
     if store.exists(PLAN):
         plan = Plan(store)
         if plan.settings != settings:
-            raise PlanError(
+            raise UsageError(
                 f"{store}: expected an empty folder or one of the same command, got one of `{plan.settings.command}` "
                 f"(model {plan.settings.fingerprint[:16]}); choose another folder"
             )
@@ -136,7 +136,7 @@ class _Found:
 
 
 def _list(inputs: Iterable[str], listing: Path) -> _Found:
-    """Write all entries to a file, in order. PlanError for ids that are there twice."""
+    """Write all entries to a file, in order. UsageError for ids that are there twice."""
     columns: dict[str, str] = {}
     hashes = array("Q")  # eight bytes a recording: of millions too the ids must differ
     total = 0
@@ -178,7 +178,7 @@ def _require_different_ids(hashes: array[int], listing: Path) -> None:
     for batch in pq.ParquetFile(listing).iter_batches(ROWS_AT_ONCE) if doubtful else ():
         for entry in map(_entry, batch.to_pylist()):
             if entry.id in seen:
-                raise PlanError(
+                raise UsageError(
                     f"expected an id of its own for every recording, got {entry.id!r} for {seen[entry.id]} and for "
                     f"{entry.place}; name each once, or give ids in a manifest's column `id`"
                 )
@@ -194,7 +194,7 @@ class _Shards:
         self._bytes = min(max(found.bytes // SHARDS, SMALLEST), LARGEST)
         if settings.shard_megabytes is not None:
             self._bytes = max(1, round(settings.shard_megabytes * 1e6))
-        self._rows = min(max(found.rows // SHARDS, FEWEST_ROWS), MOST_ROWS)
+        self._rows = min(max(found.rows // SHARDS, MIN_ROWS), MAX_ROWS)
 
     def cut(self, entries: Iterable[Entry]) -> Iterator[list[Entry]]:
         """The shards' entries."""

@@ -12,14 +12,14 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 from opensnac.config import CodecConfig
-from opensnac.corpus.hearing import Heard, LeftOut, hear
+from opensnac.corpus.loading import Excluded, Loaded, load
 from opensnac.corpus.settings import Settings
 from opensnac.corpus.sources import Entry
 from opensnac.errors import OpensnacError
 
 AHEAD = 2  # recordings of each process that wait to be coded
 
-Found = Heard | LeftOut | str  # a recording as it was read, left out by the selection, or why it cannot be read
+Found = Loaded | Excluded | str  # a recording as it was read, left out by the selection, or why it cannot be read
 
 
 class ReaderDied(Exception):  # noqa: N818
@@ -27,7 +27,7 @@ class ReaderDied(Exception):  # noqa: N818
 
 
 @dataclass(frozen=True)
-class Hearing:
+class Loader:
     """Reads one recording, in whichever process."""
 
     settings: Settings
@@ -37,8 +37,8 @@ class Hearing:
         if entry.problem:
             return entry.problem
         try:
-            return hear(entry.place, self.settings, self.config)
-        except LeftOut as out:
+            return load(entry.place, self.settings, self.config)
+        except Excluded as out:
             return out
         except Exception as error:  # whatever one recording holds, the others are still done
             return reason(error, entry)
@@ -47,8 +47,8 @@ class Hearing:
 class Readers:
     """Some processes that read recordings in their order. They are started at first use."""
 
-    def __init__(self, hearing: Hearing, count: int) -> None:
-        self._hearing, self._count = hearing, count
+    def __init__(self, loader: Loader, count: int) -> None:
+        self._loader, self._count = loader, count
         self._pool: ProcessPoolExecutor | None = None
 
     def read(self, entries: Iterable[Entry]) -> Iterator[Found]:
@@ -58,7 +58,7 @@ class Readers:
         waiting: deque[Future[Found]] = deque()
         try:
             for entry in entries:
-                waiting.append(pool.submit(self._hearing, entry))
+                waiting.append(pool.submit(self._loader, entry))
                 if len(waiting) > AHEAD * self._count:
                     yield waiting.popleft().result()
             while waiting:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from opensnac.config import CodecConfig
-from opensnac.corpus.hearing import Heard, segment_frames
+from opensnac.corpus.loading import Loaded, segment_frames
 from opensnac.corpus.settings import Settings
 from opensnac.corpus.sources import Entry
 from opensnac.streaming.tokens import TokenLayout
@@ -40,41 +40,43 @@ class Row:
 
 
 def rows_of(
-    entry: Entry, heard: Heard, codes: Sequence[np.ndarray], settings: Settings, config: CodecConfig
+    entry: Entry, loaded: Loaded, codes: Sequence[np.ndarray], settings: Settings, config: CodecConfig
 ) -> Iterator[Row]:
     """The rows of a recording whose codes are (channels, n_i) a scale."""
     total = codes[0].shape[1] * config.vq_strides[0]
     frames = segment_frames(settings, config) or total
-    for channel in range(heard.channels):
+    for channel in range(loaded.channels):
         for segment, first in enumerate(range(0, total, frames)):
             stop = min(first + frames, total)
             cut = [c[channel, first // s : stop // s] for c, s in zip(codes, config.vq_strides, strict=True)]
-            num_samples = _num_samples(heard, first, stop, total, config)
-            if num_samples < settings.min_seconds * heard.rate:
+            num_samples = _num_samples(loaded, first, stop, total, config)
+            if num_samples < settings.min_seconds * loaded.rate:
                 continue
             yield Row(
-                id=entry.id + f"#{channel}" * (heard.channels > 1) + f"@{segment:05d}" * (settings.segment is not None),
+                id=entry.id
+                + f"#{channel}" * (loaded.channels > 1)
+                + f"@{segment:05d}" * (settings.segment is not None),
                 source=str(entry.place),
                 channel=channel,
-                start=round(heard.cut.start / heard.rate + first * config.hop_length / config.sampling_rate, 6),
+                start=round(loaded.cut.start / loaded.rate + first * config.hop_length / config.sampling_rate, 6),
                 num_samples=num_samples,
-                sampling_rate=heard.rate,
-                peak=heard.levels.peak(segment, channel),
-                level_db=heard.levels.level_db(segment, channel),
-                clipped=heard.levels.clipped(segment, channel),
+                sampling_rate=loaded.rate,
+                peak=loaded.levels.peak(segment, channel),
+                level_db=loaded.levels.level_db(segment, channel),
+                clipped=loaded.levels.clipped(segment, channel),
                 columns=entry.columns,
                 codes=_kept(cut, config) if settings.drop_repeated_frames else [c.astype(np.uint16) for c in cut],
             )
 
 
-def _num_samples(heard: Heard, first: int, stop: int, total: int, config: CodecConfig) -> int:
+def _num_samples(loaded: Loaded, first: int, stop: int, total: int, config: CodecConfig) -> int:
     """Samples at the recording's rate that frames `first` to `stop` of its `total` stand for."""
     if (first, stop) == (0, total):
-        return heard.num_samples
-    coded = -(-heard.num_samples * config.sampling_rate // heard.rate)
+        return loaded.num_samples
+    coded = -(-loaded.num_samples * config.sampling_rate // loaded.rate)
     samples = min(stop * config.hop_length, coded) - first * config.hop_length
-    most = (stop - first) * config.hop_length * heard.rate // config.sampling_rate
-    return min(-(-samples * heard.rate // config.sampling_rate), most)
+    most = (stop - first) * config.hop_length * loaded.rate // config.sampling_rate
+    return min(-(-samples * loaded.rate // config.sampling_rate), most)
 
 
 def _kept(codes: Sequence[np.ndarray], config: CodecConfig) -> list[NDArray[np.uint16]]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from opensnac.corpus.places import Place, is_url, join, open_binary, parquet_file
 from opensnac.corpus.store import file_system
-from opensnac.recordings.jobs import PlanError
+from opensnac.recordings.jobs import UsageError
 from opensnac.recordings.source import READABLE
 
 # The columns that may name a row's recording, the first that is there: ours, the hub's, NeMo's, others'.
@@ -43,7 +43,7 @@ class Entry:
 
 
 def find(inputs: Iterable[str]) -> Iterator[Entry]:
-    """The recordings at all inputs, input by input, each in its own order. PlanError where there is nothing.
+    """The recordings at all inputs, input by input, each in its own order. UsageError where there is nothing.
 
     A file's id is its path below its folder; of several inputs each one's name goes before.
     """
@@ -53,7 +53,7 @@ def find(inputs: Iterable[str]) -> Iterator[Entry]:
         found = _at(source, prefix)
         first = next(found, None)
         if first is None:
-            raise PlanError(f"{source}: no recordings there; {KINDS} was expected")
+            raise UsageError(f"{source}: no recordings there; {KINDS} was expected")
         yield from itertools.chain([first], found)
 
 
@@ -70,7 +70,7 @@ def _at(source: str, prefix: str) -> Iterator[Entry]:
             if not fs.isdir(path):
                 yield from _file(name, _plain(name), f"{_plain(name)}/", fs.size(path), alone=True)
     else:
-        raise PlanError(f"{source}: no such file or folder; {KINDS} was expected")
+        raise UsageError(f"{source}: no such file or folder; {KINDS} was expected")
 
 
 def _glob(pattern: str) -> list[str]:
@@ -126,16 +126,16 @@ def _text_manifest(source: str, prefix: str) -> Iterator[Entry]:
             for number, row in enumerate(rows):
                 yield _row(source, number, row, prefix)
         except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
-            raise PlanError(
+            raise UsageError(
                 f"{source}, row {number + 1}: expected {ending[1:].upper()} text in UTF-8, got {error}; repair it"
             ) from error
 
 
 def _row(source: str, number: int, row: Any, prefix: str) -> Entry:
     if not isinstance(row, dict):
-        raise PlanError(f"{source}, row {number}: expected an object of keys and values, got {row!r}")
+        raise UsageError(f"{source}, row {number}: expected an object of keys and values, got {row!r}")
     if None in row:
-        raise PlanError(
+        raise UsageError(
             f"{source}, row {number}: expected {len(row) - 1} cells as the header has, got {row[None]!r} more"
         )
     column = _path_column(source, row)
@@ -163,7 +163,7 @@ def _given(row: dict[Any, Any]) -> dict[str, Any]:
 def _path_column(source: str, columns: Iterable[str]) -> str:
     found = next((name for name in PATH_COLUMNS if name in columns), None)
     if found is None:
-        raise PlanError(
+        raise UsageError(
             f"{source}: expected a column {', '.join(PATH_COLUMNS[:-1])} or {PATH_COLUMNS[-1]} that says where a row's "
             f"recording is, got {', '.join(map(str, columns)) or 'none'}"
         )
@@ -177,12 +177,12 @@ def _parquet(source: str, prefix: str) -> Iterator[Entry]:
     try:
         file = parquet_file(source)
     except pa.ArrowInvalid as error:
-        raise PlanError(f"{source}: expected a Parquet file, got {error}") from error
+        raise UsageError(f"{source}: expected a Parquet file, got {error}") from error
     schema = file.schema_arrow
     audio = _path_column(source, schema.names)
     holds_bytes = pa.types.is_struct(schema.field(audio).type)
     if holds_bytes and {"bytes", "path"} - {child.name for child in schema.field(audio).type}:
-        raise PlanError(f"{source}: expected `{audio}` to hold bytes and path, got {schema.field(audio).type}")
+        raise UsageError(f"{source}: expected `{audio}` to hold bytes and path, got {schema.field(audio).type}")
     binary = [name for name in schema.names if name != audio and _is_binary(schema.field(name).type)]
     if binary:
         print(f"opensnac: {source}: columns of bytes are left out: {', '.join(binary)}", file=sys.stderr)

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from opensnac.errors import OpensnacError
-from opensnac.files import whole_file
-from opensnac.recordings.jobs import PlanError
+from opensnac.files import atomic_file
+from opensnac.recordings.jobs import UsageError
 
 
 def file_system(url: str) -> tuple[Any, str]:
@@ -28,7 +28,7 @@ def file_system(url: str) -> tuple[Any, str]:
     except ImportError as error:
         raise OpensnacError(f"{url}: expected a file system that is installed, got none: {error}") from error
     except ValueError as error:
-        raise PlanError(f"{url}: expected a path or a URL that fsspec opens, got {error}") from error
+        raise UsageError(f"{url}: expected a path or a URL that fsspec opens, got {error}") from error
     return fs, str(path)
 
 
@@ -110,7 +110,7 @@ class Store:
     def _whole(self, name: str) -> Iterator[Path]:
         if self.is_local:
             target = Path(self.path(name))
-            with whole_file(target, force=True) as part:
+            with atomic_file(target, force=True) as part:
                 yield part
                 _to_disk(part)
             _to_disk(target.parent)
@@ -135,8 +135,8 @@ class Store:
             self._fs.rm_file(self.path(name))
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Hold the folder for one run, and remove what a killed one left unfinished; PlanError if another holds it.
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for one run, and remove what a killed one left unfinished; UsageError if another holds it.
 
         On a disk only: behind a URL nothing unfinished ever appears, and two runs write the same.
         """
@@ -144,14 +144,14 @@ class Store:
             yield
             return
         if os.path.exists(self._path) and not os.path.isdir(self._path):
-            raise PlanError(f"{self.root}: expected a folder for the corpus, got a file; choose another name")
+            raise UsageError(f"{self.root}: expected a folder for the corpus, got a file; choose another name")
         os.makedirs(self._path, exist_ok=True)
         folder = os.open(self._path, os.O_RDONLY)
         try:
             try:
                 fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise PlanError(f"{self.root}: another run writes to it; wait for its end or stop it") from error
+                raise UsageError(f"{self.root}: another run writes to it; wait for its end or stop it") from error
             self._remove_unfinished()
             yield
             self._remove_unfinished()  # of workers that died

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from opensnac.corpus import local, shards
 from opensnac.corpus.card import card
-from opensnac.corpus.hearing import LeftOut
+from opensnac.corpus.loading import Excluded
 from opensnac.corpus.local import KILLS
 from opensnac.corpus.plan import PLAN, Plan, make_plan
 from opensnac.corpus.readers import CORPUS, INDEX, TOKENS, facts_at
@@ -57,16 +57,16 @@ def tokenize(
 
     `workers` are processes, one for each core or GPU unless told; 0: none but this one. `engine` is local or ray, which
     looks for its cluster at `address`. `readers` decode and resample for each worker.
-    PlanError for inputs that are not there or a folder of something else, OpensnacError where work cannot go on.
+    UsageError for inputs that are not there or a folder of something else, OpensnacError where work cannot go on.
     """
     store = Store(out)
     model = load_model(settings, "cpu")
     settings = replace(settings, fingerprint=model.fingerprint)
     facts = facts_of(settings, model)
-    with store.alone():
+    with store.locked():
         plan = make_plan(store, settings)
         if store.exists(CORPUS):
-            _undo(store, plan, on)
+            _reopen(store, plan, on)
         if not store.exists(CORPUS):
             done = set(finished(store, plan))
             todo = [shard for shard in range(plan.shards) if shard not in done]
@@ -101,7 +101,7 @@ def failures(out: str, most: int) -> list[dict[str, str]]:
     return list(next(store.parquet(FAILED).iter_batches(most)).to_pylist())
 
 
-def _undo(store: Store, plan: Plan, on: On) -> None:
+def _reopen(store: Store, plan: Plan, on: On) -> None:
     """Of a finished corpus undo the shards that would be better now.
 
     These are shards whose files are gone or cut short, and those with failed recordings that can be coded by now, for
@@ -141,7 +141,7 @@ def _can_be_coded(worker: Worker, shard: int, ids: set[str]) -> bool:
         if entry.id in ids and not entry.problem:
             try:
                 worker.code(entry)
-            except LeftOut:
+            except Excluded:
                 return True
             except Exception:  # whatever it is, the recording still fails
                 continue

@@ -1,4 +1,4 @@
-"""One shard of a plan: its recordings heard, coded and written, and a record of what became of each.
+"""One shard of a plan: its recordings loaded, coded and written, and a record of what became of each.
 
 The record is written last. A shard without one was not finished, and is made again.
 """
@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from opensnac.corpus import shards
-from opensnac.corpus.hearing import Heard, LeftOut, at_codec_rate, blocks_of, check_length, hear, opened
+from opensnac.corpus.loading import Excluded, Loaded, at_codec_rate, blocks_of, check_length, load, opened
 from opensnac.corpus.plan import Plan
-from opensnac.corpus.reading import Found, Hearing, ReaderDied, Readers, reason
+from opensnac.corpus.reading import Found, Loader, ReaderDied, Readers, reason
 from opensnac.corpus.rows import Row, rows_of
 from opensnac.corpus.settings import Settings
 from opensnac.corpus.sources import Entry
@@ -25,7 +25,7 @@ from opensnac.corpus.store import Store
 from opensnac.engine.batches import BATCH_SECONDS, encode_clips
 from opensnac.engine.engine import Engine
 from opensnac.errors import OpensnacError
-from opensnac.recordings.shelf import ModelShelf
+from opensnac.recordings.model_cache import ModelCache
 from opensnac.recordings.transcode import encode_blocks
 
 WINDOW_SECONDS = {"cpu": 60.0, "cuda": 600.0}  # of recordings that are held to make batches of similar length from
@@ -37,11 +37,11 @@ READER_DEATHS = 2  # over one shard; then its worker reads it without them, and 
 
 # ("reads", number of the recording), ("codes", None), ("done" or "failed", (seconds, bytes) of a recording),
 # ("died", a line about a process that did)
-Tell = Callable[[str, Any], None]
+Report = Callable[[str, Any], None]
 
 
-def quiet(event: str, value: Any) -> None:
-    """Tell nobody."""
+def no_report(event: str, value: Any) -> None:
+    """Report nobody."""
 
 
 @dataclass
@@ -93,7 +93,7 @@ class Job:
 
 def load_model(settings: Settings, device: str) -> Engine:
     """The model of a corpus, made quick to run."""
-    return ModelShelf(settings.model, reduced=settings.reduced, device=device).get()
+    return ModelCache(settings.model, reduced=settings.reduced, device=device).get()
 
 
 class Worker:
@@ -110,8 +110,8 @@ class Worker:
                 f"{job.out} names, got {self.model.fingerprint[:16]}; give the first ones, or choose another folder"
             )
         self._device, self._kind = job.device, job.device.partition(":")[0]
-        self._hearing = Hearing(self.settings, self.model.config)
-        self._readers = Readers(self._hearing, job.readers) if job.readers else None
+        self._loader = Loader(self.settings, self.model.config)
+        self._readers = Readers(self._loader, job.readers) if job.readers else None
 
     def __enter__(self) -> Worker:
         return self
@@ -120,9 +120,9 @@ class Worker:
         if self._readers is not None:
             self._readers.stop()
 
-    def make(self, shard: int, tell: Tell = quiet, skip: Mapping[int, str] | None = None) -> Record:
+    def make(self, shard: int, report: Report = no_report, skip: Mapping[int, str] | None = None) -> Record:
         """Make a shard, write its files and its record. `skip` are recordings that fail for a reason known before."""
-        record, rows = self._read_and_code(shard, tell, dict(skip or {}))
+        record, rows = self._read_and_code(shard, report, dict(skip or {}))
         layout = self.settings.layout(self.model.config)
         for row in rows:
             record.rows += 1
@@ -136,12 +136,12 @@ class Worker:
         return record
 
     def code(self, entry: Entry) -> list[Row]:
-        """The rows of one recording by itself. LeftOut, AudioError or OSError as in `hear`."""
-        heard = hear(entry.place, self.settings, self.model.config)
-        codes = self._alone(entry, heard) if heard.samples is None else next(self._together([heard]))
-        return list(rows_of(entry, heard, codes, self.settings, self.model.config))
+        """The rows of one recording by itself. Excluded, AudioError or OSError as in `load`."""
+        loaded = load(entry.place, self.settings, self.model.config)
+        codes = self._alone(entry, loaded) if loaded.samples is None else next(self._together([loaded]))
+        return list(rows_of(entry, loaded, codes, self.settings, self.model.config))
 
-    def _read_and_code(self, shard: int, tell: Tell, skip: Mapping[int, str]) -> tuple[Record, list[Row]]:
+    def _read_and_code(self, shard: int, report: Report, skip: Mapping[int, str]) -> tuple[Record, list[Row]]:
         """The rows of a shard and their record, begun anew where a reader died."""
         entries = [replace(e, problem=skip.get(n, e.problem)) for n, e in enumerate(self.plan.entries(shard))]
         for _ in range(READER_DEATHS):
@@ -149,56 +149,56 @@ class Worker:
                 break
             record = Record(shard, self.plan.name(shard))
             try:
-                return record, self._rows(zip(entries, self._readers.read(entries), strict=True), record, tell)
+                return record, self._rows(zip(entries, self._readers.read(entries), strict=True), record, report)
             except ReaderDied:
-                tell("died", f"a reader died at shard {shard}; its shard is read again")
+                report("died", f"a reader died at shard {shard}; its shard is read again")
         record = Record(shard, self.plan.name(shard))
-        return record, self._rows(self._heard_here(entries, tell), record, tell)
+        return record, self._rows(self._load_here(entries, report), record, report)
 
-    def _rows(self, heard_entries: Iterable[tuple[Entry, Found]], record: Record, tell: Tell) -> list[Row]:
+    def _rows(self, loaded_entries: Iterable[tuple[Entry, Found]], record: Record, report: Report) -> list[Row]:
         """All rows of a shard in their order, a window of recordings after the other."""
         rows: list[Row] = []
         window: list[tuple[Entry, Found]] = []
         held, most = 0, WINDOW_SECONDS[self._kind] * self.model.config.sampling_rate
-        for entry, heard in heard_entries:
-            window.append((entry, heard))
-            held += heard.samples.size if isinstance(heard, Heard) and heard.samples is not None else 0
+        for entry, loaded in loaded_entries:
+            window.append((entry, loaded))
+            held += loaded.samples.size if isinstance(loaded, Loaded) and loaded.samples is not None else 0
             if held > most:
-                rows += self._coded(window, record, tell)
+                rows += self._coded(window, record, report)
                 window, held = [], 0
-        return rows + self._coded(window, record, tell)
+        return rows + self._coded(window, record, report)
 
-    def _coded(self, window: list[tuple[Entry, Found]], record: Record, tell: Tell) -> list[Row]:
+    def _coded(self, window: list[tuple[Entry, Found]], record: Record, report: Report) -> list[Row]:
         """The rows of a window; what cannot be coded goes into the record."""
-        tell("codes", None)
-        short = [heard for _, heard in window if isinstance(heard, Heard) and heard.samples is not None]
+        report("codes", None)
+        short = [loaded for _, loaded in window if isinstance(loaded, Loaded) and loaded.samples is not None]
         batched = self._together(short)
         rows: list[Row] = []
-        for entry, heard in window:
+        for entry, loaded in window:
             seconds, size = 0.0, max(0, entry.place.size)
-            if isinstance(heard, Heard):
-                coded = next(batched) if heard.samples is not None else self._alone_or_why(entry, heard)
+            if isinstance(loaded, Loaded):
+                coded = next(batched) if loaded.samples is not None else self._alone_or_why(entry, loaded)
                 if isinstance(coded, list):
-                    rows += rows_of(entry, heard, coded, self.settings, self.model.config)
-                    seconds = heard.num_samples / heard.rate
+                    rows += rows_of(entry, loaded, coded, self.settings, self.model.config)
+                    seconds = loaded.num_samples / loaded.rate
             else:
-                coded = heard
-            if isinstance(coded, LeftOut):
+                coded = loaded
+            if isinstance(coded, Excluded):
                 record.left_out += 1
             elif isinstance(coded, str):
                 record.failed.append({"id": entry.id, "source": str(entry.place), "reason": coded})
-            tell("failed" if isinstance(coded, str) else "done", (seconds, size))
+            report("failed" if isinstance(coded, str) else "done", (seconds, size))
         return rows
 
-    def _heard_here(self, entries: list[Entry], tell: Tell) -> Iterator[tuple[Entry, Found]]:
+    def _load_here(self, entries: list[Entry], report: Report) -> Iterator[tuple[Entry, Found]]:
         """Each recording as this process reads it, which says before what it reads."""
         for number, entry in enumerate(entries):
-            tell("reads", number)
-            yield entry, self._hearing(entry)
+            report("reads", number)
+            yield entry, self._loader(entry)
 
-    def _together(self, window: Sequence[Heard]) -> Iterator[list[np.ndarray]]:
+    def _together(self, window: Sequence[Loaded]) -> Iterator[list[np.ndarray]]:
         """Codes of short recordings, (channels, n_i) a scale, in their order; batches are of similar length."""
-        channels = [channel for heard in window if heard.samples is not None for channel in heard.samples]
+        channels = [channel for loaded in window if loaded.samples is not None for channel in loaded.samples]
         clips = [torch.from_numpy(channel)[None, None].to(self._device) for channel in channels]
         seconds = BATCH[self._kind]
         try:
@@ -207,30 +207,30 @@ class Worker:
             torch.cuda.empty_cache()
             coded = dict(encode_clips(self.model, clips, 0.0))
         first = 0
-        for heard in window:
-            own = [coded[first + n] for n in range(heard.channels)]
-            first += heard.channels
+        for loaded in window:
+            own = [coded[first + n] for n in range(loaded.channels)]
+            first += loaded.channels
             yield [torch.cat(scale).cpu().numpy() for scale in zip(*own, strict=True)]
 
-    def _alone_or_why(self, entry: Entry, heard: Heard) -> list[np.ndarray] | LeftOut | str:
+    def _alone_or_why(self, entry: Entry, loaded: Loaded) -> list[np.ndarray] | Excluded | str:
         try:
-            return self._alone(entry, heard)
-        except LeftOut as out:
+            return self._alone(entry, loaded)
+        except Excluded as out:
             return out
         except torch.OutOfMemoryError:  # no fault of the recording
             raise
         except Exception as error:  # whatever one recording holds, the others are still done
             return reason(error, entry)
 
-    def _alone(self, entry: Entry, heard: Heard) -> list[np.ndarray]:
+    def _alone(self, entry: Entry, loaded: Loaded) -> list[np.ndarray]:
         """Codes of a long recording, piece by piece."""
         parts: list[list[np.ndarray]] = [[] for _ in self.model.config.vq_strides]
         with opened(entry.place) as recording:
-            blocks = at_codec_rate(blocks_of(recording, heard, self.settings), heard, self.model.config)
-            for codes in encode_blocks(blocks, self.model, heard.channels):
+            blocks = at_codec_rate(blocks_of(recording, loaded, self.settings), loaded, self.model.config)
+            for codes in encode_blocks(blocks, self.model, loaded.channels):
                 for scale, code in zip(parts, codes, strict=True):
                     scale.append(code.astype(np.uint16))
-        check_length(heard, self.settings)
+        check_length(loaded, self.settings)
         return [np.concatenate(scale, axis=1) for scale in parts]
 
     def _write(self, record: Record, rows: list[Row], layout: Any) -> None:

@@ -1,1 +1,1 @@
-"""What runs a trained model: whole signals, pieces, batches and streams, by one push through a row of layers."""
+"""Inference: whole signals, pieces, batches and streams, all pushed through one stack of layers."""

@@ -1,4 +1,4 @@
-"""Which arithmetic an engine runs on: PyTorch's on any device, C kernels on a processor, Triton's on a GPU."""
+"""What an engine computes with: PyTorch on any device, C kernels on a CPU, Triton kernels on a GPU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from opensnac.engine.layers import Layer
 from opensnac.engine.scales import Scale
 from opensnac.errors import BackendError
 
-CACHE_BYTES = 16 << 20  # of activations that the C kernels pass over layer by layer
+CACHE_BYTES = 16 << 20  # of activations that go through the C kernels layer by layer
 TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
@@ -35,28 +35,28 @@ class TorchBackend:
         return self.dtype
 
     def place(self, device: torch.device) -> Callable[[Tensor], Tensor]:
-        """What is done with each weight: a copy, of its own, where it is needed."""
+        """The function that copies each weight to `device` in the backend's type."""
         return lambda weight: weight.detach().to(device, self.dtype, copy=True).contiguous()
 
     def prepare(self, layers: Sequence[Layer]) -> list[Layer]:
-        """The layers as they run here."""
+        """The layers in the form that this backend runs."""
         return [*layers]
 
     def prepare_scales(self, scales: Sequence[Scale]) -> list[Scale]:
-        """The quantiser's scales as they run here."""
+        """The quantiser's scales in the form that this backend runs."""
         return [*scales]
 
 
 @dataclass(frozen=True)
 class TritonBackend(TorchBackend):
-    """PyTorch's operators, but for rows of residual units, which take one kernel of Triton each."""
+    """PyTorch's operators, except that each residual unit is one Triton kernel."""
 
     name: str = "triton"
 
     def prepare(self, layers: Sequence[Layer]) -> list[Layer]:
-        from opensnac.engine.fused import in_triton
+        from opensnac.engine.fused import to_triton
 
-        return in_triton(layers)
+        return to_triton(layers)
 
 
 @dataclass(frozen=True)
@@ -74,41 +74,39 @@ class KernelBackend(TorchBackend):
         return lambda weight: weight.detach().to(device, torch.float32, copy=True).contiguous()
 
     def prepare(self, layers: Sequence[Layer]) -> list[Layer]:
-        from opensnac.engine.compiled import in_c
+        from opensnac.engine.compiled import to_c
 
-        return in_c(layers, bfloat16=self.dtype == torch.bfloat16)
+        return to_c(layers, bfloat16=self.dtype == torch.bfloat16)
 
     def prepare_scales(self, scales: Sequence[Scale]) -> list[Scale]:
-        from opensnac.engine.compiled import scale_in_c
+        from opensnac.engine.compiled import scale_to_c
 
-        return [scale_in_c(scale) for scale in scales]
+        return [scale_to_c(scale) for scale in scales]
 
 
 def choose(name: str | None, device: torch.device, dtype: torch.dtype) -> TorchBackend:
-    """The backend called `name`, or the fastest that there is for a device and a type. BackendError if there is none.
+    """The backend called `name`, or the fastest available for a device and a type. BackendError if there is none.
 
-    On a processor the kernels compute float32 and bfloat16, the latter in float32 where the processor cannot, which a
-    warning says.
+    On a CPU the kernels compute float32 and bfloat16; where the CPU has no bfloat16 products they use float32 and
+    warn.
     """
     if dtype not in TYPES:
-        raise BackendError(f"dtype is {dtype}, expected one of {', '.join(map(str, TYPES))}")
+        raise BackendError(f"dtype: expected one of {', '.join(map(str, TYPES))}, got {dtype}")
     kernels_fit = device.type == "cpu" and dtype in (torch.float32, torch.bfloat16)
     if name is None:
-        name = "c" if kernels_fit and _kernels_there() else "torch"
+        name = "c" if kernels_fit and _have_kernels() else "torch"
     if name == "torch":
         return TorchBackend(dtype)
     if name == "triton":
         return _triton(device, dtype)
     if name != "c":
-        raise BackendError(f"backend is {name!r}, expected 'c', 'torch' or 'triton'")
+        raise BackendError(f"backend: expected 'c', 'torch' or 'triton', got {name!r}")
     if not kernels_fit:
-        raise BackendError(f"the c backend computes float32 or bfloat16 on cpu, not {dtype} on {device}; use 'torch'")
+        raise BackendError(f"the c backend: expected float32 or bfloat16 on cpu, got {dtype} on {device}; use 'torch'")
     if kernels.level() is None:
-        raise BackendError(f"the C kernels are not there: {kernels.why_none() or 'OPENSNAC_KERNELS is 0'}")
+        raise BackendError(f"no C kernels: {kernels.why_none() or 'OPENSNAC_KERNELS is 0'}; use backend 'torch'")
     if dtype == torch.bfloat16 and not kernels.has_bfloat16():
-        _warn(
-            f"the kernels for this processor ({kernels.level()}) do not multiply in bfloat16: they compute in float32"
-        )
+        _warn(f"the kernels for this CPU ({kernels.level()}) have no bfloat16 products and compute in float32")
         dtype = torch.float32
     return KernelBackend(dtype)
 
@@ -116,22 +114,22 @@ def choose(name: str | None, device: torch.device, dtype: torch.dtype) -> TorchB
 def _triton(device: torch.device, dtype: torch.dtype) -> TritonBackend:
     """Triton's, on a GPU, or anywhere in its interpreter."""
     if dtype == torch.float64:
-        raise BackendError("the triton backend sums in float32, expected float32, float16 or bfloat16, got float64")
+        raise BackendError("the triton backend sums in float32: expected float32, float16 or bfloat16, got float64")
     if importlib.util.find_spec("triton") is None:
-        raise BackendError("the triton backend needs the package triton, which is not installed; use 'torch'")
+        raise BackendError("the triton backend: expected the package triton, which is not installed; use 'torch'")
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise BackendError(f"the triton backend needs a GPU, got {device}; use 'torch'")
+        raise BackendError(f"the triton backend: expected a GPU, got {device}; use 'torch'")
     return TritonBackend(dtype)
 
 
-def _kernels_there() -> bool:
-    """Whether the kernels can be used; a word, once, where they are missing without having been switched off."""
+def _have_kernels() -> bool:
+    """Whether the kernels can be used; warns once where they are missing and were not switched off."""
     if (reason := kernels.why_none()) is not None:
-        _warn(f"{reason}: PyTorch does the work, several times slower on a CPU (docs/kernels.md)")
+        _warn(f"{reason}: PyTorch is used instead, several times slower on a CPU (docs/kernels.md)")
     return kernels.level() is not None
 
 
 @functools.cache
 def _warn(text: str) -> None:
-    """Once a process."""
+    """Once per process."""
     warnings.warn(text, RuntimeWarning, stacklevel=2)

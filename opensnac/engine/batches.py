@@ -1,4 +1,4 @@
-"""Clips of unequal lengths, grouped for throughput: little padding, bounded memory, each coded as if alone."""
+"""Clips of unequal lengths in batches: little padding, bounded memory, and the same codes as one by one."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from opensnac.errors import AudioError
 from opensnac.model.codec import Audio, Codes
 
 BATCH_SECONDS = 60.0  # of audio in a batch, padding included
-PADDING = 0.1  # at most this share of a batch is padding
+PADDING = 0.1  # largest share of a batch that may be padding
 
 
 def group_by_length(lengths: Sequence[int], at_most: int, padding: float = PADDING) -> list[list[int]]:
-    """Which of the clips go together: each group's longest times its number is at most `at_most`, unless it is one.
+    """Indices of the clips of each batch, shortest clips first; every clip is in exactly one batch.
 
-    A group wastes at most the share `padding`. Every clip is in one group; shorter ones come first.
+    A batch holds at most `at_most` samples, padding included, unless it is a single clip; at most the share `padding`
+    of it is padding.
     """
     groups: list[list[int]] = []
-    filled = 0  # samples of the last group, padding left out
+    filled = 0  # samples of the last group, without padding
     for i in sorted(range(len(lengths)), key=lengths.__getitem__):
         taken = lengths[i] * (len(groups[-1]) + 1) if groups else 0
         if groups and taken <= at_most and taken - filled - lengths[i] <= padding * taken:
@@ -37,16 +38,16 @@ def group_by_length(lengths: Sequence[int], at_most: int, padding: float = PADDI
 def encode_clips(
     model: Coder, clips: Sequence[Audio], batch_seconds: float = BATCH_SECONDS
 ) -> Iterator[tuple[int, list[Codes]]]:
-    """Code clips (1, 1, samples) in batches of similar length: (number of the clip, its codes), in any order.
+    """Encode clips (1, 1, samples) in batches of similar length: yields (index of the clip, its codes), in any order.
 
-    Each gets the codes that `SNAC.encode` gives it alone. `batch_seconds` bounds the memory. AudioError names the clip
-    that is not what `SNAC.encode` needs.
+    The codes are those of `SNAC.encode` on the clip alone. `batch_seconds` bounds the memory. AudioError names a clip
+    that `SNAC.encode` would refuse.
     """
     engine = frozen(model)
     for i, clip in enumerate(clips):
         if not isinstance(clip, Tensor) or clip.ndim != 3 or clip.shape[:2] != (1, 1):
             came = tuple(clip.shape) if isinstance(clip, Tensor) else type(clip).__name__
-            raise AudioError(f"clip {i} came as {came}, expected a tensor (1, 1, samples)")
+            raise AudioError(f"clip {i}: expected a tensor (1, 1, samples), got {came}")
     lengths = [clip.shape[2] for clip in clips]
     for group in group_by_length(lengths, round(batch_seconds * engine.config.sampling_rate)):
         batch = clips[group[0]].new_zeros(len(group), 1, max(lengths[i] for i in group))

@@ -19,11 +19,10 @@ from opensnac.model.codec import Audio, Codec, Codes, refuse_tracing
 
 
 class SNAC(Codec):
-    """The codec for everybody: loads published models, codes and decodes, trains, freezes.
+    """The public codec: loads published models, encodes and decodes, trains, freezes.
 
-    Training goes through `forward`, `latent`, `quantize` and `decode_latent`; `encode` and `decode` run on an engine
-    that is made at first use, and made again whenever the weights are not those it was made from. `freeze` gives that
-    engine for good.
+    Training uses `forward`, `latent`, `quantize` and `decode_latent`. `encode` and `decode` run on an engine that is
+    built at first use and rebuilt whenever the weights have changed since; `freeze` returns an engine to keep.
     """
 
     def __init__(self, **config: Any) -> None:
@@ -33,7 +32,7 @@ class SNAC(Codec):
 
     @classmethod
     def from_config(cls, config: CodecConfig | Mapping[str, Any] | str | Path) -> SNAC:
-        """A model with fresh random weights from a configuration, its mapping or a `config.json`'s path."""
+        """A model with random weights, from a configuration, its mapping or the path of a `config.json`."""
         if isinstance(config, str | Path):
             config = CodecConfig.from_json(Path(config))
         return cls(**(config.to_dict() if isinstance(config, CodecConfig) else config))
@@ -53,7 +52,7 @@ class SNAC(Codec):
         """A trained model, in eval mode: a bundled name, a folder or a hub id; the bundled default if no name.
 
         Reads `model.safetensors`, else `pytorch_model.bin` (tensors only, nothing is unpickled), onto `device` and as
-        `dtype` if given. Raises ModelError when there is no such model or its weights do not fit its configuration.
+        `dtype` if given. ModelError when there is no such model or its weights do not fit its configuration.
         """
         folder, label = models.locate(name, revision, cache_dir, local_files_only, token)
         with torch.inference_mode(False):
@@ -64,7 +63,7 @@ class SNAC(Codec):
         return model.eval().to(device=device, dtype=dtype)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors` into `folder`, which is made if need be."""
+        """Write `config.json` and `model.safetensors` into `folder`, which is created if needed."""
         pretrained.save(self, Path(folder))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
@@ -79,10 +78,10 @@ class SNAC(Codec):
         device: torch.device | str | None = None,
         graphs: bool | str = False,
     ) -> Engine:
-        """An engine with the weights as they are now, which later changes of the model do not reach.
+        """An engine with a copy of the current weights; later changes of the model do not affect it.
 
-        See Engine for `backend`, `dtype` and `graphs`; the model's own device unless `device` is given. BackendError
-        for what cannot be had here.
+        `backend`, `dtype` and `graphs` are as in Engine; `device` defaults to the model's. BackendError for a
+        combination that is not available here.
         """
         if backend is dtype is device is None and not graphs:
             return self._engine()
@@ -91,7 +90,7 @@ class SNAC(Codec):
     def encode(
         self, audio: Audio, lengths: Sequence[int] | None = None, *, progress: Progress = no_progress
     ) -> list[Codes]:
-        """Audio (batch, 1, samples) -> codes of each scale, coarse to fine; see Engine.encode."""
+        """Audio (batch, 1, samples) -> codes of each scale, coarse to fine, as Engine.encode."""
         refuse_tracing()
         if torch.compiler.is_compiling():
             return self.quantize(self.latent(audio)).codes
@@ -109,7 +108,7 @@ class SNAC(Codec):
         noise: bool = True,
         progress: Progress = no_progress,
     ) -> Audio:
-        """Codes of each scale, coarse to fine -> audio (batch, 1, samples); see Engine.decode."""
+        """Codes of each scale, coarse to fine -> audio (batch, 1, samples), as Engine.decode."""
         refuse_tracing()
         weight = self.quantizer.scales[0].codebook.weight
         if torch.compiler.is_compiling():
@@ -121,10 +120,10 @@ class SNAC(Codec):
         return audio.to(weight.dtype)
 
     def _engine(self) -> Engine:
-        """The engine of the weights as they are."""
+        """The engine of the current weights."""
         with self._lock:
             if self._frozen is None or not self._frozen.stands_for(self):
-                self._frozen = None  # its memory first
+                self._frozen = None  # frees its memory first
                 self._frozen = _Frozen(self)
             return self._frozen.engine
 
@@ -138,10 +137,10 @@ class SNAC(Codec):
 
 
 class _Frozen:
-    """An engine, and the values it was made from.
+    """An engine, and the values it was built from.
 
-    Versions and addresses of tensors do not tell of a change through `.data`, NumPy or a memory map, so every value is
-    compared. That takes a read of the weights at each call; `SNAC.freeze` saves it.
+    Tensor versions and addresses miss changes through `.data`, NumPy or a memory map, so every value is compared.
+    That reads the weights once per call; `SNAC.freeze` avoids it.
     """
 
     def __init__(self, model: SNAC) -> None:
@@ -149,7 +148,7 @@ class _Frozen:
         self._values = [value.detach().clone() for value in _values(model)]
 
     def stands_for(self, model: SNAC) -> bool:
-        """Whether the model's weights are those."""
+        """Whether the model still has those weights."""
         now = _values(model)
         return len(now) == len(self._values) and all(
             a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
@@ -161,9 +160,9 @@ def _values(model: SNAC) -> list[Tensor]:
     return [*model.parameters(), *model.buffers()]
 
 
-Coder = SNAC | Engine  # what codes and decodes
+Coder = SNAC | Engine  # what encodes and decodes
 
 
 def frozen(model: Coder) -> Engine:
-    """The engine of a model as it is now."""
+    """The model itself if it is an engine, else an engine of its current weights."""
     return model if isinstance(model, Engine) else model.freeze()

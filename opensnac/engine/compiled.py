@@ -1,4 +1,4 @@
-"""Layers and scales of an engine in C: the arithmetic of `layers.py` and `scales.py` by the kernels of a processor."""
+"""Layers and scales of an engine on the C kernels: the arithmetic of `layers.py` and `scales.py`."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from opensnac.model.operators import depthwise, snake
 from opensnac.model.quantizer import Codes, Vectors
 
 
-def in_c(plain: Sequence[Layer], bfloat16: bool) -> list[Layer]:
-    """Layers by the kernels wherever these know them; `bfloat16` is what products are computed in."""
+def to_c(plain: Sequence[Layer], bfloat16: bool) -> list[Layer]:
+    """The layers, on kernels wherever there is one; `bfloat16` products if asked for."""
     known: list[Layer] = []
-    waiting: layers.Units | None = None  # a row of units, until it is known what comes after it
+    waiting: layers.Units | None = None  # units whose next layer is not known yet
     for layer in [*plain, None]:
-        made = None if layer is None else _in_c(layer, bfloat16)
+        made = None if layer is None else _to_c(layer, bfloat16)
         if waiting is not None:
             joined = made if isinstance(made, Windowed) and not isinstance(made, layers.Grouped) else None
             known.append(Units.of(waiting, bfloat16, joined))
@@ -37,13 +37,13 @@ def in_c(plain: Sequence[Layer], bfloat16: bool) -> list[Layer]:
     return known
 
 
-def _fits(row: layers.Units) -> bool:
-    """Whether the kernels know such units."""
-    depthwise = all(isinstance(unit.mix, layers.Depthwise) for unit in row.units)
-    return depthwise and all(channels % kernels.WIDTH == 0 for channels in row.channels)
+def _fits(units: layers.Units) -> bool:
+    """Whether there is a kernel for such units."""
+    depthwise = all(isinstance(unit.conv, layers.Depthwise) for unit in units.units)
+    return depthwise and all(channels % kernels.WIDTH == 0 for channels in units.channels)
 
 
-def _in_c(layer: Layer, bfloat16: bool) -> Layer:
+def _to_c(layer: Layer, bfloat16: bool) -> Layer:
     match layer:
         case layers.Snake():
             return Snake(layer.alpha)
@@ -53,7 +53,7 @@ def _in_c(layer: Layer, bfloat16: bool) -> Layer:
             return Pointwise.of(layer, kernels.packed(layer.matrix, bfloat16))
         case layers.Convolution() if layer.dilation == 1:
             matrix = layer.weight.transpose(1, 2).flatten(1)
-            one = len(matrix) == 1  # column: a sum of products along the signal
+            one = len(matrix) == 1  # output channel: a dot product per step
             return Convolution.of(layer, matrix[0].contiguous() if one else kernels.packed(matrix, bfloat16))
         case layers.Downsample():
             return Downsample.of(layer, kernels.packed(torch.cat((layer.first, layer.second), dim=1), bfloat16))
@@ -67,29 +67,29 @@ def _in_c(layer: Layer, bfloat16: bool) -> Layer:
 
 
 class Packed:
-    """A layer, with its matrices in the order that the kernels read."""
+    """A layer whose matrices are in the kernels' layout."""
 
     @classmethod
     def of(cls, layer: Any, packed: Any) -> Self:
-        """The layer with `packed` weights; of those it had the shapes stay, not the numbers."""
+        """The layer with `packed` weights; its own matrices keep their shapes but not their values."""
         values: dict[str, Any] = {f.name: _shape_of(getattr(layer, f.name)) for f in fields(layer)}
         return cast(Any, cls)(**values, packed=packed)
 
 
 def _shape_of(value: Any) -> Any:
-    """A matrix without its numbers; anything else as it is."""
+    """A matrix on the meta device; anything else unchanged."""
     return value.to("meta") if isinstance(value, Tensor) and value.ndim > 1 else value
 
 
 class Snake(layers.Snake):
-    """By the operator that training uses."""
+    """The operator that training uses."""
 
     def apply(self, x: Signal) -> Signal:
         return snake(x, self.alpha)
 
 
 class Depthwise(layers.Depthwise):
-    """By the operator that training uses, without what it makes of the zeros around a piece."""
+    """The operator that training uses, cropped to the steps that its own zero padding does not reach."""
 
     def apply(self, x: Signal) -> Signal:
         return depthwise(x, self.taps, self.bias, self.dilation)[:, self.reach : x.shape[1] - self.reach]
@@ -97,7 +97,7 @@ class Depthwise(layers.Depthwise):
 
 @dataclass(frozen=True)
 class Pointwise(layers.Pointwise, Packed):
-    """One product."""
+    """One matrix product."""
 
     packed: Tensor
 
@@ -107,7 +107,7 @@ class Pointwise(layers.Pointwise, Packed):
 
 @dataclass(frozen=True, kw_only=True)
 class Convolution(layers.Convolution, Packed):
-    """One product on overlapping rows."""
+    """One matrix product on overlapping rows."""
 
     packed: Tensor
 
@@ -119,7 +119,7 @@ class Convolution(layers.Convolution, Packed):
 
 @dataclass(frozen=True)
 class Downsample(layers.Downsample, Packed):
-    """One product on overlapping rows, `stride` steps apart."""
+    """One matrix product on overlapping rows, `stride` steps apart."""
 
     packed: Tensor
 
@@ -130,7 +130,7 @@ class Downsample(layers.Downsample, Packed):
 
 @dataclass(frozen=True)
 class Upsample(layers.Upsample, Packed):
-    """One product on neighbouring frames side by side."""
+    """One matrix product on pairs of neighbouring frames."""
 
     packed: Tensor
 
@@ -141,7 +141,7 @@ class Upsample(layers.Upsample, Packed):
 
 @dataclass(frozen=True, kw_only=True)
 class Attention(layers.Attention, Packed):
-    """Its projections by the kernels."""
+    """Projections on the kernels."""
 
     packed: tuple[Tensor, Tensor]
 
@@ -154,33 +154,33 @@ class Attention(layers.Attention, Packed):
 
 @dataclass(frozen=True)
 class Units(layers.Units):
-    """Units in one walk along the signal, and the layer after them, for whose kept steps the walk leaves room."""
+    """Units in one pass along the signal, then the layer after them, whose context the pass leaves room for."""
 
-    row: kernels.UnitRow | None = None
+    stack: kernels.UnitStack | None = None
     last: Windowed | None = None
 
     @classmethod
     def of(cls, plain: layers.Units, bfloat16: bool, last: Windowed | None) -> Units:
-        """The row of a plain one, and what comes after it if that keeps steps of one input."""
+        """The units on kernels; `last` is the layer after them if it needs context of one input."""
         units = [
             kernels.Unit(
                 unit.alpha,
-                unit.mix.taps,
-                unit.mix.bias,
+                unit.conv.taps,
+                unit.conv.bias,
                 unit.beta,
                 kernels.packed(unit.matrix, bfloat16),
                 unit.bias,
-                unit.mix.dilation,
+                unit.conv.dilation,
             )
             for unit in plain.units
-            if isinstance(unit.mix, layers.Depthwise)
+            if isinstance(unit.conv, layers.Depthwise)
         ]
         noise = None if plain.noise is None else kernels.packed(plain.noise.matrix, bfloat16)
         narrow = bfloat16 and isinstance(last, layers.Downsample | layers.Upsample)
-        row = kernels.UnitRow(units, noise, plain.alpha, bfloat16=narrow)
+        stack = kernels.UnitStack(units, noise, plain.alpha, bfloat16=narrow)
         shapes = [replace(unit, matrix=_shape_of(unit.matrix)) for unit in plain.units]
         drawn = None if plain.noise is None else replace(plain.noise, matrix=_shape_of(plain.noise.matrix))
-        return cls(shapes, drawn, plain.alpha, row, last)
+        return cls(shapes, drawn, plain.alpha, stack, last)
 
     @property
     def up(self) -> int:  # type: ignore[override]
@@ -194,33 +194,33 @@ class Units(layers.Units):
     def channels(self) -> list[int]:
         return super().channels + ([] if self.last is None else self.last.channels)
 
-    def plan(self, offset: int) -> tuple[list[int], int]:
-        keeps, offset = super().plan(offset)
-        more, offset = ([], offset) if self.last is None else self.last.plan(offset)
-        return keeps + more, offset
+    def context(self, offset: int) -> tuple[list[int], int]:
+        context, offset = super().context(offset)
+        more, offset = ([], offset) if self.last is None else self.last.context(offset)
+        return context + more, offset
 
-    def newest(self, step: int) -> int:
-        return super().newest(step if self.last is None else self.last.newest(step))
+    def last_input(self, step: int) -> int:
+        return super().last_input(step if self.last is None else self.last.last_input(step))
 
     def __call__(self, x: Signal, tails: Tails, span: Span) -> tuple[Signal, Tails]:  # type: ignore[override]
-        assert self.row is not None
+        assert self.stack is not None
         inner, outer = tails[: len(self.units)], tails[len(self.units) :]
         starts, reach = [], 0
         for unit in self.units:
             starts.append([start - reach for start in span.starts])
-            reach += unit.mix.reach
-        e = None if self.noise is None else noise_beside(span, self.noise.layer, x)
+            reach += unit.conv.reach
+        e = None if self.noise is None else draw_noise(span, self.noise.layer, x)
         room = outer[0].shape[1] if outer else 0
-        y, kept = self.row(x, inner, starts, span.lengths, e, room)
+        y, new_tails = self.stack(x, inner, starts, span.lengths, e, room)
         if self.last is None:
-            return y, kept
+            return y, new_tails
         y[:, :room] = outer[0]
-        y, new = self.last.joined(y, room, span.later(-reach))
-        return y, [*kept, *new]
+        y, new = self.last.joined(y, room, span.shifted(-reach))
+        return y, [*new_tails, *new]
 
 
-def noise_beside(span: Span, layer: int, x: Signal) -> Tensor | None:
-    """As Span.noise, drawn by the kernel."""
+def draw_noise(span: Span, layer: int, x: Signal) -> Tensor | None:
+    """Span.noise, drawn by the kernel."""
     return span.noise(layer, x, lambda draws: kernels.noise(*_keys(layer, draws), x.shape[1]))
 
 
@@ -228,8 +228,8 @@ def _keys(layer: int, draws: Sequence[tuple[int, int]]) -> tuple[list[int], list
     return [noise_key(seed, layer) for seed, _ in draws], [start for _, start in draws]
 
 
-def scale_in_c(scale: Scale) -> Scale:
-    """A scale of the quantiser by the kernels."""
+def scale_to_c(scale: Scale) -> Scale:
+    """A scale of the quantiser on the kernels."""
     values = {f.name: getattr(scale, f.name) for f in fields(scale)}
     matrices = kernels.packed(scale.in_matrix), kernels.packed(scale.out_matrix)
     return CompiledScale(**values, packed=(*matrices, kernels.packed_entries(scale.directions)))

@@ -1,4 +1,4 @@
-"""What runs a trained model: made from it once, immutable, for any number of threads at once."""
+"""The engine: built from a trained model once, immutable, usable from any number of threads."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 from opensnac.config import CodecConfig
 from opensnac.engine import backends, packing
-from opensnac.engine.row import Row
 from opensnac.engine.scales import dequantize, quantize
-from opensnac.engine.span import Span, silent_from
-from opensnac.engine.whole import Course, Progress, Recorder, in_pieces
+from opensnac.engine.span import Span, mask_from
+from opensnac.engine.stack import LayerStack
+from opensnac.engine.whole import GraphRunner, Pipeline, Progress, in_pieces
 from opensnac.errors import AudioError, BackendError, CodesError
 from opensnac.model.checks import checked_audio, checked_codes
 from opensnac.model.codec import Audio, Codec, Codes
@@ -25,14 +25,14 @@ def no_progress(share: float) -> None:
 
 
 class Engine:
-    """A frozen model. `encode` and `decode` are those of SNAC, without a look at the model's weights.
+    """A frozen model. `encode` and `decode` are those of SNAC, without checking whether the weights have changed.
 
-    `backend` is "c", the kernels of a processor in float32, "torch", any device and type, or "triton", a GPU; None
-    takes the fastest of the first two that is there. `dtype` float16 or bfloat16 computes in that type; the c backend
-    multiplies in bfloat16, where the processor does, and keeps the rest in float32. Audio is float32 at the borders
-    whatever the type inside. With `graphs` the others run whole signals by steps of few shapes, which a GPU repeats by
-    one launch each; a name, such as "inductor", is torch.compile's backend that makes them. BackendError for what
-    cannot be had here.
+    `backend` is "c" (CPU kernels in float32), "torch" (any device and type) or "triton" (GPU); None takes the faster
+    available one of the first two. `dtype` float16 or bfloat16 computes in that type; the c backend multiplies in
+    bfloat16 where the CPU can, and keeps the rest in float32. Input and output audio is float32 whatever the type
+    inside. With `graphs` the other backends run whole signals in steps of a few shapes, which a GPU replays with one
+    launch each; a name such as "inductor" is the torch.compile backend that compiles them. BackendError for a
+    combination that is not available here.
     """
 
     def __init__(
@@ -54,40 +54,40 @@ class Engine:
             self._encoder_layers = kind.prepare(packing.encoder_layers(model, place))
             self._decoder_layers = kind.prepare(packing.decoder_layers(model, place))
             self._scales = kind.prepare_scales(packing.scales(model, place))
-        self._run = in_pieces if not graphs else self._recorder(graphs).run
+        self._run = in_pieces if not graphs else self._graph_runner(graphs).run
         strides, latent, code = (
             self.config.vq_strides,
-            self.nothing(0, self.latent_dim),
+            self.zeros(0, self.latent_dim),
             torch.empty(0, 0, dtype=torch.int64, device=self.device),
         )
-        self._encoding = Course(
-            row=self.encoder_row(),
-            enter=lambda audio: audio[0].to(latent.dtype),
-            leave=self.quantize,
-            like=self.nothing(0, 1),
-            inputs=[self.nothing(0, 1).float()],
-            every=[1],
-            out_every=strides,
+        self._encoding = Pipeline(
+            stack=self.encoder_stack(),
+            preprocess=lambda audio: audio[0].to(latent.dtype),
+            postprocess=self.quantize,
+            like=self.zeros(0, 1),
+            inputs=[self.zeros(0, 1).float()],
+            in_strides=[1],
+            out_strides=strides,
         )
-        self._decoding = Course(
-            row=self.decoder_row(),
-            enter=self.dequantize,
-            leave=lambda audio: [audio.float()],
+        self._decoding = Pipeline(
+            stack=self.decoder_stack(),
+            preprocess=self.dequantize,
+            postprocess=lambda audio: [audio.float()],
             like=latent,
             inputs=[code for _ in strides],
-            every=strides,
-            out_every=[1],
+            in_strides=strides,
+            out_strides=[1],
         )
 
     def __repr__(self) -> str:
         return f"Engine({self.name!r}, backend={self.backend.name!r}, dtype={self.dtype}, device={str(self.device)!r})"
 
     def __reduce__(self) -> Any:
-        raise TypeError("an Engine cannot be pickled; pickle the model and call its freeze() where it arrives")
+        raise TypeError("an Engine cannot be pickled; pickle the model and call freeze() after unpickling")
 
     @property
     def dtype(self) -> torch.dtype:
-        """What products are computed in."""
+        """The type that matrix products are computed in."""
         return self.backend.dtype
 
     @property
@@ -111,21 +111,21 @@ class Engine:
     ) -> list[Codes]:
         """(batch, 1, samples) -> codes (batch, frames / stride) int64 of each scale, coarse to fine.
 
-        Audio is padded with zeros to whole groups of frames (`config.frame_multiple`) and coded in pieces, so working
-        memory does not grow with its length. Clips of unequal `lengths` (samples, one a clip) come out as if each
-        were alone: what the batch holds beyond a clip's end is not looked at, and its codes there are 0.
-        `progress` is told the share done after each piece. Raises AudioError for anything but finite mono
-        floating-point audio of that shape; without `check` samples are not looked at, which saves waiting for a GPU.
+        Audio is padded with zeros to whole groups of frames (`config.frame_multiple`) and encoded in pieces, so working
+        memory does not grow with its length. Clips of unequal `lengths` (in samples, one per clip) get the codes they
+        get alone: samples beyond a clip's end are ignored, and codes there are 0. `progress` receives the share done
+        after each piece. AudioError for anything but finite mono floating-point audio of that shape; without `check`
+        the values are not checked, which avoids a GPU synchronisation.
         """
         audio = checked_audio(audio, torch.float32, self.device, finite=check)
         frames = self._frames_of_clips(lengths, audio.shape[-1], audio.shape[0])
         samples = [count * self.hop_length for count in frames]
-        signal = audio.transpose(1, 2) if lengths is None else silent_from(audio.transpose(1, 2), lengths)
+        signal = audio.transpose(1, 2) if lengths is None else mask_from(audio.transpose(1, 2), lengths)
         codes = self._through(self._encoding, [signal], samples, [None] * len(frames), max(samples), progress)
         if lengths is None:
             return codes
         strides = self.config.vq_strides
-        return [silent_from(c, [count // s for count in frames]) for c, s in zip(codes, strides, strict=True)]
+        return [mask_from(c, [count // s for count in frames]) for c, s in zip(codes, strides, strict=True)]
 
     @torch.no_grad()
     def decode(
@@ -142,23 +142,23 @@ class Engine:
         """Codes of each scale, coarse to fine -> audio (batch, 1, samples), cut to `num_samples` if given.
 
         The decoder's noise depends on `seed` and position alone; `noise=False` leaves it out. Clips of unequal
-        `lengths` (samples, one a clip) come out as if each were alone, followed by zeros. Works in pieces and
-        tells `progress` as encode does; gradients go through the model, not through here. Raises CodesError for codes
-        that do not fit the model: number of scales, lengths, type, range. Without `check` the range is not looked at,
-        which saves waiting for a GPU: a code beyond it stands for the last one.
+        `lengths` (in samples, one per clip) sound as they do alone, followed by zeros. Works in pieces and reports
+        `progress` as encode does; not differentiable, unlike the model. CodesError for codes that do not fit the model:
+        number of scales, lengths, type, range. Without `check` the range is not checked, which avoids a GPU
+        synchronisation, and codes outside it are clamped.
         """
         codes, frames = checked_codes(codes, self.config, self.device, self.config.frame_multiple, in_range=check)
         total, clips = frames * self.hop_length, codes[0].shape[0]
         if num_samples is not None and not 0 <= num_samples <= total:
             raise CodesError(
-                f"num_samples is {num_samples}, but {frames} frames of {self.hop_length} hold {total} samples; "
-                "ask for no more than that"
+                f"num_samples: expected 0 to {total}, the samples of {frames} frames of {self.hop_length}, "
+                f"got {num_samples}"
             )
         ends = [count * self.hop_length for count in self._frames_of_clips(lengths, total, clips)]
         seeds = [seed if noise else None] * clips
         (audio,) = self._through(self._decoding, codes, ends, seeds, frames, progress)
         if lengths is not None:
-            audio = silent_from(audio, lengths)
+            audio = mask_from(audio, lengths)
         return audio.transpose(1, 2)[..., : total if num_samples is None else num_samples]
 
     def quantize(self, latent: Signal) -> list[Codes]:
@@ -169,9 +169,9 @@ class Engine:
         """Codes of each scale, or of the first ones -> latent frames (batch, frames, latent_dim)."""
         return dequantize(self._scales, codes)
 
-    def encoder_row(self, offset: int = 0) -> Row:
-        """The encoder for audio that comes in pieces of whole groups of frames, from sample `offset` on."""
-        return Row(
+    def encoder_stack(self, offset: int = 0) -> LayerStack:
+        """The encoder, for audio in pieces of whole groups of frames, starting at sample `offset`."""
+        return LayerStack(
             self._encoder_layers,
             self.config.frame_multiple * self.hop_length,
             tick=1,
@@ -179,32 +179,32 @@ class Engine:
             cache_bytes=self.backend.cache_bytes,
         )
 
-    def decoder_row(self) -> Row:
-        """The decoder for latent frames that come in pieces of whole groups."""
+    def decoder_stack(self) -> LayerStack:
+        """The decoder, for latent frames in pieces of whole groups."""
         multiple, cache_bytes = self.config.frame_multiple, self.backend.cache_bytes
-        return Row(self._decoder_layers, multiple, tick=self.hop_length, cache_bytes=cache_bytes)
+        return LayerStack(self._decoder_layers, multiple, tick=self.hop_length, cache_bytes=cache_bytes)
 
-    def nothing(self, clips: int, channels: int, steps: int = 0) -> Signal:
-        """Zeros (clips, steps, channels) of the type and on the device that the layers work with."""
+    def zeros(self, clips: int, channels: int, steps: int = 0) -> Signal:
+        """Zeros (clips, steps, channels) in the type and on the device of the layers."""
         return torch.zeros(clips, steps, channels, dtype=self.backend.signal_dtype, device=self.device)
 
     def _through(
         self,
-        course: Course,
+        pipeline: Pipeline,
         inputs: Sequence[Tensor],
         lengths: Sequence[int],
         seeds: Sequence[int | None],
         steps: int,
         progress: Progress,
     ) -> list[Tensor]:
-        """Whole signals of `lengths` samples through the encoder or the decoder: `steps` steps of its row's input."""
-        size = course.steps_at_once(len(lengths), self.config.sampling_rate)
-        return self._run(course, inputs, Span([0] * len(lengths), [*lengths], [*seeds]), steps, size, progress)
+        """Whole signals of `lengths` samples through the encoder or decoder: `steps` steps of its stack's input."""
+        size = pipeline.steps_at_once(len(lengths), self.config.sampling_rate)
+        return self._run(pipeline, inputs, Span([0] * len(lengths), [*lengths], [*seeds]), steps, size, progress)
 
-    def _recorder(self, graphs: bool | str) -> Recorder:
+    def _graph_runner(self, graphs: bool | str) -> GraphRunner:
         if self.backend.name == "c":
             raise BackendError("the C kernels have no graphs: expected backend 'torch' or 'triton', got 'c'")
-        return Recorder(None if graphs is True else str(graphs))
+        return GraphRunner(None if graphs is True else str(graphs))
 
     def _frames_of_clips(self, lengths: Sequence[int] | None, samples: int, clips: int) -> list[int]:
         """Frames that code each clip of a batch; AudioError for lengths that do not fit it."""
@@ -212,7 +212,7 @@ class Engine:
             return [self.config.num_frames(samples)] * clips
         if len(lengths) != clips or not all(1 <= length <= samples for length in lengths):
             raise AudioError(
-                f"lengths came as {list(lengths)}, expected {clips} numbers from 1 to {samples}, "
-                "the samples of each clip of the batch"
+                f"lengths: expected {clips} numbers from 1 to {samples}, the samples of each clip in the batch, "
+                f"got {list(lengths)}"
             )
         return [self.config.num_frames(int(length)) for length in lengths]

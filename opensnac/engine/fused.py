@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def"
-"""Residual units in one pass through a GPU's memory each: a kernel of Triton in place of a dozen of PyTorch's."""
+"""Each residual unit as one Triton kernel, one pass over GPU memory, in place of a dozen PyTorch kernels."""
 
 from __future__ import annotations
 
@@ -14,50 +14,51 @@ from opensnac.engine.layers import Layer, Spans, Tails, snake
 from opensnac.engine.span import DeviceSpan, Span
 from opensnac.model.layers import Signal
 
-STEPS, DEPTH = 64, 16  # steps of a program's output, channels of its product that are summed at a time
-MOST_COLUMNS = 128  # channels of its output
+STEPS, DEPTH = 64, 16  # output steps per program, input channels per step of its matrix product
+MAX_COLUMNS = 128  # output channels per program
 
 
-def in_triton(plain: Sequence[Layer]) -> list[Layer]:
-    """Layers, rows of depthwise units by the kernel."""
+def to_triton(plain: Sequence[Layer]) -> list[Layer]:
+    """The layers, depthwise residual units on the kernel."""
     return [Units(x.units, x.noise, x.alpha) if isinstance(x, layers.Units) and _fits(x) else x for x in plain]
 
 
-def _fits(row: layers.Units) -> bool:
-    return all(isinstance(unit.mix, layers.Depthwise) for unit in row.units)
+def _fits(units: layers.Units) -> bool:
+    return all(isinstance(unit.conv, layers.Depthwise) for unit in units.units)
 
 
 class Units(layers.Units):
-    """Each unit reads its input once and writes its output: silence, both Snakes, convolution, product and sum."""
+    """Each unit reads its input once and writes its output: mask, both Snakes, convolution, product and sum."""
 
     def __call__(self, x: Signal, tails: Tails, span: Spans) -> tuple[Signal, Tails]:
         x = self.with_noise(x, span).contiguous()
         places = DeviceSpan.of(span, x.device) if isinstance(span, Span) else span
-        kept: Tails = []
+        new_tails: Tails = []
         for unit, tail in zip(self.units, tails, strict=True):
-            kept.append(torch.cat((tail, x[:, max(0, x.shape[1] - tail.shape[1]) :]), dim=1)[:, -tail.shape[1] :])
-            x, places = unit_of(unit, x, tail.contiguous(), places), places.later(-unit.mix.reach)
-        return x if self.alpha is None else snake(x, self.alpha), kept
+            context = tail.shape[1]
+            new_tails.append(torch.cat((tail, x[:, max(0, x.shape[1] - context) :]), dim=1)[:, -context:])
+            x, places = unit_of(unit, x, tail.contiguous(), places), places.shifted(-unit.conv.reach)
+        return x if self.alpha is None else snake(x, self.alpha), new_tails
 
 
 def unit_of(unit: layers.Unit, x: Signal, tail: Signal, span: DeviceSpan) -> Signal:
-    """What a unit makes of x, which comes after `tail`."""
-    assert isinstance(unit.mix, layers.Depthwise)
+    """A unit's output for x, which follows `tail`."""
+    assert isinstance(unit.conv, layers.Depthwise)
     (batch, time, channels), y = x.shape, torch.empty_like(x)
-    columns = min(MOST_COLUMNS, max(16, triton.next_power_of_2(channels)))
+    columns = min(MAX_COLUMNS, max(16, triton.next_power_of_2(channels)))
     programs = triton.cdiv(time, STEPS), triton.cdiv(channels, columns), batch
-    weights = unit.alpha, unit.mix.taps, unit.mix.bias, unit.beta, unit.matrix, unit.bias
+    weights = unit.alpha, unit.conv.taps, unit.conv.bias, unit.beta, unit.matrix, unit.bias
     alike = int(len(span.starts) == 1)
     precision = "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
     if y.numel():
-        numbers = time, channels, tail.shape[1], unit.mix.dilation, alike
+        numbers = time, channels, tail.shape[1], unit.conv.dilation, alike
         _unit[programs](x, tail, y, *weights, span.starts, span.lengths, *numbers, STEPS, columns, DEPTH, precision)
     return y
 
 
 @triton.jit
 def _heard(x, tail, clip, j, c, start, length, time, channels, keep):
-    """Steps j of a tail and what comes after it, zero outside of the signal: (steps, channels)."""
+    """Steps j of a tail followed by x, zero outside the signal: (steps, channels)."""
     position = start - keep + j
     inside = (position >= 0) & (position < length) & (j < keep + time)
     old = tl.load(
@@ -102,7 +103,7 @@ def _unit(
     DEPTH: tl.constexpr,  # noqa: N803
     PRECISION: tl.constexpr,  # noqa: N803
 ):
-    """STEPS steps of COLUMNS channels of one clip's output, from all channels of the input, DEPTH at a time."""
+    """STEPS steps of COLUMNS output channels of one clip, from all input channels, DEPTH at a time."""
     t = tl.program_id(0) * STEPS + tl.arange(0, STEPS)
     n = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     clip = tl.program_id(2).to(tl.int64)

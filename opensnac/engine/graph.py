@@ -1,7 +1,7 @@
-"""A row's step on signals of one shape as one graph of operators: CUDA's, or what torch.compile makes of it.
+"""One step of a layer stack on signals of one shape, as a CUDA graph or compiled by torch.compile.
 
-All that a step needs and changes lies in tensors that stay where they are: the input, each signal's place, what every
-layer keeps. So a GPU repeats the step by one launch, and any number of streams stand beside each other without copies.
+Everything that a step reads and writes is in tensors at fixed addresses: the input, each signal's position, each
+layer's context. So a GPU replays the step with one launch, for any number of streams side by side, without copies.
 """
 
 from __future__ import annotations
@@ -12,43 +12,43 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from opensnac.engine.row import Row
-from opensnac.engine.span import DeviceSpan, Span, counted, sent
+from opensnac.engine.span import DeviceSpan, Span, as_counts, to_device
+from opensnac.engine.stack import LayerStack
 from opensnac.model.layers import Signal
 
-WARM_UPS = 3  # calls before CUDA records one, in which libraries choose and allocate
-COMPILED_SHAPES = 256  # of steps in a process; more raise
+WARM_UPS = 3  # calls before the capture, in which libraries choose algorithms and allocate
+COMPILED_SHAPES = 256  # step shapes compiled in one process; more raise
 
-Enter = Callable[[Sequence[Tensor]], Signal]
-Leave = Callable[[Signal], list[Tensor]]
+Preprocess = Callable[[Sequence[Tensor]], Signal]
+Postprocess = Callable[[Signal], list[Tensor]]
 
 
 class Step:
-    """`batch` signals side by side, each taking `steps` steps of a row's input at a time, or none.
+    """`batch` signals side by side, each of which takes `steps` steps of a stack's input at a time, or none.
 
-    Write what comes into `inputs`, tell in `active` for which signals it counts, and call `advance`, which gives, for
-    each signal, what begins at the row's `first_step` from before. `enter` makes the row's input of the inputs, as
-    dequantising does of codes, and `leave` the step's outputs of the row's.
+    Write new input to `inputs`, mark in `active` the signals it is for, and call `advance`. Each signal's output begins
+    at the stack's `first_step` before the call. `preprocess` turns `inputs` into the stack's input, as dequantising
+    does with codes; `postprocess` turns the stack's output into the step's outputs.
 
-    `compiler` is given to torch.compile (fullgraph, static shapes) as its backend. On a GPU the step, compiled or not,
-    is recorded as a CUDA graph, whose memory is `pool`'s if it is given. On other devices it just runs.
+    `compiler` is the backend of torch.compile (fullgraph, static shapes). On a GPU the step, compiled or not, is
+    captured as a CUDA graph, in the memory `pool` if given. On other devices it just runs.
     """
 
     def __init__(
         self,
-        row: Row,
+        stack: LayerStack,
         inputs: Sequence[Tensor],
         steps: int,
         like: Signal,
-        enter: Enter = lambda inputs: inputs[0],
-        leave: Leave = lambda y: [y],
+        preprocess: Preprocess = lambda inputs: inputs[0],
+        postprocess: Postprocess = lambda y: [y],
         compiler: str | None = None,
         pool: Any = None,
     ) -> None:
         batch, device = inputs[0].shape[0], like.device
-        self.row, self.inputs, self.samples = row, [*inputs], steps * row.tick
-        self._enter, self._leave = enter, leave
-        self.tails = row.start([None] * batch, [None] * batch, like).tails
+        self.stack, self.inputs, self.samples = stack, [*inputs], steps * stack.tick
+        self._preprocess, self._postprocess = preprocess, postprocess
+        self.tails = stack.start([None] * batch, [None] * batch, like).tails
         self.counts = torch.zeros(4, batch, dtype=torch.int64, device=device)  # rows of a DeviceSpan
         self.active = torch.ones(batch, dtype=torch.bool, device=device)
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -60,7 +60,7 @@ class Step:
 
     @torch.no_grad()
     def advance(self) -> list[Tensor]:
-        """Take a step; the outputs (batch, steps out, channels), which the next step on a GPU overwrites."""
+        """Take a step; returns the outputs (batch, steps out, channels), which the next step on a GPU overwrites."""
         if self._graph is not None:
             self._graph.replay()
         else:
@@ -69,22 +69,22 @@ class Step:
         return self._outputs
 
     def begin(self, places: slice, span: Span) -> None:
-        """Let new signals take places; what those before them left there is silenced, as it lies before the start."""
-        self.counts[:, places].copy_(sent(counted(span), self.counts.device))
+        """Start new signals in `places`; context left by earlier ones is masked, as it lies before their start."""
+        self.counts[:, places].copy_(to_device(as_counts(span), self.counts.device))
 
     def end(self, place: int, length: int) -> None:
-        """Tell the length, in samples, of a signal that went on until now."""
+        """Set the length, in samples, of a signal that was open-ended so far."""
         self.counts[1, place] = length
 
     def _advance(self) -> list[Tensor]:
-        y, kept = self.row.step(self._enter(self.inputs), self.tails, DeviceSpan(*self.counts.unbind()))
-        for tail, new in zip(self.tails, kept, strict=True):
+        y, new_tails = self.stack.step(self._preprocess(self.inputs), self.tails, DeviceSpan(*self.counts.unbind()))
+        for tail, new in zip(self.tails, new_tails, strict=True):
             tail.copy_(torch.where(self.active[:, None, None], new, tail))
         self.counts[0].add_(self.active * self.samples)
-        return self._leave(y)
+        return self._postprocess(y)
 
     def _record(self, pool: Any) -> None:
-        """As CUDA's own documentation has it: some calls on a stream beside, then one that is recorded."""
+        """As in CUDA's documentation: warm-up calls on a side stream, then the capture."""
         beside = torch.cuda.Stream()
         beside.wait_stream(torch.cuda.current_stream())
         with torch.no_grad(), torch.cuda.stream(beside):

@@ -1,8 +1,8 @@
-"""The codec's layers as they run: weights folded and fixed, and how many steps of its input each one needs.
+"""The codec's layers for inference: folded, constant weights, and how much context each one needs.
 
-A layer takes a piece of a signal, (batch, time, channels), with the steps of its input kept from the piece before, and
-gives what the whole signal would give for as many steps, late by what it sees of the future. Here is the arithmetic in
-PyTorch, for any device and type; `kernels.py` has the same in C.
+A layer takes a piece of a signal, (batch, time, channels), and its context, the last input steps of the piece before.
+It returns as many steps of what the whole signal would give, delayed by its look-ahead. This is the arithmetic in
+PyTorch, for any device and type; `compiled.py` has the same on the C kernels.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ Tails = list[Tensor]
 
 
 class Layer:
-    """Works on each step by itself, unless it says otherwise. Immutable: what is kept goes in and comes out."""
+    """Works on each step independently unless a subclass says otherwise. Immutable: context goes in and comes out."""
 
     up, down = 1, 1  # steps out for steps in
 
-    def plan(self, offset: int) -> tuple[list[int], int]:
-        """(steps kept at each of its inputs, offset of the output) when pieces begin at step `offset`."""
+    def context(self, offset: int) -> tuple[list[int], int]:
+        """(context of each of its inputs, in steps; offset of the output) when pieces begin at step `offset`."""
         return [], offset
 
-    def newest(self, step: int) -> int:
-        """The newest step of the input that step `step` of the output depends on."""
+    def last_input(self, step: int) -> int:
+        """The last step of the input that step `step` of the output depends on."""
         return step
 
     @property
     def channels(self) -> list[int]:
-        """Channels of each input that it keeps steps of."""
+        """Channels of each input that it needs context of."""
         return []
 
     def __call__(self, x: Signal, tails: Tails, span: Spans) -> tuple[Signal, Tails]:
-        """The output for the piece x that lies at `span`, and what to keep until the next one."""
+        """The output for the piece x, which lies at `span`, and the context for the next one."""
         return self.apply(x), []
 
     def apply(self, x: Signal) -> Signal:
@@ -51,14 +51,14 @@ class Layer:
 
 
 class Windowed(Layer):
-    """Sees neighbouring steps, and zeros beyond a signal's ends; `apply` takes kept steps and the piece."""
+    """Sees neighbouring steps, and zeros beyond a signal's ends; `apply` takes context and piece joined."""
 
     def __call__(self, x: Signal, tails: Tails, span: Spans) -> tuple[Signal, Tails]:
         return self.joined(torch.cat((tails[0], x), dim=1), tails[0].shape[1], span)
 
     def joined(self, x: Signal, keep: int, span: Spans) -> tuple[Signal, Tails]:
-        """As a call, for x with the `keep` steps in front of it."""
-        x = span.silence(x, keep)
+        """As a call, for x with `keep` steps of context in front of it."""
+        x = span.mask(x, keep)
         return self.apply(x), [x[:, x.shape[1] - keep :].clone()]
 
 
@@ -73,12 +73,12 @@ class Snake(Layer):
 
 
 def snake(x: Signal, alpha: Tensor) -> Signal:
-    """x + sin^2(alpha x) / alpha for (channels,) of alpha."""
+    """x + sin^2(alpha x) / alpha, alpha of shape (channels,)."""
     return torch.addcmul(x, torch.sin(x * alpha).square_(), 1 / (alpha + 1e-9))
 
 
 class Tanh(Layer):
-    """The end of the decoder."""
+    """The decoder's last layer."""
 
     def apply(self, x: Signal) -> Signal:
         return torch.tanh(x)
@@ -86,7 +86,7 @@ class Tanh(Layer):
 
 @dataclass(frozen=True)
 class Pointwise(Layer):
-    """A matrix product over the channels: matrix (out, in)."""
+    """Matrix product over the channels: matrix (out, in)."""
 
     matrix: Tensor
     bias: Tensor | None
@@ -96,14 +96,14 @@ class Pointwise(Layer):
 
 
 class Centred(Windowed):
-    """Sees `reach` steps on both sides."""
+    """Has a receptive field of `reach` steps on both sides."""
 
     reach: int
 
-    def plan(self, offset: int) -> tuple[list[int], int]:
+    def context(self, offset: int) -> tuple[list[int], int]:
         return [2 * self.reach], offset - self.reach
 
-    def newest(self, step: int) -> int:
+    def last_input(self, step: int) -> int:
         return step + self.reach
 
 
@@ -157,7 +157,7 @@ class Convolution(Centred):
 
 @dataclass(frozen=True)
 class Downsample(Windowed):
-    """A frame from each two neighbouring blocks of `stride` steps: first and second (out, stride x in)."""
+    """One frame from two neighbouring blocks of `stride` steps: first and second (out, stride x in)."""
 
     first: Tensor
     second: Tensor
@@ -174,14 +174,14 @@ class Downsample(Windowed):
 
     @property
     def _lead(self) -> int:
-        """An output frame begins so many steps before its own block."""
+        """Steps by which an output frame begins before its own block."""
         return math.ceil(self.stride / 2)
 
-    def plan(self, offset: int) -> tuple[list[int], int]:
+    def context(self, offset: int) -> tuple[list[int], int]:
         keep = self.stride + (offset + self._lead) % self.stride
         return [keep], (offset - keep + self._lead) // self.stride
 
-    def newest(self, step: int) -> int:
+    def last_input(self, step: int) -> int:
         return (step + 2) * self.stride - 1 - self._lead
 
     def apply(self, x: Signal) -> Signal:
@@ -190,7 +190,7 @@ class Downsample(Windowed):
 
 @dataclass(frozen=True)
 class Upsample(Windowed):
-    """`stride` steps from each two neighbouring frames: first (of the later) and second (stride x out, in)."""
+    """`stride` steps from two neighbouring frames: first (for the later one) and second (stride x out, in)."""
 
     first: Tensor
     second: Tensor
@@ -207,13 +207,13 @@ class Upsample(Windowed):
 
     @property
     def _lead(self) -> int:
-        """A frame's steps begin so many before its own block."""
+        """Steps by which a frame's output begins before its own block."""
         return math.ceil(self.stride / 2)
 
-    def plan(self, offset: int) -> tuple[list[int], int]:
+    def context(self, offset: int) -> tuple[list[int], int]:
         return [1], offset * self.stride - self._lead
 
-    def newest(self, step: int) -> int:
+    def last_input(self, step: int) -> int:
         return (step + self._lead) // self.stride
 
     def apply(self, x: Signal) -> Signal:
@@ -225,21 +225,21 @@ class Unit:
     """x + pointwise(snake(convolution(snake(x))))"""
 
     alpha: Tensor
-    mix: Depthwise | Convolution
+    conv: Depthwise | Convolution
     beta: Tensor
     matrix: Tensor
     bias: Tensor
 
     def apply(self, x: Signal) -> Signal:
-        """For x with the steps that the convolution sees besides those that come out."""
-        reach = self.mix.reach
-        y = snake(self.mix.apply(snake(x, self.alpha)), self.beta)
+        """The output for x, which includes the steps that the convolution's receptive field adds on both sides."""
+        reach = self.conv.reach
+        y = snake(self.conv.apply(snake(x, self.alpha)), self.beta)
         return x[:, reach : x.shape[1] - reach] + F.linear(y, self.matrix, self.bias)
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Adds (matrix x) * e, e drawn at each step of the layer so numbered."""
+    """Adds (matrix x) * e, with e drawn per step; `layer` is the noise layer's number."""
 
     matrix: Tensor
     layer: int
@@ -247,38 +247,38 @@ class Noise:
 
 @dataclass(frozen=True)
 class Units(Layer):
-    """Residual units in a row, with the noise before and the Snake after them, if any."""
+    """Consecutive residual units, with the noise before and the Snake after them, if any."""
 
     units: Sequence[Unit]
     noise: Noise | None = None
     alpha: Tensor | None = None
 
-    def plan(self, offset: int) -> tuple[list[int], int]:
-        return [2 * unit.mix.reach for unit in self.units], offset - self.reach
+    def context(self, offset: int) -> tuple[list[int], int]:
+        return [2 * unit.conv.reach for unit in self.units], offset - self.reach
 
-    def newest(self, step: int) -> int:
+    def last_input(self, step: int) -> int:
         return step + self.reach
 
     @property
     def reach(self) -> int:
-        """Steps that the row sees on both sides."""
-        return sum(unit.mix.reach for unit in self.units)
+        """Steps of the receptive field on both sides."""
+        return sum(unit.conv.reach for unit in self.units)
 
     @property
     def channels(self) -> list[int]:
-        return [channels for unit in self.units for channels in unit.mix.channels]
+        return [channels for unit in self.units for channels in unit.conv.channels]
 
     def __call__(self, x: Signal, tails: Tails, span: Spans) -> tuple[Signal, Tails]:
         x = self.with_noise(x, span)
-        kept: Tails = []
+        new_tails: Tails = []
         for unit, tail in zip(self.units, tails, strict=True):
-            x = span.silence(torch.cat((tail, x), dim=1), tail.shape[1])
-            kept.append(x[:, x.shape[1] - tail.shape[1] :].clone())
-            x, span = unit.apply(x), span.later(-unit.mix.reach)
-        return x if self.alpha is None else snake(x, self.alpha), kept
+            x = span.mask(torch.cat((tail, x), dim=1), tail.shape[1])
+            new_tails.append(x[:, x.shape[1] - tail.shape[1] :].clone())
+            x, span = unit.apply(x), span.shifted(-unit.conv.reach)
+        return x if self.alpha is None else snake(x, self.alpha), new_tails
 
     def with_noise(self, x: Signal, span: Spans) -> Signal:
-        """x and what is drawn beside it, if anything is."""
+        """x with its noise added, if there is any."""
         e = None if self.noise is None else span.noise(self.noise.layer, x)
         if self.noise is None or e is None:
             return x
@@ -286,15 +286,15 @@ class Units(Layer):
 
 
 class Grouped(Windowed):
-    """Works on whole groups of `group` steps, each by itself."""
+    """Works on whole groups of `group` steps, each independently."""
 
     group: int
 
-    def plan(self, offset: int) -> tuple[list[int], int]:
+    def context(self, offset: int) -> tuple[list[int], int]:
         keep = offset % self.group
         return [keep], offset - keep
 
-    def newest(self, step: int) -> int:
+    def last_input(self, step: int) -> int:
         return step // self.group * self.group + self.group - 1
 
     def apply(self, x: Signal) -> Signal:
@@ -341,5 +341,5 @@ class Attention(Grouped):
         return F.linear(x, self.to_qkv)
 
     def project_out(self, x: Signal) -> Signal:
-        """Back from what attention gives."""
+        """From attention's output."""
         return F.linear(x, self.to_out)

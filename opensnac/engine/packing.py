@@ -1,4 +1,4 @@
-"""A trained model's modules to layers that run: weight norm folded, of the type and on the device asked for."""
+"""A trained model's modules to inference layers: weight norm folded, weights cast and moved to the device."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from opensnac.model import attention, layers
 from opensnac.model.codec import Codec
 from opensnac.model.quantizer import VectorQuantizer
 
-Place = Callable[[Tensor], Tensor]  # a weight to where, and as what, the engine wants it
+Place = Callable[[Tensor], Tensor]  # casts a weight and moves it to the engine's device
 
 
 def encoder_layers(model: Codec, place: Place) -> list[run.Layer]:
-    """The encoder's layers; what comes out are whole groups of frames."""
+    """The encoder's layers; the output comes in whole groups of frames."""
     return [*_packed(model.encoder.layers(), place), run.Groups(model.config.frame_multiple, model.latent_dim)]
 
 
@@ -49,7 +49,7 @@ def _scale(scale: VectorQuantizer, place: Place) -> Scale:
 
 
 def _packed(modules: Iterable[nn.Module], place: Place) -> Iterator[run.Layer]:
-    """Modules in a row to layers in a row: noise, residual units and the Snake after them become one."""
+    """Modules to layers, in order; noise, residual units and the Snake after them become one layer."""
     noise: run.Noise | None = None
     units: list[run.Unit] = []
     for module in chain(modules, [None]):
@@ -67,10 +67,10 @@ def _packed(modules: Iterable[nn.Module], place: Place) -> Iterator[run.Layer]:
 
 
 def _unit(module: layers.ResidualUnit, place: Place) -> run.Unit:
-    first, mix, second, pointwise = (cast(Any, layer) for layer in module.block)
+    first, conv, second, pointwise = (cast(Any, layer) for layer in module.block)
     return run.Unit(
         place(first.alpha.view(-1)),
-        cast(run.Depthwise | run.Convolution, _layer(mix, place)),
+        cast(run.Depthwise | run.Convolution, _layer(conv, place)),
         place(second.alpha.view(-1)),
         place(pointwise.weight[:, :, 0]),
         place(pointwise.bias),
@@ -78,7 +78,7 @@ def _unit(module: layers.ResidualUnit, place: Place) -> run.Unit:
 
 
 def _layer(module: nn.Module, place: Place) -> run.Layer:
-    """One layer that is none of a row of units."""
+    """A layer outside the residual units."""
     match module:
         case layers.Snake():
             return run.Snake(place(module.alpha.view(-1)))
@@ -101,4 +101,4 @@ def _layer(module: nn.Module, place: Place) -> run.Layer:
             return run.Attention(module.window_size, norm, *matrices, precise)
         case nn.Tanh():
             return run.Tanh()
-    raise TypeError(f"the engine does not know the layer {type(module).__name__}")
+    raise TypeError(f"expected a layer of the codec, got {type(module).__name__}")

@@ -1,4 +1,4 @@
-"""The quantiser as it runs: latent frames to codes and back, one scale after the other."""
+"""The quantiser for inference: latent frames to codes and back, scale by scale."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ class Scale:
     out_matrix: Tensor  # (latent_dim, codebook_dim)
     out_bias: Tensor
     codebook: Tensor  # (codebook_size, codebook_dim)
-    directions: Tensor  # in that type, each entry over its length
+    directions: Tensor  # the entries, normalised, in that type
 
     def expand(self, vectors: Vectors) -> Signal:
         """Codebook vectors to latent frames, each repeated `stride` times."""
         return repeat(self.outward(vectors), self.stride)
 
     def inward(self, latent: Signal) -> Vectors:
-        """Into the codebook's space."""
+        """Project into the codebook's space."""
         return F.linear(latent, self.in_matrix, self.in_bias)
 
     def outward(self, vectors: Vectors) -> Signal:
-        """Out of the codebook's space."""
+        """Project out of the codebook's space."""
         return F.linear(vectors, self.out_matrix, self.out_bias)
 
     def nearest(self, vectors: Vectors) -> Codes:
-        """The entry with the largest product with each vector."""
+        """The entry with the largest dot product with each vector."""
         return (vectors @ self.directions.T).argmax(-1)
 
 
 def quantize(scales: Sequence[Scale], latent: Signal) -> list[Codes]:
-    """Codes (batch, frames / stride) of each scale for (batch, frames, latent_dim), each coding what is left over."""
+    """Latent (batch, frames, latent_dim) -> codes (batch, frames / stride) of each scale, which codes the residual."""
     found: list[Codes] = []
     for scale in scales:
         z_e = scale.inward(pool(latent, scale.stride))
@@ -56,6 +56,6 @@ def quantize(scales: Sequence[Scale], latent: Signal) -> list[Codes]:
 
 
 def dequantize(scales: Sequence[Scale], codes: Sequence[Codes]) -> Signal:
-    """Sum of the scales' vectors (batch, frames, latent_dim); fewer codes than scales give a coarser latent."""
+    """Codes -> the sum of the scales' vectors, (batch, frames, latent_dim); fewer scales give a coarser latent."""
     vectors = [scale.expand(F.embedding(code, scale.codebook)) for scale, code in zip(scales, codes, strict=False)]
     return torch.stack(vectors).sum(0)

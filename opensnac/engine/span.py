@@ -1,6 +1,6 @@
-"""Where a piece of each signal of a batch lies, and what follows from it: silence outside of the signal, and noise.
+"""The position of a piece in each signal of a batch, and what depends on it: masking and noise.
 
-Before a signal's start and beyond its end every layer must see zeros, not what the layer before makes of zeros.
+Before a signal's start and beyond its end every layer must see zeros, not the output of the layer before for zeros.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ from opensnac.model.layers import Signal
 from opensnac.model.noise import position_noise
 
 Draw = Callable[[list[tuple[int, int]]], Tensor]
-ENDLESS = 2**62  # the length of a signal whose end is not known
+ENDLESS = 2**62  # length of a signal whose end is not known yet
 
 
 @dataclass(frozen=True)
 class Span:
-    """Counted by the processor: the piece's first step and the signal's length of each signal."""
+    """On the CPU: for each signal the piece's first step, the signal's length and its seed."""
 
     starts: list[int]
     lengths: list[int | None]  # None while the end is not known
     seeds: list[int | None]  # of the noise; None leaves it out
 
-    def beside(self, device: torch.device) -> Span | DeviceSpan:
-        """The same, counted where no layer has to go through the signals one by one."""
+    def on_device(self, device: torch.device) -> Span | DeviceSpan:
+        """The same span, as tensors on `device` unless that is the CPU."""
         return self if device.type == "cpu" else DeviceSpan.of(self, device)
 
     def in_steps(self, offset: int, tick: int) -> Span:
-        """Samples counted in steps of `tick` samples, for a layer whose first piece begins at step `offset`."""
+        """The span in steps of `tick` samples, for a layer whose first piece begins at step `offset`."""
         lengths = [None if length is None else length // tick for length in self.lengths]
         return Span([offset + start // tick for start in self.starts], lengths, self.seeds)
 
-    def later(self, steps: int) -> Span:
-        """The same signals `steps` steps on."""
+    def shifted(self, steps: int) -> Span:
+        """The span `steps` steps later in each signal."""
         return replace(self, starts=[start + steps for start in self.starts])
 
-    def silence(self, x: Signal, early: int) -> Signal:
-        """x, which begins `early` steps before the piece, with zeros outside of its signals, written in place."""
+    def mask(self, x: Signal, early: int) -> Signal:
+        """x, which begins `early` steps before the piece, zeroed outside its signals, in place."""
         for i, (start, length) in enumerate(zip(self.starts, self.lengths, strict=True)):
             first = start - early
             if first < 0:
@@ -50,9 +50,9 @@ class Span:
         return x
 
     def noise(self, layer: int, x: Signal, draw: Draw | None = None) -> Tensor | None:
-        """(batch or 1, steps) beside x, each signal's by its own position and seed; before step 0 it is as at 0.
+        """Noise (batch or 1, steps) for x, by each signal's position and seed; steps before 0 get the value at 0.
 
-        `draw` gives the rows for pairs of seed and start in place of PyTorch.
+        `draw` replaces PyTorch: it returns one row for each pair of seed and start.
         """
         draws = list(zip(self.seeds, self.starts, strict=True))
         if all(seed is None for seed in self.seeds):
@@ -74,46 +74,46 @@ class Span:
 
 @dataclass(frozen=True)
 class DeviceSpan:
-    """The same as tensors beside the signals, (batch,) or (1,) for all: nothing depends on a value or waits for one."""
+    """A Span as tensors on the signals' device, (batch,) or (1,) for all: no control flow depends on their values."""
 
     starts: Tensor
-    lengths: Tensor  # endless is beyond any position
+    lengths: Tensor  # ENDLESS where unknown, beyond any position
     seeds: Tensor
     noisy: Tensor | None  # 1 with noise, 0 without; None where no signal has any
 
     @classmethod
     def of(cls, span: Span, device: torch.device) -> DeviceSpan:
-        """One row for all signals where they are alike."""
-        counts = counted(span)
+        """The span as tensors, of one value where all signals are alike."""
+        counts = as_counts(span)
         if (counts == counts[:, :1]).all():
             counts = counts[:, :1]
-        starts, lengths, seeds, noisy = sent(counts, device)
+        starts, lengths, seeds, noisy = to_device(counts, device)
         return cls(starts, lengths, seeds, noisy if counts[3].any() else None)
 
     def in_steps(self, offset: int, tick: int) -> DeviceSpan:
-        """As Span has it."""
+        """As Span.in_steps."""
         return replace(self, starts=offset + self.starts // tick, lengths=self.lengths // tick)
 
-    def later(self, steps: int) -> DeviceSpan:
-        """The same signals `steps` steps on."""
+    def shifted(self, steps: int) -> DeviceSpan:
+        """The span `steps` steps later in each signal."""
         return replace(self, starts=self.starts + steps)
 
-    def silence(self, x: Signal, early: int) -> Signal:
-        """x, which begins `early` steps before the piece, with zeros outside of its signals."""
+    def mask(self, x: Signal, early: int) -> Signal:
+        """x, which begins `early` steps before the piece, zeroed outside its signals."""
         position = self.starts[:, None] - early + torch.arange(x.shape[1], device=x.device)
         inside = (position >= 0) & (position < self.lengths[:, None])
         return torch.where(inside[..., None], x, 0)
 
     def noise(self, layer: int, x: Signal) -> Tensor | None:
-        """(batch or 1, steps) beside x, as Span draws it."""
+        """Noise (batch or 1, steps) for x, as Span.noise."""
         if self.noisy is None:
             return None
         position = self.starts[:, None] + torch.arange(x.shape[1], device=x.device)
         return position_noise(self.seeds, layer, position.clamp(min=0)) * self.noisy[:, None]
 
 
-def counted(span: Span) -> Tensor:
-    """The rows of a DeviceSpan, int64 (4, batch), on the processor."""
+def as_counts(span: Span) -> Tensor:
+    """The rows of a DeviceSpan, int64 (4, batch), on the CPU."""
     columns = [
         (start, ENDLESS if length is None else length, seed or 0, seed is not None)
         for start, length, seed in zip(span.starts, span.lengths, span.seeds, strict=True)
@@ -121,13 +121,13 @@ def counted(span: Span) -> Tensor:
     return torch.tensor(columns, dtype=torch.int64).view(-1, 4).T
 
 
-def sent(counts: Tensor, device: torch.device) -> Tensor:
-    """Numbers of the processor on a device, which nobody waits for."""
+def to_device(counts: Tensor, device: torch.device) -> Tensor:
+    """A CPU tensor on a device, copied asynchronously."""
     counts = counts.contiguous()
     return (counts.pin_memory() if device.type == "cuda" else counts).to(device, non_blocking=True)
 
 
-def silent_from(x: Tensor, ends: Sequence[int]) -> Tensor:
-    """x (batch, steps, ...) with zeros from each signal's end on."""
-    beyond = torch.arange(x.shape[1], device=x.device) >= sent(torch.tensor(ends), x.device)[:, None]
+def mask_from(x: Tensor, ends: Sequence[int]) -> Tensor:
+    """x (batch, steps, ...) zeroed from each signal's end on."""
+    beyond = torch.arange(x.shape[1], device=x.device) >= to_device(torch.tensor(ends), x.device)[:, None]
     return x.masked_fill(beyond.view(*beyond.shape, *[1] * (x.ndim - 2)), 0)

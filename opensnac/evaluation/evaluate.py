@@ -25,7 +25,7 @@ from opensnac.evaluation.code import code_of
 from opensnac.evaluation.codecs import DEFAULT_CODECS, Codec, by_name
 from opensnac.evaluation.codecs.base import peak_memory
 from opensnac.evaluation.metrics import METRICS, Metric, package_version, require
-from opensnac.evaluation.workers import in_processes
+from opensnac.evaluation.workers import map_in_processes
 from opensnac.recordings import audio
 from opensnac.recordings.jobs import LeftOut, Search
 from opensnac.recordings.mixing import mix_down
@@ -95,7 +95,7 @@ def evaluate_folder(
     metrics = METRICS | recognition.metrics(models)
     absent = {name: reason for name, metric in metrics.items() if (reason := metric.missing()) is not None}
     measured = [name for name in metrics if name not in absent]
-    tasks = plan(folder, clips, running, measured, choose(folder, clips, players), out / "audio", models)
+    tasks = make_tasks(folder, clips, running, measured, choose(folder, clips, players), out / "audio", models)
 
     out.mkdir(parents=True, exist_ok=True)
     records = run(tasks, out / "clips.jsonl", jobs)
@@ -135,7 +135,7 @@ def choose(folder: Path, clips: Sequence[Path], count: int) -> set[Path]:
     return {labels[label][i * len(labels[label]) // n] for label, n in shares.items() for i in range(n)}
 
 
-def plan(
+def make_tasks(
     folder: Path,
     clips: Sequence[Path],
     codecs: Sequence[Codec],
@@ -223,8 +223,8 @@ def _measure_all(tasks: Sequence[Task], jobs: int) -> Iterator[Record]:
     """Records as they come: memory first, a fresh process for each, then the rest by `jobs` processes."""
     memory = [task for task in tasks if task.memory]
     rest = [task for task in tasks if not task.memory]
-    yield from in_processes(measure, memory, 1, tasks_per_process=1)
-    yield from in_processes(measure, rest, jobs)
+    yield from map_in_processes(measure, memory, 1, tasks_per_process=1)
+    yield from map_in_processes(measure, rest, jobs)
 
 
 def measure(task: Task) -> Record:

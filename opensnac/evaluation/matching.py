@@ -9,8 +9,8 @@ import numpy as np
 from opensnac.evaluation.spectral import silent
 
 LARGEST_SHIFT = 0.03  # seconds; codecs have taken off the delays that they know of
-LEAST_LIKENESS = 0.5  # correlation below which waveforms do not tell a delay: a vocoder's phases are its own
-LEAST_GAIN = 0.02  # of correlation, without which a shift is chance
+MIN_LIKENESS = 0.5  # correlation below which waveforms do not tell a delay: a vocoder's phases are its own
+MIN_GAIN = 0.02  # of correlation, without which a shift is chance
 LOUDNESS_BLOCK = 0.4  # seconds, ITU-R BS.1770
 
 
@@ -45,7 +45,7 @@ def delay(reference: np.ndarray, decoded: np.ndarray, largest: int) -> int:
     spectrum = np.fft.rfft(decoded, size) * np.conj(np.fft.rfft(reference, size))
     correlation = np.roll(np.fft.irfft(spectrum, size), largest)[: 2 * largest + 1] / energies
     best = int(np.argmax(correlation))
-    if correlation[best] < LEAST_LIKENESS or correlation[best] < correlation[largest] + LEAST_GAIN:
+    if correlation[best] < MIN_LIKENESS or correlation[best] < correlation[largest] + MIN_GAIN:
         return 0
     return best - largest
 

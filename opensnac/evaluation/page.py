@@ -18,19 +18,19 @@ from opensnac.evaluation import report
 from opensnac.evaluation.metrics import package_version
 from opensnac.evaluation.picture import RANGE_DB, mel_spectrogram
 from opensnac.evaluation.plots import rate_quality
-from opensnac.files import whole_file
+from opensnac.files import atomic_file
 from opensnac.recordings import audio
 
 WEB = Path(__file__).parent / "web"
 WIDEST = 600  # pixels of a spectrogram
 IMAGE_QUALITY = 60
-MOST_FLAC = 24_000_000  # bytes of all players together; beyond, they play Opus, three times smaller or more
+MAX_FLAC = 24_000_000  # bytes of all players together; beyond, they play Opus, three times smaller or more
 OPUS_RATE = 48_000  # Hz
 
 
 def write(results: Mapping[str, Any], out: Path) -> None:
     """`report.html` in the folder `out`, whole or not at all, with the audio that `results` names in `out/audio`."""
-    with whole_file(out / "report.html", force=True) as path:
+    with atomic_file(out / "report.html", force=True) as path:
         path.write_text(html(results, out / "audio"), encoding="utf-8")
 
 
@@ -151,7 +151,7 @@ def _clip(clip: Mapping[str, Any], results: Mapping[str, Any], audio_folder: Pat
 def _is_large(results: Mapping[str, Any], audio_folder: Path) -> bool:
     """Whether all audio together is more than a page should hold as FLAC."""
     files = [audio_folder / name for clip in results["kept"] for name in clip["files"].values()]
-    return sum(file.stat().st_size for file in files) > MOST_FLAC
+    return sum(file.stat().st_size for file in files) > MAX_FLAC
 
 
 def _sound(file: Path, samples: np.ndarray, sample_rate: int, as_opus: bool) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from opensnac.evaluation.mel import HTK
-from opensnac.files import whole_file
+from opensnac.files import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,7 +51,7 @@ def draw(target: Path, signals: np.ndarray, titles: Sequence[tuple[str, str]], s
     bar = figure.colorbar(levels, ax=list(panels), aspect=40, pad=0.015)
     bar.set_label("level, dB")
     bar.outline.set_visible(False)
-    with whole_file(target, force=True) as path:
+    with atomic_file(target, force=True) as path:
         figure.savefig(path, format="png")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from opensnac.evaluation.recognition import WORD_ERRORS
-from opensnac.files import whole_file
+from opensnac.files import atomic_file
 
 Results = Mapping[str, Any]  # what results.json holds, see summary.SCHEMA
 ARROWS = {True: "↑", False: "↓"}
@@ -16,9 +16,9 @@ ARROWS = {True: "↑", False: "↓"}
 
 def write(results: Results, out: Path) -> None:
     """`results.json` and `report.md` in the folder `out`, each whole or not at all."""
-    with whole_file(out / "results.json", force=True) as path:
+    with atomic_file(out / "results.json", force=True) as path:
         path.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    with whole_file(out / "report.md", force=True) as path:
+    with atomic_file(out / "report.md", force=True) as path:
         path.write_text(markdown(results), encoding="utf-8")
 
 

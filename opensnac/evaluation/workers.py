@@ -24,7 +24,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-def in_processes(
+def map_in_processes(
     work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int, tasks_per_process: int | None = None
 ) -> Iterator[Result]:
     """What `work` makes of each task, as it comes, from fresh processes of one thread each (torch survives no fork).
@@ -44,7 +44,7 @@ def in_processes(
             max_tasks_per_child=tasks_per_process,
         )
         try:
-            for future in as_completed([pool.submit(_until_told, work, task) for task in tasks]):
+            for future in as_completed([pool.submit(_run_task, work, task) for task in tasks]):
                 yield future.result()
         except BrokenProcessPool as error:
             raise OpensnacError(
@@ -67,7 +67,7 @@ def _prepare(scratch: str) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(ENDED))
 
 
-def _until_told(work: Callable[[Task], Result], task: Task) -> Result:
+def _run_task(work: Callable[[Task], Result], task: Task) -> Result:
     try:
         return work(task)
     except SystemExit:  # unwound; the executor would go on with the next task

@@ -15,7 +15,7 @@ from opensnac.export.graph import STORED, Metadata, metadata_of
 from opensnac.export.models import STREAMS, WHOLE, facts
 from opensnac.export.naming import ABOUT, FOLDER, file_name
 from opensnac.export.weights import Weights
-from opensnac.files import whole_folder
+from opensnac.files import atomic_folder
 
 README = Path(__file__).with_name("readme.md")
 LARGEST = 2**31 - 2**20  # bytes of a graph in one file; beyond, its weights go into a second one
@@ -33,7 +33,7 @@ def export(
         if kind not in STORED:
             raise ConfigError(f"weights are {kind!r}, expected {', '.join(STORED)}")
     makers = WHOLE | (STREAMS if stream else {})
-    with whole_folder(folder) as unfinished:
+    with atomic_folder(folder) as unfinished:
         (unfinished / FOLDER).mkdir()
         about, graphs = facts(weights), {}
         for kind in dict.fromkeys(stored):

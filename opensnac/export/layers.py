@@ -32,12 +32,12 @@ class Layer:
         """Steps in for each step out."""
         return 1
 
-    def plan(self, offset: int) -> tuple[int, int]:
+    def context(self, offset: int) -> tuple[int, int]:
         """(steps of its input kept from piece to piece, first step that comes out) if pieces begin at step `offset`."""
         return 0, offset
 
-    def newest(self, step: int) -> int:
-        """The newest step of the input that step `step` of the output depends on."""
+    def last_input(self, step: int) -> int:
+        """The last step of the input that step `step` of the output depends on."""
         return step
 
 
@@ -79,10 +79,10 @@ class Convolution(Kernel):
     def whole(self) -> Pads:
         return self.reach, self.reach
 
-    def plan(self, offset: int) -> tuple[int, int]:
+    def context(self, offset: int) -> tuple[int, int]:
         return 2 * self.reach, offset - self.reach
 
-    def newest(self, step: int) -> int:
+    def last_input(self, step: int) -> int:
         return step + self.reach
 
 
@@ -110,11 +110,11 @@ class Downsample(Strided):
     def down(self) -> int:
         return self.stride
 
-    def plan(self, offset: int) -> tuple[int, int]:
+    def context(self, offset: int) -> tuple[int, int]:
         keep = self.stride + (offset + self.lead) % self.stride
         return keep, (offset - keep + self.lead) // self.stride
 
-    def newest(self, step: int) -> int:
+    def last_input(self, step: int) -> int:
         return (step + 2) * self.stride - 1 - self.lead
 
 
@@ -130,25 +130,25 @@ class Upsample(Strided):
     def piece(self) -> Pads:
         return self.stride, self.stride
 
-    def plan(self, offset: int) -> tuple[int, int]:
+    def context(self, offset: int) -> tuple[int, int]:
         return 1, offset * self.stride - self.lead
 
-    def newest(self, step: int) -> int:
+    def last_input(self, step: int) -> int:
         return (step + self.lead) // self.stride
 
 
 @dataclass(frozen=True)
 class Unit(Layer):
-    """x + pointwise(mix(x)), a Snake before each of the two."""
+    """x + pointwise(conv(x)), a Snake before each of the two."""
 
-    mix: Convolution = Convolution()
+    conv: Convolution = Convolution()
     pointwise: Pointwise = Pointwise()
 
-    def plan(self, offset: int) -> tuple[int, int]:
-        return self.mix.plan(offset)
+    def context(self, offset: int) -> tuple[int, int]:
+        return self.conv.context(offset)
 
-    def newest(self, step: int) -> int:
-        return self.mix.newest(step)
+    def last_input(self, step: int) -> int:
+        return self.conv.last_input(step)
 
 
 @dataclass(frozen=True)
@@ -164,10 +164,10 @@ class Groups(Layer):
 
     group: int = 1
 
-    def plan(self, offset: int) -> tuple[int, int]:
+    def context(self, offset: int) -> tuple[int, int]:
         return offset % self.group, offset - offset % self.group
 
-    def newest(self, step: int) -> int:
+    def last_input(self, step: int) -> int:
         return step // self.group * self.group + self.group - 1
 
 

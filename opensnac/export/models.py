@@ -80,7 +80,7 @@ def _stream(name: str, weights: Weights, stored: str, writer: Pieces, first: int
     writer.graph.output(writer.next_state(), "next_state", FLOAT, ["batch", writer.state_size])
     stream = {
         "state_size": writer.state_size,
-        "state_layout": writer.kept,
+        "state_layout": writer.state_parts,
         "first_sample": first,  # where the first piece begins
         "look_ahead": first - writer.offset * writer.tick,
     }

@@ -1,7 +1,7 @@
-"""Layers as nodes, for signals that come in pieces: each keeps the last steps of its input in a state.
+"""Layers as nodes, for signals that come in pieces: each keeps the last steps of its input as context, in a state.
 
-opensnac/engine/row.py does the same: a piece goes in and as much comes out, late; before a signal's start and beyond
-its end every layer sees zeros.
+As in opensnac/engine/stack.py, n steps go in and n come out, delayed; before a signal's start and beyond its end every
+layer sees zeros.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from opensnac.export.whole import Whole
 
 
 class Pieces(Whole):
-    """Writes layers for pieces of which the first begins at step `offset`; a step is `tick` samples."""
+    """Writes layers for pieces, the first of which begins at step `offset`; a step is `tick` samples."""
 
     def __init__(
         self, graph: Graph, weights: Weights, channels: int, *, offset: int, tick: int, noise: bool = False
     ) -> None:
         super().__init__(graph, weights, channels, noise)
         self.offset, self.tick, self._first = offset, tick, offset * tick
-        self.kept: list[tuple[int, int]] = []  # channels and steps of each part of the state
+        self.state_parts: list[tuple[int, int]] = []  # channels and steps of each part of the state
         self._state = graph.input("state", FLOAT, ["batch", "state_size"])
         self._position = graph.input("position", INT64, ["batch"])
         self._length = graph.input("length", INT64, ["batch"])
         self._tails: list[str] = []
-        self._keep = 0  # of the layer that is being written
+        self._keep = 0  # context of the layer being written, in steps
 
     @property
     def state_size(self) -> int:
-        """Numbers of the state, so far."""
-        return sum(math.prod(part) for part in self.kept)
+        """Values in the state so far."""
+        return sum(math.prod(part) for part in self.state_parts)
 
     def noise_inputs(self) -> tuple[str, str]:
         return self.graph.input("seed", INT64, ["batch"]), self.graph.input("noise_gain", FLOAT, ["batch"])
 
     def layer(self, x: str, layer: Layer) -> str:
-        self._keep, after = layer.plan(self.offset)
+        self._keep, after = layer.context(self.offset)
         y = super().layer(x, layer)
         self.offset, self.tick = after, self.tick * layer.down // layer.up
         return y
 
     def next_state(self) -> str:
-        """What all layers keep."""
+        """All layers' new context, flattened."""
         return self.graph("Concat", *self._tails, axis=1)
 
     def around(self, x: str, layer: Kernel) -> tuple[str, Pads]:
@@ -64,12 +64,12 @@ class Pieces(Whole):
         return self.graph("Max", self._steps_from(x, 0), self.graph.number(0))
 
     def _joined(self, x: str) -> str:
-        """x with the steps that were kept in front of it; the last ones of both are kept for the next piece."""
+        """x with its context in front of it; the last steps of both are the next piece's context."""
         graph, keep = self.graph, self._keep
         if not keep:
             return x
         begin = self.state_size
-        self.kept.append((self.channels, keep))
+        self.state_parts.append((self.channels, keep))
         tail = self._slice(self._state, begin, self.state_size, axis=1)
         tail = graph("Reshape", tail, graph.integers(0, self.channels, keep))
         x = graph("Concat", tail, x, axis=2)
@@ -77,7 +77,7 @@ class Pieces(Whole):
         return x
 
     def _silenced(self, x: str) -> str:
-        """x, which begins with the kept steps, with zeros outside of its signals."""
+        """x, which begins with its context, zeroed outside its signals."""
         graph = self.graph
         step = self._steps_from(x, -self._keep)
         length = graph("Div", graph("Unsqueeze", self._length, graph.integers(1)), graph.number(self.tick))
@@ -86,7 +86,7 @@ class Pieces(Whole):
         return graph("Where", inside, x, graph.constant(np.array(0, np.float32)))
 
     def _steps_from(self, x: str, early: int) -> str:
-        """The steps of the signal that x is, (batch, steps), if it begins `early` steps after the piece."""
+        """The positions of x's steps in the signal, (batch, steps), where x begins `early` steps after the piece."""
         graph = self.graph
         pushed = graph("Sub", graph("Unsqueeze", self._position, graph.integers(1)), graph.number(self._first))
         start = graph("Add", graph("Div", pushed, graph.number(self.tick)), graph.number(self.offset + early))
@@ -97,8 +97,8 @@ class Pieces(Whole):
 
 
 def encoder_look_ahead(config: CodecConfig) -> int:
-    """Samples beyond a group of frames that its codes depend on."""
+    """Samples after a group of frames that its codes depend on."""
     newest = 0
     for layer in reversed(encoder_layers(config)):
-        newest = layer.newest(newest)
+        newest = layer.last_input(newest)
     return newest + 1 - config.frame_multiple * config.hop_length

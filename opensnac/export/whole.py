@@ -16,7 +16,7 @@ from opensnac.export.layers import Attention, Kernel, Layer, Noise, Pads, Tanh, 
 from opensnac.export.noise import gaussian, noise_key
 from opensnac.export.weights import Array, Weights
 
-LEAST_ALPHA = 1e-9  # below it Snake is x to all digits of a float, and division would lose them
+MIN_ALPHA = 1e-9  # below it Snake is x to all digits of a float, and division would lose them
 NORM_EPSILON = 1e-5
 ROTARY_BASE = 10000.0
 
@@ -82,15 +82,15 @@ class Whole:
         return self.graph("Unsqueeze", self.steps(x), self.graph.integers(0))
 
     def _unit(self, x: str, unit: Unit) -> str:
-        x, pads = self.around(x, unit.mix)
-        first, second = self._alpha(unit.mix.snake), self._alpha(unit.pointwise.snake)
-        y = self._convolve(self._bend(self._scale(x, first)), unit.mix, pads, before=first, after=second)
+        x, pads = self.around(x, unit.conv)
+        first, second = self._alpha(unit.conv.snake), self._alpha(unit.pointwise.snake)
+        y = self._convolve(self._bend(self._scale(x, first)), unit.conv, pads, before=first, after=second)
         y = self._convolve(self._bend(y), unit.pointwise, (0, 0), before=second)
-        return self.graph("Add", self.middle(x, unit.mix.reach), y)
+        return self.graph("Add", self.middle(x, unit.conv.reach), y)
 
     def _alpha(self, name: str) -> Array:
         alpha = self.weights.get(f"{name}.alpha", (1, self.channels, 1)).reshape(-1)
-        return np.where(np.abs(alpha) < LEAST_ALPHA, np.float32(LEAST_ALPHA), alpha)
+        return np.where(np.abs(alpha) < MIN_ALPHA, np.float32(MIN_ALPHA), alpha)
 
     def _scale(self, x: str, alpha: Array) -> str:
         return self.graph("Mul", x, self.graph.constant(alpha[None, :, None]))

@@ -1,9 +1,9 @@
-"""Kernels in C for a processor: products, residual units, codebook search and noise for a trained model.
+"""C kernels for CPUs: matrix products, residual units, codebook search and noise for a trained model.
 
-They are built with the package, once for each level of processor, and the best that runs here is loaded at first use;
-`OPENSNAC_KERNELS` names another, or 0 for none. `level()` tells whether there are any: the functions below need them.
-They take float32 tensors (batch, time, channels) on the CPU and refuse others, and know no gradients. docs/kernels.md
-says what each computes; Snake and depthwise convolution with gradients are in model/operators.py.
+They are built with the package, once per CPU level (such as avx2), and the best one that runs here is loaded at first
+use; `OPENSNAC_KERNELS` selects another, or 0 for none. The functions below need kernels; `level()` is None where there
+are none. They take float32 tensors (batch, time, channels) on the CPU, refuse others, and have no gradients.
+docs/kernels.md defines what each computes; Snake and depthwise convolution with gradients are in model/operators.py.
 """
 
 from __future__ import annotations
@@ -17,14 +17,23 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from opensnac.errors import TensorError
-from opensnac.kernels.library import ask, call, check, loaded, look_at, needed, table, threads
+from opensnac.kernels.library import (
+    call,
+    check,
+    check_strided,
+    loaded,
+    query,
+    require_library,
+    threads,
+    word_array,
+)
 from opensnac.processor import why_none
 
 __all__ = [
     "TAPS",
     "WIDTH",
     "Unit",
-    "UnitRow",
+    "UnitStack",
     "has_bfloat16",
     "level",
     "linear",
@@ -39,35 +48,35 @@ __all__ = [
 
 TAPS = 7  # of a depthwise convolution
 WIDTH = 16  # channels of units and operators come in multiples of it
-COLUMNS = 32  # of a product, side by side in a panel of packed weights
-LEAST_STRETCH = 512  # steps of a row of units that are worth a job of their own
+COLUMNS = 32  # of a product in one panel of packed weights
+MIN_STRETCH = 512  # steps of a stack of units that are worth a job
 _ENDLESS = 2**62
 _CPU = torch.device("cpu")
 _FLOATS = (torch.float32, torch.bfloat16)
 
 
 def level() -> str | None:
-    """What processor the kernels in use are for: avx2, avx512, avx512bf16 or neon; None where there are none."""
+    """The CPU level of the kernels in use: avx2, avx512, avx512bf16 or neon; None where there are no kernels."""
     found = loaded()
     return None if found is None else found.level
 
 
 def has_bfloat16() -> bool:
-    """Whether the kernels in use multiply numbers in bfloat16."""
+    """Whether the kernels in use have bfloat16 products."""
     found = loaded()
     return found is not None and found.bfloat16
 
 
 def _weight_types() -> Sequence[torch.dtype]:
-    return _FLOATS if needed().bfloat16 else _FLOATS[:1]
+    return _FLOATS if require_library().bfloat16 else _FLOATS[:1]
 
 
 def packed(matrix: Float[Tensor, "columns depth"], bfloat16: bool = False) -> Float[Tensor, "panels depth 32"]:
-    """The matrix of a product in the order that `linear` reads it in, filled up with zeros.
+    """A matrix in the layout that `linear` reads, zero-padded.
 
-    In bfloat16 if that is asked for, the kernels multiply such and the depth is even; else in float32.
+    In bfloat16 if requested, supported by the kernels and the depth is even; else in float32.
     """
-    matrix = look_at("matrix", matrix.detach(), (None, None))
+    matrix = check_strided("matrix", matrix.detach(), (None, None))
     columns, depth = matrix.shape
     if columns % COLUMNS:
         matrix = F.pad(matrix, (0, 0, 0, -columns % COLUMNS))
@@ -92,14 +101,14 @@ def linear(
     """(a W + bias) * scale + add, where row i of a is the `depth` values from time step i * `step` on.
 
     So a convolution of neighbouring steps is one product on overlapping rows, without a copy. With `packed` weights in
-    bfloat16, x is cut to it too or comes so.
+    bfloat16, x is converted to bfloat16 unless it is already.
     """
     x = check("x", x, (None, None, None), _FLOATS)
     weight = check("weight", weight, (-(-columns // COLUMNS), None, COLUMNS), _weight_types())
     (batch, time, channels), depth = x.shape, weight.shape[1]
     rows, missing = time if rows is None else rows, -columns % WIDTH
     if x.dtype == torch.bfloat16 != weight.dtype:
-        raise TensorError("x: expected float32 as the weight is, got bfloat16")
+        raise TensorError("x: expected float32, the weight's type, got bfloat16")
     if step < 1 or rows < 0 or (rows and (rows - 1) * step * channels + depth > time * channels):
         span = f"{rows} rows of {depth} values, {step} steps of {channels} channels apart"
         raise TensorError(f"x: expected enough steps for {span}, got {time}")
@@ -117,24 +126,24 @@ def linear(
 
 
 def _one_or(batch: int, tensor: Tensor) -> int:
-    """The first size that a tensor for one clip or for each of them may have."""
+    """The first dimension of a tensor that is shared by all clips or has an entry for each."""
     return 1 if tensor.shape[:1] == (1,) else batch
 
 
 def _stride(rows: Tensor | None) -> int:
-    """How far clips lie apart in what is (clips, time), or (1, time) for all of them."""
+    """Stride between clips of a (clips, time) tensor; 0 for (1, time), which all share."""
     return 0 if rows is None or rows.shape[0] == 1 else rows.shape[1]
 
 
 def single(
     x: Float[Tensor, "batch time channels"], weight: Float[Tensor, " depth"], bias: Float[Tensor, " 1"]
 ) -> Float[Tensor, "batch rows 1"]:
-    """As `linear` on overlapping rows one time step apart, with one column."""
+    """As `linear` on overlapping rows one time step apart, with a single column."""
     x, weight = check("x", x, (None, None, None)), check("weight", weight, (None,))
     (batch, time, channels), depth = x.shape, len(weight)
     if depth == 0 or channels == 0 or depth % channels or depth > (time + 1) * channels:
         raise TensorError(
-            f"weight: expected whole steps of {channels} channels, at most {time + 1}; got {depth} values"
+            f"weight: expected whole steps of {channels} channels, at most {time + 1}, got {depth} values"
         )
     y = torch.empty(batch, time - depth // channels + 1, 1, dtype=torch.float32, device=_CPU)
     call("single", x, time * channels, channels, weight, check("bias", bias, (1,)), y, batch, y.shape[1], depth)
@@ -144,7 +153,7 @@ def single(
 def symmetric(
     a: Float[Tensor, "count size depth"], b: Float[Tensor, "count size depth"]
 ) -> Float[Tensor, "count size size"]:
-    """a @ b.mT where the caller knows that to be symmetric: half of it is computed. `size` is a multiple of 16."""
+    """a @ b.mT, where the caller knows that it is symmetric: computes half of it. `size` is a multiple of 16."""
     a = check("a", a, (None, None, None))
     b = check("b", b, a.shape)
     count, size, depth = a.shape
@@ -160,7 +169,7 @@ def symmetric(
 class Unit:
     """Weights of x + pointwise(snake(depthwise(snake(x)))): alpha is the first Snake's, beta the second one's.
 
-    `weight` is `packed`. Of a signal that comes in pieces it keeps the last `keep` steps of its input.
+    `weight` is `packed`. For a signal in pieces the unit needs `keep` steps of context.
     """
 
     alpha: Float[Tensor, " channels"]
@@ -173,14 +182,14 @@ class Unit:
 
     @property
     def keep(self) -> int:
-        """Steps of its input that it needs besides those it gives."""
+        """Context: input steps needed besides those that come out."""
         return (TAPS - 1) * self.dilation
 
 
-class UnitRow:
-    """Residual units in a row, with noise before them (its `packed` matrix) and a Snake after them (its alpha), if any.
+class UnitStack:
+    """Consecutive residual units, with noise before them (a `packed` matrix) and a Snake after them (alpha), if any.
 
-    With a Snake the output is in `bfloat16` where that is asked for and the kernels have it.
+    With a Snake the output is in bfloat16 if `bfloat16` is set and the kernels support it.
     """
 
     def __init__(
@@ -201,11 +210,11 @@ class UnitRow:
         self._output_type = torch.bfloat16 if bfloat16 and alpha is not None and has_bfloat16() else torch.float32
         self.keeps = [unit.keep for unit in units]
         self._fields = [field for i, unit in enumerate(units) for field in self._checked(f"units[{i}]", unit)]
-        self._table = table(self._fields)  # addresses alone: the fields keep their tensors
-        self._scratch = ask("units_scratch", self._table, len(units), channels)
+        self._table = word_array(self._fields)  # addresses only: the fields keep the tensors alive
+        self._scratch = query("units_scratch", self._table, len(units), channels)
 
     def _checked(self, name: str, unit: Unit) -> tuple[Tensor | int, ...]:
-        """A unit's fields as C reads them."""
+        """A unit's fields in the C struct's order."""
         if unit.dilation < 1:
             raise TensorError(f"{name}.dilation: expected at least 1, got {unit.dilation}")
         return (
@@ -234,11 +243,11 @@ class UnitRow:
         noise: Float[Tensor, "_clips time"] | None = None,
         room: int = 0,
     ) -> tuple[Float[Tensor, "batch room+time channels"], list[Float[Tensor, "batch _keep channels"]]]:
-        """What the row makes of x, which comes after `tails` of each unit's input; and the units' new tails.
+        """The output for x, which follows `tails`, the context of each unit; and the units' new tails.
 
-        What comes out is late by half of what the units keep. `starts` are the positions of each unit's first new step
-        in each clip: its input is zero before position 0 and from the clip's length on, None for one that goes on.
-        `noise` is what is drawn at each step. In front of the output is `room` for steps that the caller fills in.
+        The output is delayed by half of the units' total context. `starts` are the positions of each unit's first new
+        step in each clip: its input is zero before position 0 and from the clip's length on (None: open-ended). `noise`
+        is drawn per step. The first `room` steps of the output are left for the caller to fill.
         """
         x = check("x", x, (None, None, self.channels))
         (batch, time, channels), count = x.shape, len(self.keeps)
@@ -253,34 +262,34 @@ class UnitRow:
         ends = _whole_numbers([_ENDLESS if length is None else length for length in lengths])
         e = None if noise is None else check("noise", noise, (_one_or(batch, noise), time))
         if e is not None and self._noise is None:
-            raise TensorError("noise: expected None for a row without a matrix for it, got a tensor")
+            raise TensorError("noise: expected None for units without a noise matrix, got a tensor")
         y = torch.empty(batch, room + time, channels, dtype=self._output_type, device=_CPU)
         new_tails = [torch.empty_like(tail) for tail in before]
         parts = _stretches(time, sum(self.keeps), -(-threads() // max(batch, 1)))
         workers = min(threads(), batch * parts)
         scratch = torch.empty(workers, self._scratch, dtype=torch.float32, device=_CPU)
-        addresses, new_addresses = table(before), table(new_tails)
+        addresses, new_addresses = word_array(before), word_array(new_tails)
         halves = int(self._weight_type == torch.bfloat16)
         row = (self._table, count, self._noise, self._alpha, halves, e, _stride(e))
         signals = (addresses, new_addresses, starts, ends, x, y[:, room:])
         shapes = (int(y.dtype == torch.bfloat16), (room + time) * channels, batch, time, channels, parts)
-        call("units", table((*row, *signals, *shapes)), scratch, self._scratch)
+        call("units", word_array((*row, *signals, *shapes)), scratch, self._scratch)
         return y, new_tails
 
 
 def _whole_numbers(values: Tensor | Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
-    """As int64 on the CPU; a tensor stays as it is."""
+    """As int64 on the CPU; a tensor is returned unchanged."""
     return values if isinstance(values, Tensor) else torch.tensor(values, dtype=torch.int64, device=_CPU)
 
 
 def _stretches(time: int, early: int, threads: int) -> int:
-    """Into how many stretches a clip of `time` steps goes for `threads` threads; they begin `early` steps early."""
-    ample = time // threads >= 2 * LEAST_STRETCH  # then two a thread, so that others take over from one held up
+    """Number of stretches that a clip of `time` steps is split into; each recomputes `early` steps of context."""
+    ample = time // threads >= 2 * MIN_STRETCH  # then two per thread, so that a delayed thread leaves work to others
     return max(1, min((1 + ample) * threads, time // max(early, 1)))
 
 
 def packed_entries(entries: Float[Tensor, "size dim"]) -> Float[Tensor, "groups dim 16"]:
-    """Codebook entries in the order that `nearest` reads them in, filled up with zeros."""
+    """Codebook entries in the layout that `nearest` reads, zero-padded."""
     entries = check("entries", entries.detach(), (None, None))
     padded = F.pad(entries, (0, 0, 0, -entries.shape[0] % WIDTH))
     return padded.unflatten(0, (-1, WIDTH)).transpose(1, 2).contiguous()
@@ -289,7 +298,7 @@ def packed_entries(entries: Float[Tensor, "size dim"]) -> Float[Tensor, "groups 
 def nearest(
     vectors: Float[Tensor, "*shape dim"], packed_entries: Float[Tensor, "groups dim 16"], size: int
 ) -> Int[Tensor, "*shape"]:
-    """For each vector the one of `size` entries with the largest product, the first of equals."""
+    """For each vector the index of the entry, of `size`, with the largest dot product; of ties the first."""
     if size < 1:
         raise TensorError(f"size: expected at least 1 entry, got {size}")
     vectors = check("vectors", vectors, (None,) * max(vectors.dim(), 1))
@@ -301,7 +310,7 @@ def nearest(
 
 
 def noise(keys: Sequence[int], starts: Sequence[int], steps: int) -> Float[Tensor, "rows steps"]:
-    """N(0, 1) values at positions start .. start + steps - 1 (those before 0 as at 0) of the noise each key names."""
+    """N(0, 1) values at positions start .. start + steps - 1 of each key's sequence; positions below 0 count as 0."""
     if len(keys) != len(starts) or steps < 0:
         raise TensorError(f"expected a start for each of {len(keys)} keys and steps, got {len(starts)} and {steps}")
     values = torch.empty(len(keys), steps, dtype=torch.float32, device=_CPU)

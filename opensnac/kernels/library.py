@@ -1,4 +1,4 @@
-"""Loads the compiled kernels that suit the processor and calls them with checked tensors."""
+"""Loads the compiled kernels for this CPU and calls them with checked tensors."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from torch import Tensor
 from opensnac.errors import ConfigError, TensorError
 from opensnac.processor import VARIABLE, best_level, file_of, why_none
 
-SIZES = ("tiles", "units_scratch", "residual_jobs", "residual_scratch")  # functions that return a whole number
+SIZES = ("tiles", "units_scratch", "residual_jobs", "residual_scratch")  # functions that return an integer
 
 Argument = Tensor | int | ctypes.Array[ctypes.c_int64] | None
 
 
 @dataclass(frozen=True)
 class Library:
-    """The kernels of one level."""
+    """The kernels of one CPU level."""
 
     level: str
     functions: ctypes.CDLL
-    bfloat16: bool  # whether they multiply such
+    bfloat16: bool  # whether they have bfloat16 products
 
 
 @functools.cache
@@ -38,7 +38,7 @@ def loaded() -> Library | None:
 
 
 def opened(level: str, path: Path) -> Library:
-    """The kernels in a file that this processor runs."""
+    """The kernels in a file for this CPU."""
     functions = ctypes.CDLL(str(path))
     for name in SIZES:
         getattr(functions, name).restype = ctypes.c_int64
@@ -47,7 +47,7 @@ def opened(level: str, path: Path) -> Library:
 
 
 def _gomp_parallel() -> ctypes.c_void_p | None:
-    """What starts threads in the OpenMP runtime that PyTorch runs on, or None: one set of threads serves both."""
+    """GOMP_parallel of PyTorch's OpenMP runtime, or None: both share one thread pool."""
     try:
         return ctypes.cast(ctypes.CDLL(torch._C.__file__).GOMP_parallel, ctypes.c_void_p)
     except (AttributeError, OSError):
@@ -56,13 +56,13 @@ def _gomp_parallel() -> ctypes.c_void_p | None:
 
 @dataclass
 class _Process:
-    """Whether this process was forked from one that may have started threads, and whether that was dealt with."""
+    """Whether this process was forked, and whether it has warned about that."""
 
     forked: bool = False
     warned: bool = False
 
     def enter_child(self) -> None:
-        """What a fork calls in the child."""
+        """Called in the child after a fork."""
         self.forked, self.warned = True, False
 
 
@@ -71,16 +71,16 @@ os.register_at_fork(after_in_child=_process.enter_child)
 
 
 def threads() -> int:
-    """How many threads to compute on: as many as PyTorch does in the calling thread.
+    """Number of threads to compute on: PyTorch's for the calling thread.
 
-    OpenMP's threads do not survive a fork, and waiting for them never ends: a forked process computes on one.
+    OpenMP's threads do not survive a fork, and waiting for them would block forever: a forked process uses one thread.
     """
     if not _process.forked:
         return torch.get_num_threads()
     if not _process.warned and torch.get_num_threads() > 1:
         torch.set_num_threads(1)
-        message = "this process was forked, and OpenMP's threads do not survive that: PyTorch and the kernels compute"
-        warnings.warn(f"{message} on one thread here; start processes by 'spawn' to have more", stacklevel=2)
+        message = "this process was forked, and OpenMP's threads do not survive a fork: PyTorch and the kernels use"
+        warnings.warn(f"{message} one thread here; start processes with 'spawn' to use more", stacklevel=2)
     _process.warned = True
     return 1
 
@@ -90,11 +90,11 @@ Types = torch.dtype | Sequence[torch.dtype]
 
 def check(name: str, tensor: Tensor, shape: Sequence[int | None], dtype: Types = torch.float32) -> Tensor:
     """The tensor, contiguous; TensorError unless it is one of this type and shape (None: any size) on the CPU."""
-    return look_at(name, tensor, shape, dtype).contiguous()
+    return check_strided(name, tensor, shape, dtype).contiguous()
 
 
-def look_at(name: str, tensor: Tensor, shape: Sequence[int | None], dtype: Types = torch.float32) -> Tensor:
-    """As `check`, of a tensor that may lie in memory as it likes."""
+def check_strided(name: str, tensor: Tensor, shape: Sequence[int | None], dtype: Types = torch.float32) -> Tensor:
+    """As `check`, without making the tensor contiguous."""
     dtypes = (dtype,) if isinstance(dtype, torch.dtype) else dtype
     if not isinstance(tensor, Tensor):
         raise TensorError(f"{name}: expected a tensor, got {type(tensor).__name__}")
@@ -112,17 +112,17 @@ def look_at(name: str, tensor: Tensor, shape: Sequence[int | None], dtype: Types
 
 
 def call(name: str, *arguments: Argument) -> None:
-    """Run a kernel on `threads()` threads: tensors and tables go as pointers, whole numbers as 64 bits."""
-    getattr(needed().functions, name)(ctypes.c_int64(threads()), *map(_c_value, arguments))
+    """Run a kernel on `threads()` threads: tensors and arrays are passed as pointers, integers as 64 bits."""
+    getattr(require_library().functions, name)(ctypes.c_int64(threads()), *map(_c_value, arguments))
 
 
-def ask(name: str, *arguments: Argument) -> int:
-    """A whole number that a function of the kernels returns."""
-    return int(getattr(needed().functions, name)(*map(_c_value, arguments)))
+def query(name: str, *arguments: Argument) -> int:
+    """The integer that a function of the library returns."""
+    return int(getattr(require_library().functions, name)(*map(_c_value, arguments)))
 
 
-def needed() -> Library:
-    """The kernels; ConfigError where there are none."""
+def require_library() -> Library:
+    """The loaded kernels; ConfigError where there are none."""
     found = loaded()
     if found is None:
         raise ConfigError(f"expected compiled kernels, got none: {why_none() or f'{VARIABLE} is 0'}")
@@ -130,11 +130,11 @@ def needed() -> Library:
 
 
 def _c_value(argument: Argument) -> ctypes.Array[ctypes.c_int64] | ctypes.c_int64:
-    return argument if isinstance(argument, ctypes.Array) else ctypes.c_int64(word(argument))
+    return argument if isinstance(argument, ctypes.Array) else ctypes.c_int64(as_word(argument))
 
 
-def word(argument: Argument) -> int:
-    """64 bits: a whole number, or where a tensor or a table lies."""
+def as_word(argument: Argument) -> int:
+    """An integer, or the address of a tensor or an array."""
     if isinstance(argument, int):
         return argument
     if isinstance(argument, ctypes.Array):
@@ -142,6 +142,6 @@ def word(argument: Argument) -> int:
     return 0 if argument is None else argument.data_ptr()
 
 
-def table(words: Sequence[Argument]) -> ctypes.Array[ctypes.c_int64]:
-    """What C reads as a struct or an array of 64-bit words; it does not keep tensors alive."""
-    return (ctypes.c_int64 * len(words))(*map(word, words))
+def word_array(words: Sequence[Argument]) -> ctypes.Array[ctypes.c_int64]:
+    """A C struct or array of 64-bit words; does not keep tensors alive."""
+    return (ctypes.c_int64 * len(words))(*map(as_word, words))

@@ -1,7 +1,7 @@
-/* Gaussian noise by position: what model/noise.py describes, a register of positions at once. */
+/* Gaussian noise by position, as in model/noise.py, one register of positions at a time. */
 #include "vector.h"
 
-#define STEPS 4096 /* of a job */
+#define STEPS 4096 /* per job */
 
 typedef uint32_t bits __attribute__((vector_size(4 * LANES)));
 
@@ -14,7 +14,7 @@ static inline bits mix(bits x) {
 static const float LOGARITHM[] = {3.3333331174e-1f,  -2.4999993993e-1f, 2.0000714765e-1f, -1.6668057665e-1f, 1.4249322787e-1f,
                                   -1.2420140846e-1f, 1.1676998740e-1f,  -1.1514610310e-1f, 7.0376836292e-2f};
 
-/* Logarithm of whole numbers from 1 to 2^24, less that of 2^24 (the polynomial is Cephes'). */
+/* log(x / 2^24) for integers x from 1 to 2^24 (the polynomial is Cephes'). */
 static inline vec log_of_share(vec x) {
     bits b;
     memcpy(&b, &x, sizeof b);
@@ -28,7 +28,7 @@ static inline vec log_of_share(vec x) {
     return muladd(e, splat(0.693359375f), p + f);
 }
 
-/* N(0, 1) values at positions from `position` on, those before 0 as at 0. */
+/* N(0, 1) values at positions from `position` on; positions below 0 count as 0. */
 static inline vec noise_at(idx position, uint32_t key) {
     bits low, high;
     for (int lane = 0; lane < LANES; lane++) {
@@ -58,7 +58,7 @@ static void noise_job(const void *arguments, idx job, float *scratch) {
     }
 }
 
-/* y (count, steps): a row for each key and the position it starts at. */
+/* y (count, steps): a row for each key and its start position. */
 EXPORT void noise(idx threads, const idx *keys, const idx *starts, float *y, idx count, idx steps) {
     Noise n = {keys, starts, y, steps, (steps + STEPS - 1) / STEPS};
     share(threads, count * n.parts, noise_job, &n, NULL, 0);

@@ -1,12 +1,12 @@
 /* Snake and depthwise convolution over time-major float32 arrays (batch, time, channels), forward and backward.
  *
- * Channels are a multiple of WIDTH. Sums over time are taken in tiles of fixed size that are added up in order: results
- * do not depend on the number of threads.
+ * Channels are a multiple of WIDTH. Sums over time are computed in tiles of fixed size that are added in order, so
+ * results do not depend on the number of threads.
  */
 #include "vector.h"
 
-#define TILE 1024 /* steps of time that are summed up before they are added to others */
-#define STRIP 64  /* steps of a job without sums: all their channels stay in the first cache or the second */
+#define TILE 1024 /* steps of time in one partial sum */
+#define STRIP 64  /* steps of a job without sums: all their channels stay in the L1 or L2 cache */
 
 EXPORT idx tiles(idx time) { return (time + TILE - 1) / TILE; }
 
@@ -55,7 +55,7 @@ static void snake_backward_job(const void *arguments, idx tile, float *scratch) 
         }
 }
 
-/* dx, and for each tile of rows its share of dalpha: partial (tiles, channels). */
+/* dx, and each tile's share of dalpha: partial (tiles, channels). */
 EXPORT void snake_backward(idx threads, const float *x, const float *alpha, const float *dy, float *dx, float *partial,
                            idx rows, idx channels) {
     SnakeRun run = {x, alpha, dy, NULL, dx, partial, rows, channels};
@@ -68,7 +68,7 @@ typedef struct {
     idx time, channels, dilation;
 } DepthwiseRun;
 
-/* Steps [begin, end) of one clip; taps that fall outside it see zeros. */
+/* Steps [begin, end) of one clip; taps outside it see zeros. */
 INLINE void depthwise_steps(const float *x, const vec *w, vec b, float *y, idx begin, idx end, const DepthwiseRun *run,
                             int inside) {
     for (idx t = begin; t < end; t++) {
@@ -98,7 +98,7 @@ static void depthwise_job(const void *arguments, idx job, float *scratch) {
     }
 }
 
-/* taps (7, channels); bias may be null. The gradient of x is the same sum with the taps turned round. */
+/* taps (7, channels); bias may be null. The gradient of x is the same sum with the taps reversed. */
 EXPORT void depthwise_forward(idx threads, const float *x, const float *taps, const float *bias, float *y, idx batch,
                               idx time, idx channels, idx dilation) {
     DepthwiseRun run = {x, taps, bias, NULL, y, NULL, time, channels, dilation};
@@ -125,7 +125,7 @@ static void weight_gradient_job(const void *arguments, idx job, float *scratch) 
     }
 }
 
-/* For each tile its share of the taps' and the bias' gradient: partial (batch x tiles, 8, channels), bias last. */
+/* Each tile's share of the taps' and the bias' gradients: partial (batch x tiles, 8, channels), bias last. */
 EXPORT void depthwise_weight_gradient(idx threads, const float *x, const float *dy, float *partial, idx batch, idx time,
                                       idx channels, idx dilation) {
     DepthwiseRun run = {x, NULL, NULL, dy, NULL, partial, time, channels, dilation};

@@ -1,17 +1,17 @@
-/* Sums of outer products, y += a^T b, for gradients of matrices: both sides are read row by row, as they lie. */
+/* Sums of outer products, y += a^T b, for gradients of matrices: both sides are read row by row. */
 #ifndef OPENSNAC_OUTER_H
 #define OPENSNAC_OUTER_H
 
 #include "vector.h"
 
-#if LANES == 8 /* columns of a that are worked on at once, by two vectors of b: the sums fill 12 of 16 registers */
+#if LANES == 8 /* columns of a per block, times two vectors of b: the sums fill 12 of 16 registers */
 #define TALLEST 6
-#define SHORT 2 /* and when fewer are left */
+#define SHORT 2 /* columns per block at the end */
 #else /* 24 of 32 */
 #define TALLEST 12
 #define SHORT 4
 #endif
-#define STRETCH 128 /* rows that are summed up in registers before they go to memory */
+#define STRETCH 128 /* rows summed in registers before the sums go to memory */
 
 /* A matrix in memory, its rows `stride` floats apart. */
 typedef struct {

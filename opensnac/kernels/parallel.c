@@ -2,7 +2,7 @@
 
 #include <stddef.h>
 
-/* GOMP_parallel(function, its argument, threads, flags) of the OpenMP runtime that PyTorch runs on, or null. */
+/* GOMP_parallel(function, argument, threads, flags) of PyTorch's OpenMP runtime, or null. */
 typedef void StartThreads(void (*)(void *), void *, unsigned, unsigned);
 static StartThreads *start_threads = NULL;
 

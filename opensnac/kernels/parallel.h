@@ -1,5 +1,5 @@
-/* Jobs shared out to threads. Nothing here links OpenMP: PyTorch's own runtime, wherever it comes from, starts the
- * threads, so that there is one set of them in a process and any compiler builds this.
+/* Jobs distributed over threads. Nothing here links OpenMP: PyTorch's runtime, whichever it is, starts the threads, so
+ * that a process has one thread pool and any compiler can build this.
  */
 #ifndef OPENSNAC_PARALLEL_H
 #define OPENSNAC_PARALLEL_H
@@ -11,7 +11,7 @@
 typedef int64_t idx;
 typedef void Job(const void *arguments, idx job, float *scratch);
 
-/* Run jobs 0 .. count - 1 on at most `threads` threads; each thread has `size` floats of `scratch` to itself. */
+/* Run jobs 0 .. count - 1 on at most `threads` threads; each thread has its own `size` floats of `scratch`. */
 void share(idx threads, idx count, Job *job, const void *arguments, float *scratch, idx size);
 
 #endif

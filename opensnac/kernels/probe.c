@@ -1,4 +1,4 @@
-/* Whether this processor and its system run a level of the kernels. Built for any processor of its kind. */
+/* Whether this CPU and its system support a kernel level. Built for the baseline of the architecture. */
 #define EXPORT __attribute__((visibility("default")))
 
 #ifdef __x86_64__
@@ -12,5 +12,5 @@ EXPORT int avx512bf16(void) { return avx512() && __builtin_cpu_supports("avx512b
 #endif
 
 #ifdef __aarch64__
-EXPORT int neon(void) { return 1; } /* part of every such processor */
+EXPORT int neon(void) { return 1; } /* part of every aarch64 CPU */
 #endif

@@ -1,34 +1,34 @@
-/* Matrix products over time-major arrays with weights packed beforehand, for the kernels that use them.
+/* Matrix products of time-major arrays with packed weights.
  *
- * An output is one chain of multiply-adds in a fixed order, whatever is computed beside it: pieces, batches and threads
- * give the same bits.
+ * Each output is one chain of multiply-adds in a fixed order, whatever else is computed, so pieces, batches and thread
+ * counts all give the same bits.
  */
 #ifndef OPENSNAC_PRODUCT_H
 #define OPENSNAC_PRODUCT_H
 
 #include "vector.h"
 
-#define COLUMNS 32 /* of a product that are worked on at once: a panel of packed weights */
-#if LANES == 16    /* rows that are: the sums fill 28 of 32 registers, 12 of 16, 24 of 32 */
+#define COLUMNS 32 /* of a panel of packed weights, computed together */
+#if LANES == 16    /* rows computed together: the sums fill 28 of 32 registers, 12 of 16, 24 of 32 */
 #define ROWS 14
-#define FEW 4 /* rows that are worked on at once when fewer are left */
+#define FEW 4 /* rows computed together when fewer are left */
 #else
 #define ROWS 3
 #define FEW 1
 #endif
-#define DEPTH 512        /* of a product that is summed up in registers before it goes to memory */
-#define TALL (24 * ROWS) /* rows of a job: with DEPTH they stay in the second cache */
+#define DEPTH 512        /* of a product, summed in registers before the sums go to memory */
+#define TALL (24 * ROWS) /* rows of a job: with DEPTH they stay in the L2 cache */
 
 typedef uint16_t half; /* bfloat16 */
 
-/* Rows of a product's left side, floats or halves, as far apart as `stride` of them; they may overlap. */
+/* Rows of a product's left side, floats or halves, `stride` elements apart; they may overlap. */
 typedef struct {
     const void *at;
     idx stride;
     int halves;
 } Rows;
 
-/* Where sums go, and what becomes of them: (sum + bias) * scale + add, of which all but the sum may be missing. */
+/* Where sums are stored, and how: (sum + bias) * scale + add, where bias, scale and add may be null. */
 typedef struct {
     float *at;
     idx stride;
@@ -51,7 +51,7 @@ INLINE Target target_from(Target y, idx row, idx column) {
                     y.add_stride};
 }
 
-/* Add to the sums of `rows` rows by `vectors` vectors of columns what step k of the depth brings. */
+/* Add the products at depth k to the sums of `rows` rows by `vectors` vectors of columns. */
 INLINE void step(const int rows, const int vectors, vec sum[rows][vectors], Rows a, const float *w, idx k) {
     const float *from = (const float *)a.at + k;
 #pragma GCC unroll 14
@@ -63,7 +63,7 @@ INLINE void step(const int rows, const int vectors, vec sum[rows][vectors], Rows
 }
 
 #ifdef __AVX512BF16__
-/* As `step`, for steps k and k + 1 in bfloat16. */
+/* As `step`, at depths k and k + 1 in bfloat16. */
 INLINE void two_steps(const int rows, const int vectors, vec sum[rows][vectors], Rows a, const half *w, idx k) {
     const half *from = (const half *)a.at + k;
 #pragma GCC unroll 14
@@ -80,7 +80,7 @@ INLINE void two_steps(const int rows, const int vectors, vec sum[rows][vectors],
 }
 #endif
 
-/* `rows` rows by `vectors` vectors of columns; sums go on from y unless `first`, and are done with if `last`. */
+/* `rows` rows by `vectors` vectors of columns; sums continue from y unless `first`, and are completed if `last`. */
 INLINE void block(const int rows, const int vectors, Rows a, const void *w, idx depth, Target y, int first, int last) {
     vec sum[rows][vectors];
 #pragma GCC unroll 14

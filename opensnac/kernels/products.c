@@ -1,8 +1,8 @@
 /* Products with packed weights, a convolution to one channel, and the search for codebook entries. */
 #include "product.h"
 
-#define WIDE 8      /* panels of columns of a job */
-#define SEARCHES 64 /* vectors of a job */
+#define WIDE 8      /* panels of columns per job */
+#define SEARCHES 64 /* vectors per job */
 
 EXPORT int has_bfloat16(void) {
 #ifdef __AVX512BF16__
@@ -45,7 +45,7 @@ EXPORT void linear(idx threads, const void *a, idx a_clip, idx a_stride, const v
     share(threads, batch * down * across, linear_job, &l, NULL, 0);
 }
 
-/* `rows` sums over `depth` neighbouring values, rows that overlap: a convolution to one channel. */
+/* `rows` dot products over `depth` neighbouring values, on overlapping rows: a convolution to one channel. */
 INLINE void rows_of_single(const int rows, const float *a, idx a_stride, const float *w, float bias, float *y, idx depth) {
     vec sum[4][VECTORS];
     for (int i = 0; i < 4 * VECTORS; i++) sum[i / VECTORS][i % VECTORS] = splat(0);
@@ -113,8 +113,8 @@ static void nearest_job(const void *arguments, idx job, float *scratch) {
         n->index[i] = nearest_to(n->vectors + i * n->dim, n);
 }
 
-/* For each of `count` vectors the entry with the largest product, the first of equals. entries (groups, dim, WIDTH),
- * `size` of them; what fills up the last group is not looked at. */
+/* For each of `count` vectors the entry with the largest dot product, of ties the first. entries (groups, dim, WIDTH),
+ * `size` of them; padding in the last group is ignored. */
 EXPORT void nearest(idx threads, const float *vectors, const float *entries, int64_t *index, idx count, idx dim, idx size) {
     Nearest n = {vectors, entries, index, count, dim, size};
     share(threads, (count + SEARCHES - 1) / SEARCHES, nearest_job, &n, NULL, 0);

@@ -1,18 +1,18 @@
-/* A residual unit as it is trained, x + pointwise(snake(depthwise(snake(x)))), forward and backward.
+/* A residual unit for training, x + pointwise(snake(depthwise(snake(x)))), forward and backward.
  *
- * Each goes over the signal in tiles that stay in the cache. Forward keeps nothing; backward computes once more what it
- * needs, which takes less time than to fetch it from memory. Gradients of weights are summed up tile by tile, and the
- * tiles do not depend on the number of threads.
+ * Both work in tiles that stay in the cache. Forward saves nothing; backward recomputes what it needs, which is faster
+ * than reading it from memory. Gradients of weights are summed tile by tile, and the tiles do not depend on the number
+ * of threads.
  */
 #include "outer.h"
 #include "product.h"
 
-#define TILE 16384 /* floats of a tile: a handful of them stays in the second cache */
-#define SPAN 2048  /* steps of a job, which sums up the gradients of weights in one place */
-#define STRIP 64   /* steps of the last pass that stay in the first */
+#define TILE 16384 /* floats per tile: a few tiles fit the L2 cache */
+#define SPAN 2048  /* steps per job, which sums its gradients of weights in one place */
+#define STRIP 64   /* steps of the last pass that fit the L1 cache */
 #define VECTORS_OF_GRADIENTS (TAPS + 4)
 
-/* Channels are a multiple of WIDTH. dy and what follows are for backward alone. */
+/* Channels are a multiple of WIDTH. Members from dy on are for backward only. */
 typedef struct {
     const float *x, *alpha, *taps, *taps_bias, *beta, *w, *bias; /* w: the packed matrix, for backward its transpose */
     float *y;                                                    /* forward's output */
@@ -31,10 +31,10 @@ static idx tile_of(idx channels) { return max_(4 * ROWS, min_(512, TILE / channe
 
 static idx span_of(idx channels) { return max_(1, SPAN / tile_of(channels)) * tile_of(channels); }
 
-/* Jobs of a clip. */
+/* Jobs per clip. */
 EXPORT idx residual_jobs(idx time, idx channels) { return (time + span_of(channels) - 1) / span_of(channels); }
 
-/* Floats that a thread needs. */
+/* Floats of scratch per thread. */
 EXPORT idx residual_scratch(idx channels, idx dilation) {
     idx tile = tile_of(channels);
     return 2 * tile * channels + (tile + (TAPS - 1) * dilation) * LANES;
@@ -47,12 +47,12 @@ static Tile span_at(const Residual *run, idx job) {
     return (Tile){job / per_clip * run->time * run->channels, begin, min_(run->time, begin + span)};
 }
 
-/* The tile of a span that comes after another; it is empty where none is left. */
+/* The tile of a span that begins at `begin`; empty at the span's end. */
 static Tile next_tile(const Residual *run, Tile span, idx begin) {
     return (Tile){span.clip, begin, min_(span.end, begin + tile_of(run->channels))};
 }
 
-/* Snake of LANES channels for a tile and what its taps reach on both sides; zeros outside the clip. */
+/* Snake of LANES channels for a tile and its taps' context on both sides; zeros outside the clip. */
 INLINE void first_snake(const Residual *run, Tile tile, idx c, float *wide) {
     Snake a = snake_of(run->alpha + c, 0);
     const float *x = run->x + tile.clip + c;

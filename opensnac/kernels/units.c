@@ -1,11 +1,11 @@
-/* Residual units in a row, with the noise before and the Snake after them, in one walk along a signal.
+/* Consecutive residual units, with the noise before and the Snake after them, in one pass along a signal.
  *
- * Each thread takes a stretch of the signal and goes along it in short tiles; what each unit still needs of its input
- * stays in a buffer from tile to tile, so that nothing but the ends of the row passes through memory.
+ * Each thread processes a stretch of the signal in short tiles; each unit's context stays in a buffer from tile to tile,
+ * so that only the first input and the last output pass through memory.
  */
 #include "product.h"
 
-#define TILE 32768 /* floats of a tile: a handful of them stays in the second cache */
+#define TILE 32768 /* floats per tile: a few tiles fit the L2 cache */
 
 /* A residual unit, x + pointwise(snake(depthwise(snake(x)))). */
 typedef struct {
@@ -15,7 +15,7 @@ typedef struct {
     idx dilation;
 } Unit;
 
-/* A row of units, and what goes through it: x (batch, rows, channels), which becomes y of as many. */
+/* Consecutive units, their input x (batch, rows, channels) and output y of as many rows. */
 typedef struct {
     const Unit *units;
     idx count;
@@ -24,8 +24,8 @@ typedef struct {
     idx halves;         /* whether products are in bfloat16 */
     const float *e;     /* (1 or batch, rows): noise drawn, clips e_clip apart, or null */
     idx e_clip;
-    const float *const *tails; /* of each unit (batch, keep, channels): its input before x */
-    float *const *new_tails;   /* what it keeps of its input now */
+    const float *const *tails; /* of each unit (batch, keep, channels): its context, the input before x */
+    float *const *new_tails;   /* its context for the next piece */
     const idx *starts;         /* (units, batch) position of the first new step of a unit's input */
     const idx *ends;           /* (batch) steps of each clip, counted from position 0 */
     const float *x;
@@ -33,7 +33,7 @@ typedef struct {
     idx y_halves, y_clip, batch, rows, channels, parts;
 } Run;
 
-/* What a unit has of its input: `have` steps, the last of them new. */
+/* A unit's input buffer: `have` steps, the last of them new. */
 typedef struct {
     float *at;
     idx have;
@@ -43,7 +43,7 @@ static inline idx keep_of(const Unit *unit) { return (TAPS - 1) * unit->dilation
 
 static void copy(float *to, const float *from, idx count) { memmove(to, from, count * sizeof *to); }
 
-/* To element `at` of `to`, floats or halves. */
+/* Store v at element `at` of `to`, floats or halves. */
 INLINE void store_as(const int halves, void *to, idx at, vec v) {
     (void)halves;
 #ifdef __AVX512BF16__
@@ -55,13 +55,13 @@ INLINE void store_as(const int halves, void *to, idx at, vec v) {
     store((float *)to + at, v);
 }
 
-/* Zeros for those of `rows` steps from `position` on that lie before a clip's beginning or beyond its end. */
+/* Zero those of `rows` steps from `position` on that lie before a clip's start or beyond its end. */
 static void silence(float *at, idx channels, idx rows, idx position, idx end) {
     for (idx i = 0; i < rows; i++)
         if (position + i < 0 || position + i >= end) memset(at + i * channels, 0, channels * sizeof *at);
 }
 
-/* Snake, depthwise convolution and Snake again of LANES channels: `rows` rows from as many and `keep` of x. They become
+/* Snake, depthwise convolution and Snake of LANES channels: `rows` rows from `rows` and the context of x, stored as
  * floats or halves. */
 INLINE void column_of_unit(const int halves, const float *x, idx channels, const Unit *unit, idx c, float *wide, void *y,
                            idx rows) {
@@ -77,7 +77,7 @@ INLINE void column_of_unit(const int halves, const float *x, idx channels, const
     }
 }
 
-/* `rows` rows of a unit's output from as many and `keep` of x. */
+/* `rows` rows of a unit's output from `rows` and the context of x. */
 static void pass_unit(const Run *run, const Unit *unit, const float *x, float *y, idx rows, float *wide, float *mixed) {
     idx channels = run->channels;
     for (idx c = 0; c < channels; c += LANES)
@@ -90,8 +90,8 @@ static void pass_unit(const Run *run, const Unit *unit, const float *x, float *y
             (channels + COLUMNS - 1) / COLUMNS);
 }
 
-/* `rows` steps of x, with noise, to the first unit's input. */
-static void enter(const Run *run, idx clip, idx row, idx rows, float *to, float *mixed) {
+/* `rows` steps of x, with noise added, to the first unit's input. */
+static void add_noise(const Run *run, idx clip, idx row, idx rows, float *to, float *mixed) {
     idx channels = run->channels;
     const float *x = run->x + (clip * run->rows + row) * channels;
     if (!run->e) {
@@ -104,8 +104,8 @@ static void enter(const Run *run, idx clip, idx row, idx rows, float *to, float 
             (channels + COLUMNS - 1) / COLUMNS);
 }
 
-/* Snake on the way out to `rows` rows of y from element `at` on. */
-INLINE void leave(const int halves, const Run *run, const float *from, idx at, idx rows) {
+/* The Snake after the units, for `rows` rows of y from element `at` on. */
+INLINE void apply_snake(const int halves, const Run *run, const float *from, idx at, idx rows) {
     for (idx c = 0; c < run->channels; c += LANES) {
         Snake s = snake_of(run->alpha + c, halves);
         for (idx i = c; i < rows * run->channels; i += run->channels)
@@ -117,14 +117,14 @@ static idx tile_of(idx channels) { return max_(4 * ROWS, min_(TALL, TILE / chann
 
 static idx floats_of_inputs(idx count) { return (count * (idx)(sizeof(Input) / sizeof(float)) + WIDTH - 1) / WIDTH * WIDTH; }
 
-/* Floats that a thread needs for a row of units. */
+/* Floats of scratch per thread. */
 EXPORT idx units_scratch(const Unit *units, idx count, idx channels) {
     idx tile = tile_of(channels), kept = 0, most = 0;
     for (idx u = 0; u < count; u++) kept += keep_of(units + u), most = max_(most, keep_of(units + u));
     return floats_of_inputs(count) + (kept + (count + 2) * tile) * channels + (most + tile) * WIDTH;
 }
 
-/* Every unit's input with what came before row `first`: its tail at the beginning, else zeros for now. */
+/* Every unit's input buffer before row `first`: its tail at the start, else empty. */
 static Input *open_inputs(const Run *run, idx clip, idx first, float **scratch) {
     Input *inputs = (Input *)*scratch;
     *scratch += floats_of_inputs(run->count);
@@ -137,7 +137,7 @@ static Input *open_inputs(const Run *run, idx clip, idx first, float **scratch) 
     return inputs;
 }
 
-/* Rows [first, last) of a clip's output. A stretch that does not begin the signal starts early by what its units keep. */
+/* Rows [first, last) of a clip's output. A stretch inside the signal starts early, by its units' context. */
 static void walk(const Run *run, idx clip, idx first, idx last, float *scratch) {
     idx channels = run->channels, tile = tile_of(channels), early = 0;
     for (idx u = 0; first && u < run->count; u++) early += keep_of(run->units + u);
@@ -147,7 +147,7 @@ static void walk(const Run *run, idx clip, idx first, idx last, float *scratch) 
         end = min_(row + tile, last);
         idx rows = end - row;
         float *to = inputs[0].at + inputs[0].have * channels;
-        enter(run, clip, row, rows, to, mixed);
+        add_noise(run, clip, row, rows, to, mixed);
         for (idx u = 0; u < run->count && rows > 0; u++) {
             const Unit *unit = run->units + u;
             Input *input = inputs + u, *next = input + 1;
@@ -163,9 +163,9 @@ static void walk(const Run *run, idx clip, idx first, idx last, float *scratch) 
         }
         idx at = clip * run->y_clip + (end - rows) * channels;
         if (rows > 0 && run->alpha && run->y_halves)
-            leave(1, run, out, at, rows);
+            apply_snake(1, run, out, at, rows);
         else if (rows > 0 && run->alpha)
-            leave(0, run, out, at, rows);
+            apply_snake(0, run, out, at, rows);
     }
     for (idx u = 0; u < run->count && last == run->rows; u++) {
         idx size = keep_of(run->units + u) * channels;
@@ -179,8 +179,8 @@ static void units_job(const void *arguments, idx job, float *scratch) {
     walk(run, job / run->parts, run->rows * part / run->parts, run->rows * (part + 1) / run->parts, scratch);
 }
 
-/* y = the row of x. Each clip is worked on in `parts` stretches, all but the first at least as far from the beginning
- * as its units keep steps together. Channels are a multiple of WIDTH. */
+/* y = units(x). Each clip is processed in `parts` stretches; all but the first begin no earlier than the units' total
+ * context. Channels are a multiple of WIDTH. */
 EXPORT void units(idx threads, const Run *run, float *scratch, idx size) {
     share(threads, run->batch * run->parts, units_job, run, scratch, size);
 }

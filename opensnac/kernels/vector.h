@@ -1,7 +1,7 @@
-/* What the kernels stand on: a register of neighbouring channels, a sine, Snake.
+/* What all kernels share: a vector register of neighbouring channels, a sine, Snake.
  *
- * Every multiply-add is written out and rounded once, and nothing else is contracted (-ffp-contract=off): registers of
- * any width and any compiler give the same bits.
+ * Every fused multiply-add is explicit, and nothing else is contracted (-ffp-contract=off): any register width and any
+ * compiler give the same bits.
  */
 #ifndef OPENSNAC_VECTOR_H
 #define OPENSNAC_VECTOR_H
@@ -65,15 +65,15 @@ INLINE vec polynomial(vec x, const float *c, const int count) {
     return p;
 }
 
-/* sin^2(pi f) for |f| <= 1/2 as a polynomial in f^2, lowest power first: exact to 2e-7, or 2e-5 where what comes of it
- * is cut to bfloat16. */
+/* sin^2(pi f) for |f| <= 1/2 as a polynomial in f^2, lowest power first: exact to 2e-7, or to 2e-5 where the result is
+ * rounded to bfloat16. */
 #define TERMS 6
 #define ROUGH_TERMS 4
 static const float SQUARED_SINE[TERMS] = {9.8696029203f,  -32.469581116f, 42.725384789f,
                                           -30.085953176f, 12.990730325f,  -3.2729459350f};
 static const float ROUGH_SQUARED_SINE[ROUGH_TERMS] = {9.8666747378f, -32.353872283f, 41.294961592f, -22.990920630f};
 
-/* What Snake needs of its alpha: 1 / pi of it, and the polynomial over it. */
+/* A Snake's alpha in the form it is used in: alpha / pi, and the polynomial's coefficients over alpha. */
 typedef struct {
     vec turn, term[TERMS];
 } Snake;
@@ -99,7 +99,7 @@ INLINE vec snake(vec v, const Snake *s, const int rough) {
 static const float DOUBLED_SINE[SLOPE_TERMS] = {6.283185273f,  -41.34169707f, 81.60502482f, -76.70155408f,
                                                 42.01618648f,  -14.86868112f, 3.199784784f};
 
-/* Of a Snake: its value, its slope in v, and its slope in a, which `by_alpha` has yet to divide by a. */
+/* A Snake's value, its derivative by v, and its derivative by a, not yet divided by a (`by_alpha` does that). */
 typedef struct {
     vec value, by_v, by_a;
 } Slopes;

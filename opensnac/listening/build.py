@@ -22,7 +22,7 @@ import soundfile
 from opensnac.errors import OpensnacError
 from opensnac.evaluation.matching import loudness
 from opensnac.evaluation.metrics import require
-from opensnac.files import refuse_full_folder, whole_folder
+from opensnac.files import atomic_folder, refuse_full_folder
 from opensnac.recordings import audio
 
 WEB = Path(__file__).parent / "web"
@@ -30,8 +30,8 @@ REFERENCE, LOW_ANCHOR, MID_ANCHOR = "reference", "anchor 3.5 kHz", "anchor 7 kHz
 ANCHORS = {LOW_ANCHOR: 3_500.0, MID_ANCHOR: 7_000.0}  # cut-off in Hz
 STOP_DB = 60.0  # the standard wants 50 from 1 kHz beyond the cut-off on
 TRANSITION = 450.0  # Hz: the standard wants 25 dB half a kilohertz beyond it
-MOST_STIMULI = 12  # a trial, with hidden reference and anchors, as the standard advises (5.3)
-LEAST_TRIALS, TRIALS_A_CODEC = 5, 1.5  # as the standard advises (7.1)
+MAX_STIMULI = 12  # a trial, with hidden reference and anchors, as the standard advises (5.3)
+MIN_TRIALS, TRIALS_A_CODEC = 5, 1.5  # as the standard advises (7.1)
 
 
 class Built(NamedTuple):
@@ -58,7 +58,7 @@ def build(results_folder: Path, out: Path, codecs: Sequence[str] = (), training:
     trials = [trial for trial in trials if trial["stimuli"]]
     if not trials:
         raise OpensnacError(f"{results_folder}: no clip was kept of all of {', '.join(chosen)}; evaluate them again")
-    with whole_folder(out) as unfinished:
+    with atomic_folder(out) as unfinished:
         _write_page(unfinished / "page", test, trials, training)
         key = {
             "schema": 1,
@@ -67,7 +67,7 @@ def build(results_folder: Path, out: Path, codecs: Sequence[str] = (), training:
             "trials": [_key(trial) for trial in trials],
         }
         (unfinished / "key.json").write_text(json.dumps(key, indent=2) + "\n", encoding="utf-8")
-    return Built(len(trials), max(LEAST_TRIALS, math.ceil(TRIALS_A_CODEC * len(chosen))))
+    return Built(len(trials), max(MIN_TRIALS, math.ceil(TRIALS_A_CODEC * len(chosen))))
 
 
 def _results(folder: Path) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def _choose(results: Mapping[str, Any], codecs: Sequence[str]) -> dict[str, str]
         raise OpensnacError(f"no codec {unknown[0]!r} in these results; there are {', '.join(there.values())}")
     wanted = {known[codec] for codec in codecs} or set(there.values())
     chosen = {codec: name for codec, name in there.items() if name in wanted or codec in wanted}
-    most = MOST_STIMULI - 1 - len(ANCHORS)
+    most = MAX_STIMULI - 1 - len(ANCHORS)
     if len(chosen) > most:
         raise OpensnacError(
             f"{len(chosen)} codecs are more than a listener can compare; choose at most {most} with --codec"

@@ -26,7 +26,7 @@ TRUSTED = 90  # the hidden reference is scored at least so by one who hears it, 
 LARGEST_SHARE = 0.15  # of trials in which a listener may miss that (4.1.2)
 FORGIVEN_SHARE = 0.25  # of listeners: if more praise a trial's mid anchor, it was not degraded enough to tell (4.1.2)
 WHISKER = 1.5  # interquartile ranges beyond the quartiles: grades further out are to be examined (4.1.2)
-LEAST_FOR_QUARTILES = 4  # listeners
+MIN_FOR_QUARTILES = 4  # listeners
 RESAMPLINGS = 10_000  # at least, or all that are possible if they are fewer (Attachment 3)
 # Mean MUSHRA scores of the paper, arXiv 2410.14411.
 PAPER = (
@@ -176,7 +176,7 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 def _to_examine(listeners: Sequence[Listener], key: Mapping[str, Any]) -> list[str]:
     """Single grades far from all others': the standard asks why, and lets only errors be removed."""
     lines = []
-    for trial in key["trials"] if len(listeners) >= LEAST_FOR_QUARTILES else ():
+    for trial in key["trials"] if len(listeners) >= MIN_FOR_QUARTILES else ():
         for condition in trial["conditions"].values():
             grades = {one.session: one.scores[trial["trial"]][condition] for one in listeners}
             low, _, high = quartiles([*grades.values()])

@@ -12,10 +12,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from opensnac.errors import OpensnacError
-from opensnac.files import whole_file
+from opensnac.files import atomic_file
 from opensnac.listening.answers import SESSION, AnswersError, parse
 
-MOST_BYTES = 1 << 20  # of one session's answers
+MAX_BYTES = 1 << 20  # of one session's answers
 KINDS = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -61,7 +61,7 @@ class Server(ThreadingHTTPServer):
         with self.lock:
             if file.exists() and parse(file.read_bytes(), str(file))["revision"] > answers["revision"]:
                 return
-            with whole_file(file, force=True) as path, path.open("wb") as stream:
+            with atomic_file(file, force=True) as path, path.open("wb") as stream:
                 stream.write(text)
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -91,9 +91,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         length = self.headers.get("Content-Length", "")
-        if not length.isdigit() or int(length) > MOST_BYTES:
+        if not length.isdigit() or int(length) > MAX_BYTES:
             self.close_connection = True  # what follows is not read
-            self._answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {MOST_BYTES} bytes\n".encode())
+            self._answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {MAX_BYTES} bytes\n".encode())
             return
         text = self.rfile.read(int(length))
         if not urlsplit(self.path).path.startswith(ANSWERS) or len(text) < int(length):

@@ -1,4 +1,4 @@
-"""Local attention: each window of latent frames attends to itself alone."""
+"""Local attention: latent frames attend to the frames of their own window."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RotaryPosition(nn.Module):
 
 
 def rotate(x: Tensor, inv_freq: Tensor) -> Tensor:
-    """Rotary embedding of x (..., window, head channels); angles are in float32 or better whatever x is."""
+    """Rotary embedding of x (..., window, head channels); angles are computed in float32 or better."""
     precise = torch.promote_types(inv_freq.dtype, torch.float32)
     angles = torch.arange(x.shape[-2], device=x.device, dtype=precise)[:, None] * inv_freq.to(precise)
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
@@ -37,7 +37,7 @@ def rotate(x: Tensor, inv_freq: Tensor) -> Tensor:
 
 
 def attend(qkv: Tensor, window: int, inv_freq: Tensor) -> Signal:
-    """Self-attention inside windows, for queries, keys and values side by side: (batch, time, 3 x channels)."""
+    """Self-attention inside windows; `qkv` holds queries, keys and values: (batch, time, 3 x channels)."""
     heads = qkv.shape[2] // (3 * HEAD_CHANNELS)
     q, k, v = (
         part.reshape(-1, window, heads, HEAD_CHANNELS).transpose(1, 2)  # (batch x windows, heads, window, head)
@@ -50,7 +50,7 @@ def attend(qkv: Tensor, window: int, inv_freq: Tensor) -> Signal:
 class LocalAttention(nn.Module):
     """LayerNorm, multi-head self-attention inside non-overlapping windows, residual.
 
-    The time axis must be a multiple of `window_size`; the codec pads so that it is.
+    The time axis must be a multiple of `window_size`, which the codec pads to.
     """
 
     def __init__(self, channels: int, window_size: int) -> None:

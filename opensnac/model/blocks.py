@@ -1,7 +1,6 @@
-"""Strided and transposed convolutions: products on each two neighbouring blocks of a signal, with their gradients.
+"""Strided and transposed convolutions: matrix products on pairs of neighbouring blocks, with gradients.
 
-Where the C kernels run, as one operator: both products at once, on rows that overlap in memory, and nothing copied to
-make them rows.
+On the C kernels this is one operator: both products at once, on rows that overlap in memory, without copies.
 """
 
 from __future__ import annotations
@@ -14,16 +13,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from opensnac import kernels
-from opensnac.kernels.library import check, look_at
-from opensnac.model.operators import on_kernels, once
+from opensnac.kernels.library import check, check_strided
+from opensnac.model.operators import kernels_support, refuse_double_backward
 
 Blocks = Float[Tensor, "batch blocks values"]
 Matrix = Float[Tensor, "columns values"]
 
 
 def neighbours(x: Blocks, first: Matrix, second: Matrix, bias: Tensor) -> Float[Tensor, "batch blocks-1 columns"]:
-    """Of each two neighbouring blocks, the earlier one times `first` and the later one times `second`, summed up."""
-    if torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu") and on_kernels(x, first, second, bias):
+    """For each pair of neighbouring blocks: the earlier one times `first` plus the later one times `second`."""
+    if torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu") and kernels_support(x, first, second, bias):
         return torch.ops.opensnac.neighbours(x, first, second, bias)
     return F.linear(x[:, :-1], first, bias) + F.linear(x[:, 1:], second)
 
@@ -39,7 +38,7 @@ torch.library.define(
 def _neighbours(x: Tensor, first: Tensor, second: Tensor, bias: Tensor) -> Tensor:
     x = check("x", x, (None, None, None))
     columns = first.shape[0]
-    first, second = (look_at("matrix", matrix, (columns, x.shape[2])) for matrix in (first, second))
+    first, second = (check_strided("matrix", matrix, (columns, x.shape[2])) for matrix in (first, second))
     matrix = torch.cat([kernels.packed(first), kernels.packed(second)], dim=1)
     return kernels.linear(x, matrix, columns, bias, rows=max(0, x.shape[1] - 1)).contiguous()
 
@@ -49,7 +48,7 @@ def _neighbours_backward(dy: Tensor, x: Tensor, first: Tensor, second: Tensor) -
     x = check("x", x, (None, None, None))
     (batch, blocks, values), columns = x.shape, first.shape[0]
     dy = check("dy", dy, (batch, max(0, blocks - 1), columns))
-    # All clips in a row, with a zero before the first row and behind every clip's last.
+    # All clips end to end, with a zero row before the first clip and after each one.
     row = dy.new_zeros(1 + batch * blocks, columns)
     row[1:].view(batch, blocks, columns)[:, :-1] = dy
     matrix = torch.cat([kernels.packed(second.T), kernels.packed(first.T)], dim=1)
@@ -74,7 +73,7 @@ def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
 
 
 def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor, ...]:
-    once()
+    refuse_double_backward()
     return torch.ops.opensnac.neighbours_backward(dy, *ctx.saved_tensors)
 
 

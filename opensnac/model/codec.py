@@ -1,4 +1,4 @@
-"""The codec as it is trained: waveform -> latent -> codes -> waveform, differentiable and in one piece."""
+"""The codec for training: waveform -> latent -> codes -> waveform, differentiable, whole signals at a time."""
 
 from __future__ import annotations
 
@@ -40,64 +40,64 @@ class Codec(nn.Module):
     def forward(self, audio: Audio) -> tuple[Audio, list[Codes]]:
         """Audio through the codec and back: (audio of the same length, codes).
 
-        In training mode the noise is drawn afresh at each call.
+        In training mode each call draws new noise.
         """
         audio_hat, quantized = self.reconstruct(audio)
         return audio_hat, quantized.codes
 
     def reconstruct(self, audio: Audio) -> tuple[Audio, Quantized]:
-        """As forward, with what training needs of the quantiser."""
+        """As forward, with the quantiser's intermediate results instead of the codes alone."""
         quantized = self.quantize(self.latent(audio))
         seeds = torch.randint(2**62, audio.shape[:1], device=audio.device) if self.training else 0
         return self.decode_latent(quantized.latent, seeds)[..., : audio.shape[-1]], quantized
 
     def preprocess(self, audio: Audio) -> Audio:
-        """Audio padded with zeros on the right to whole groups of frames, as the encoder takes it."""
+        """Audio zero-padded on the right to whole groups of frames, as the encoder takes it."""
         samples = self.config.num_frames(audio.shape[-1]) * self.hop_length
         return F.pad(audio, (0, samples - audio.shape[-1]))
 
     def latent(self, audio: Audio) -> Latent:
-        """Audio of any length -> what the encoder makes of it, before quantisation. AudioError for what is no audio."""
+        """Audio of any length -> the encoder's output (batch, latent_dim, frames). AudioError for unsuitable audio."""
         refuse_tracing()
         weight = self.quantizer.scales[0].codebook.weight
         audio = checked_audio(audio, weight.dtype, weight.device, finite=not torch.compiler.is_compiling())
         return self.encoder(self.preprocess(audio))
 
     def quantize(self, latent: Latent) -> Quantized:
-        """The nearest latent that codes stand for, and these; gradients pass straight through."""
+        """Quantise a latent (batch, latent_dim, frames); gradients pass straight through."""
         return self.quantizer(latent)
 
     def from_codes(self, codes: list[Tensor]) -> Latent:
-        """The latent that codes stand for; codes of the first scales alone give a coarser one."""
+        """The latent that codes stand for; the codes of the first scales alone give a coarser one."""
         return self.quantizer.from_codes(codes)
 
     def decode_latent(self, latent: Latent, seed: Seed = 0) -> Audio:
-        """A latent -> audio (batch, 1, frames x hop); `seed` of the noise, one or one a clip, None leaves it out."""
+        """Latent -> audio (batch, 1, frames x hop). `seed` of the noise: one, or one per clip; None for no noise."""
         refuse_tracing()
         return self.decoder(latent, seed)
 
     def fold_weight_norm(self) -> Self:
-        """Replace each weight's gain and direction by the weight itself, in place: for inference, not for training."""
+        """Replace each weight's gain and direction by the weight, in place: for inference, not for training."""
         before = self.fingerprint
         self.fold()
         self._folded_from = (before, fingerprint(self.state_dict()))
         return self
 
     def fold(self) -> None:
-        """As fold_weight_norm, for weights that are about to be replaced: the fingerprint is not kept."""
+        """As fold_weight_norm, without keeping the fingerprint: for weights that are about to be replaced."""
         for module in self.modules():
             if isinstance(module, Kernel):
                 module.fold()
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the weights as they were before folding, 64 hexadecimal digits: which model a file needs."""
+        """SHA-256 of the weights before folding, 64 hex digits; files name the model they need by it."""
         now = fingerprint(self.state_dict())
         return self._folded_from[0] if self._folded_from and self._folded_from[1] == now else now
 
     @property
     def sampling_rate(self) -> int:
-        """Samples a second, Hz."""
+        """Samples per second, Hz."""
         return self.config.sampling_rate
 
     @property
@@ -107,27 +107,27 @@ class Codec(nn.Module):
 
     @property
     def vq_strides(self) -> tuple[int, ...]:
-        """Latent frames of one code of each scale, coarse to fine."""
+        """Latent frames per code of each scale, coarse to fine."""
         return self.config.vq_strides
 
     @property
     def hop_length(self) -> int:
-        """Samples of one latent frame."""
+        """Samples per latent frame."""
         return self.config.hop_length
 
     @property
     def frame_rate(self) -> float:
-        """Latent frames a second."""
+        """Latent frames per second."""
         return self.config.frame_rate
 
     @property
     def code_rates(self) -> tuple[float, ...]:
-        """Codes a second of each scale, coarse to fine."""
+        """Codes per second of each scale, coarse to fine."""
         return self.config.code_rates
 
     @property
     def bits_per_second(self) -> float:
-        """Bit rate of one channel at fixed width."""
+        """Bitrate of one channel's codes at fixed width."""
         return self.config.bits_per_second
 
     @property
@@ -137,6 +137,6 @@ class Codec(nn.Module):
 
 
 def refuse_tracing() -> None:
-    """OpensnacError under torch.jit.trace, which would leave out what it does not see."""
+    """OpensnacError under torch.jit.trace, which misses part of the codec's arithmetic."""
     if torch.jit.is_tracing():
-        raise OpensnacError("torch.jit.trace does not see all of the codec's arithmetic; use torch.export instead")
+        raise OpensnacError("torch.jit.trace misses part of the codec's arithmetic; use torch.export instead")

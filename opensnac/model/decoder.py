@@ -19,7 +19,7 @@ Seed = int | Int[Tensor, " clips"] | None
 
 
 class DecoderBlock(nn.Module):
-    """A step up by `stride` that halves the channels, noise, three residual units."""
+    """Upsampling by `stride` that halves the channels, noise, three residual units."""
 
     def __init__(self, channels: int, stride: int, noise: bool, depthwise: bool, layer: int) -> None:
         super().__init__()
@@ -52,16 +52,14 @@ class Decoder(nn.Module):
         self.model = nn.Sequential(*layers)
 
     def layers(self) -> Iterator[nn.Module]:
-        """Every layer in the order it works in."""
+        """The layers, in order."""
         for part in self.model:
             yield from part.block if isinstance(part, DecoderBlock) else [part]
 
     def forward(self, latent: Tensor, seed: Seed = None) -> Audio:
-        """Decode whole signals; `seed` of the noise is one for all clips or one for each, None leaves it out."""
+        """Decode whole signals. `seed` of the noise: one, or one per clip; None for no noise."""
         if latent.ndim != 3 or latent.shape[1] != self.latent_dim:
-            raise CodesError(
-                f"the decoder got a latent of shape {tuple(latent.shape)}, expected (batch, {self.latent_dim}, frames)"
-            )
+            raise CodesError(f"latent: expected shape (batch, {self.latent_dim}, frames), got {tuple(latent.shape)}")
         x = latent.transpose(1, 2)
         for layer in self.layers():
             x = layer(x, _noise(x, layer, seed)) if isinstance(layer, Noise) else layer(x)

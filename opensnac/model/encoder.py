@@ -19,7 +19,7 @@ Latent = Float[Tensor, "batch _channels _frames"]
 
 
 class EncoderBlock(nn.Module):
-    """Three residual units, then a step down by `stride` that doubles the channels."""
+    """Three residual units, then downsampling by `stride` that doubles the channels."""
 
     def __init__(self, channels: int, stride: int, depthwise: bool) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class EncoderBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Audio (batch, 1, samples), whole groups of frames -> latent (batch, latent_dim, samples / hop)."""
+    """Audio (batch, 1, samples) of whole groups of frames -> latent (batch, latent_dim, samples / hop)."""
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
@@ -47,14 +47,14 @@ class Encoder(nn.Module):
         self.block = nn.Sequential(*layers)
 
     def layers(self) -> Iterator[nn.Module]:
-        """Every layer in the order it works in."""
+        """The layers, in order."""
         for part in self.block:
             yield from part.block if isinstance(part, EncoderBlock) else [part]
 
     def forward(self, audio: Tensor) -> Latent:
         if audio.ndim != 3 or audio.shape[1] != 1 or audio.shape[2] % self.multiple:
             raise AudioError(
-                f"the encoder got shape {tuple(audio.shape)}, expected (batch, 1, samples) with samples a multiple of "
-                f"{self.multiple}; SNAC.preprocess pads"
+                f"audio: expected shape (batch, 1, samples) with samples a multiple of {self.multiple}, "
+                f"got {tuple(audio.shape)}; SNAC.preprocess pads"
             )
         return self.block(audio.transpose(1, 2)).transpose(1, 2)

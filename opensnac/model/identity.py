@@ -1,4 +1,4 @@
-"""What tells one model's weights from another's."""
+"""Fingerprint of a model's weights."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from opensnac import identity
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """As identity.fingerprint, of tensors."""
+    """identity.fingerprint of tensors."""
     arrays = {name: value.detach().to("cpu", torch.float32).numpy() for name, value in state.items()}
     return identity.fingerprint(arrays)

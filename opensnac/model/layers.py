@@ -1,8 +1,8 @@
-"""The layers of SNAC in their trainable form. Activations are time-major: (batch, time, channels).
+"""The trainable layers of SNAC. Activations are time-major: (batch, time, channels).
 
-Parameters keep the published names and shapes (those of 1-D convolutions), only the arithmetic differs: a 1x1
-convolution is a matrix product over the last axis, a strided or transposed convolution is two of them on blocks of
-`stride` steps, a depthwise convolution is a sum of shifted products. docs/architecture.md says why.
+Parameters have the published names and shapes, those of 1-D convolutions. The arithmetic differs: a 1x1 convolution is
+a matrix product over the last axis, a strided or transposed convolution two of them on blocks of `stride` steps, a
+depthwise convolution a sum of shifted products. docs/architecture.md says why.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from opensnac.model.blocks import neighbours
 from opensnac.model.operators import depthwise, snake
 from opensnac.model.residual import UnitWeights, residual
 
-TAPS = 7  # of every convolution that keeps the rate
+TAPS = 7  # of every convolution without stride
 
 
-Signal = Float[Tensor, "batch _time _channels"]  # _: of any size, so that one name serves both ends of a layer
+Signal = Float[Tensor, "batch _time _channels"]  # _: any size, so that a layer's input and output can share the name
 
 
 class Snake(nn.Module):
@@ -37,7 +37,7 @@ class Snake(nn.Module):
 
 
 class WeightNorm(nn.Module):
-    """A weight's gain and direction, under the names PyTorch's parametrization gives them (arXiv 1602.07868)."""
+    """A weight's gain and direction (arXiv 1602.07868), named as in PyTorch's parametrization."""
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
@@ -49,20 +49,20 @@ class WeightNorm(nn.Module):
 
     @torch.no_grad()
     def assign(self, weight: Tensor) -> None:
-        """Become `weight`: its direction, its norm as the gain."""
+        """Set to `weight`: its direction, and its norm as the gain."""
         self.original0.copy_(_norm(weight))
         self.original1.copy_(weight)
 
 
 def _norm(weight: Tensor) -> Tensor:
     """Over all axes but the first, shape (dim 0, 1, 1)."""
-    if weight.is_meta:  # for the shape alone PyTorch would import its compiler, a second and a half
+    if weight.is_meta:  # PyTorch would import its compiler just for the shape, 1.5 s
         return weight.new_empty(len(weight), 1, 1)
     return torch.norm_except_dim(weight.detach(), 2, 0)
 
 
 class Kernel(nn.Module):
-    """A weight-normalised kernel of published shape (dim 0, dim 1, taps), initialised as PyTorch's convolutions are."""
+    """A weight-normalised kernel (dim 0, dim 1, taps) of published shape, initialised as in PyTorch's convolutions."""
 
     parametrizations: nn.ModuleDict
 
@@ -70,7 +70,7 @@ class Kernel(nn.Module):
         super().__init__()
         bound = 1 / math.sqrt(fan_in)
         weight = torch.empty(shape).uniform_(-bound, bound)
-        self.bias: Tensor  # None without a bias, which only Pointwise is ever made
+        self.bias: Tensor  # None for a Pointwise without bias
         self.register_parameter(
             "bias", nn.Parameter(torch.empty(out_channels).uniform_(-bound, bound)) if bias else None
         )
@@ -78,7 +78,7 @@ class Kernel(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The kernel itself: gain times direction, or what was folded from them."""
+        """The kernel: gain times direction, or the folded weight."""
         folded = self._parameters.get("weight")
         return self._norm() if folded is None else folded
 
@@ -87,7 +87,7 @@ class Kernel(nn.Module):
         self._norm.assign(weight)
 
     def fold(self) -> None:
-        """Store the kernel in place of its gain and direction."""
+        """Replace gain and direction by the kernel."""
         if self.folded:
             return
         weight = nn.Parameter(self.weight.detach(), requires_grad=self._norm.original1.requires_grad)
@@ -100,19 +100,19 @@ class Kernel(nn.Module):
 
     @property
     def folded(self) -> bool:
-        """Whether gain and direction are gone."""
+        """Whether gain and direction have been folded."""
         return "weight" in self._parameters
 
 
 class Pointwise(Kernel):
-    """1x1 convolution: one matrix product over the channels."""
+    """1x1 convolution: a matrix product over the channels."""
 
     def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
         super().__init__((out_channels, in_channels, 1), out_channels, in_channels, bias)
 
     @property
     def matrix(self) -> Float[Tensor, "out_channels in_channels"]:
-        """The kernel as the product takes it."""
+        """The kernel as a matrix."""
         return self.weight.flatten(1)
 
     def forward(self, x: Signal) -> Signal:
@@ -128,7 +128,7 @@ class Depthwise(Kernel):
 
     @property
     def taps(self) -> Float[Tensor, "taps channels"]:
-        """The kernel as the operator takes it."""
+        """The kernel in the operator's layout."""
         return self.weight.flatten(1).T
 
     def forward(self, x: Signal) -> Signal:
@@ -148,13 +148,13 @@ class Convolution(Kernel):
 
 
 def convolve(padded: Signal, weight: Tensor, bias: Tensor, dilation: int) -> Signal:
-    """A convolution of published shape over (batch, time, channels) that is padded already."""
+    """Convolution of a padded signal (batch, time, channels) with a kernel of published shape."""
     time = padded.shape[1] - (TAPS - 1) * dilation
 
     def windows(x: Signal) -> list[Signal]:
         return [x[:, k * dilation : k * dilation + time] for k in range(TAPS)]
 
-    if weight.shape[0] == 1:  # products first: seven numbers a step to shift instead of all channels
+    if weight.shape[0] == 1:  # products first: shifts seven values per step instead of all channels
         products = windows(F.linear(padded, weight[0].T))
         return bias + torch.cat([product[..., k : k + 1] for k, product in enumerate(products)], -1).sum(
             -1, keepdim=True
@@ -170,28 +170,28 @@ class Downsample(Kernel):
         self.stride = stride
 
     def forward(self, x: Signal) -> Signal:
-        lead = math.ceil(self.stride / 2)  # an output frame begins so many steps before its own block
+        lead = math.ceil(self.stride / 2)  # steps by which an output frame begins before its own block
         first, second = self.weight.transpose(1, 2).flatten(1).chunk(2, dim=1)
         return downsample(F.pad(x, (0, 0, lead, self.stride - lead)), first, second, self.bias)
 
 
 def downsample(x: Signal, first: Tensor, second: Tensor, bias: Tensor) -> Signal:
-    """Frames from each two neighbouring blocks of x; the matrices are (channels out, block x channels in)."""
+    """One frame per pair of neighbouring blocks of x; the matrices are (channels out, block x channels in)."""
     stride = first.shape[1] // x.shape[2]
     blocks = x[:, : x.shape[1] // stride * stride].unflatten(1, (-1, stride)).flatten(2)
     return neighbours(blocks, first, second, bias)
 
 
 class Upsample(Kernel):
-    """Transposed convolution of kernel 2s and stride s: each frame makes 2s steps, halves of neighbours overlap."""
+    """Transposed convolution of kernel 2s and stride s: each frame gives 2s steps, and neighbours overlap by half."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
-        # PyTorch takes a transposed convolution's fan-in from dim 1 of its weight.
+        # PyTorch computes a transposed convolution's fan-in from dim 1 of its weight.
         super().__init__((in_channels, out_channels, 2 * stride), out_channels, out_channels * 2 * stride)
         self.stride = stride
 
     def forward(self, x: Signal) -> Signal:
-        lead = math.ceil(self.stride / 2)  # a frame's steps begin so many before its own block
+        lead = math.ceil(self.stride / 2)  # steps by which a frame's output begins before its own block
         by_channel = self.weight.flatten(1).T.contiguous().view(len(self.bias), 2 * self.stride, -1)
         first, second = by_channel.transpose(0, 1).flatten(0, 1).chunk(2)  # two copies, quicker than one by permute
         y = upsample(F.pad(x, (0, 0, 1, 1)), first, second, self.bias)
@@ -199,13 +199,13 @@ class Upsample(Kernel):
 
 
 def upsample(x: Signal, first: Tensor, second: Tensor, bias: Tensor) -> Signal:
-    """Blocks of steps from each two neighbouring frames of x; the matrices are (block x channels out, channels in)."""
+    """One block of steps per pair of neighbouring frames of x; the matrices are (block x channels out, channels in)."""
     blocks = neighbours(x, second, first, bias.repeat(len(first) // len(bias)))
     return blocks.unflatten(2, (-1, len(bias))).flatten(1, 2)
 
 
 class Noise(nn.Module):
-    """Adds h(x) * e, e ~ N(0, 1) one value a step shared by the channels: (batch or 1, time), or None for no noise."""
+    """x + h(x) * e, with e ~ N(0, 1) one value per step shared by the channels: (batch or 1, time); None: no noise."""
 
     def __init__(self, channels: int, layer: int) -> None:
         super().__init__()
@@ -221,13 +221,13 @@ class ResidualUnit(nn.Module):
 
     def __init__(self, channels: int, dilation: int, depthwise: bool) -> None:
         super().__init__()
-        mix = Depthwise(channels, dilation) if depthwise else Convolution(channels, channels, dilation)
-        self.block = nn.Sequential(Snake(channels), mix, Snake(channels), Pointwise(channels, channels))
+        conv = Depthwise(channels, dilation) if depthwise else Convolution(channels, channels, dilation)
+        self.block = nn.Sequential(Snake(channels), conv, Snake(channels), Pointwise(channels, channels))
 
     def forward(self, x: Signal) -> Signal:
         if not isinstance(self.block[1], Depthwise):
             return x + self.block(x)
-        first, mix, second, out = cast(tuple[Snake, Depthwise, Snake, Pointwise], tuple(self.block))
+        first, conv, second, out = cast(tuple[Snake, Depthwise, Snake, Pointwise], tuple(self.block))
         alpha, beta = first.alpha.view(-1), second.alpha.view(-1)
-        unit = UnitWeights(alpha, mix.taps, mix.bias, beta, out.matrix, out.bias)
-        return residual(x, unit, mix.dilation)
+        unit = UnitWeights(alpha, conv.taps, conv.bias, beta, out.matrix, out.bias)
+        return residual(x, unit, conv.dilation)

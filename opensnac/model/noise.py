@@ -1,7 +1,7 @@
 """Gaussian noise that is a pure function of (seed, layer, absolute position).
 
-A counter-based generator: each position is hashed by itself, so any cut of a signal and any batch draw the same
-numbers (any device too, to the rounding of its logarithm and cosine), and nothing is remembered between calls.
+A counter-based generator: each position is hashed independently, so any piece of a signal and any batch draw the same
+numbers (on any device, up to rounding of logarithm and cosine), and there is no state between calls.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ _FACTORS = (0x7FEB352D, 0x846CA68B - 2**32)  # the second is negative so that no
 def position_noise(
     seed: int | Int[Tensor, " clips"], layer: int, position: Int[Tensor, "*_clips steps"]
 ) -> Float[Tensor, "*clips steps"]:
-    """N(0, 1) values, float32, at int64 positions of the noise that (seed, layer) names.
+    """N(0, 1) values, float32, at int64 positions of the sequence of (seed, layer).
 
-    With a seed for each clip the noise is (clips, steps); positions are then the same for all, (steps,), or each
-    clip's own, (clips, steps).
+    With a seed per clip the noise is (clips, steps), and positions are shared, (steps,), or per clip, (clips, steps).
     """
     key = noise_key(seed[:, None], layer) if isinstance(seed, Tensor) else noise_key(seed, layer)
     first = _mix(_mix(position & _MASK) ^ (position >> 32) ^ key)
@@ -36,7 +35,7 @@ def position_noise(
 
 
 def noise_key(seed: IntOrTensor, layer: int) -> IntOrTensor:
-    """The 32 bits that a position is hashed with."""
+    """The 32-bit key that positions are hashed with."""
     return _mix(_mix(seed & _MASK) ^ (seed >> 32 & _MASK) ^ _mix(layer + 1))
 
 

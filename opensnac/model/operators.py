@@ -1,7 +1,7 @@
-"""Snake and depthwise convolution, what is left of the codec beside matrix products.
+"""Snake and depthwise convolution, the codec's arithmetic besides matrix products.
 
-Where the C kernels run (float32 on a CPU, a multiple of 16 channels) they are custom operators with gradients;
-elsewhere, and inside torch.compile and torch.export, plain PyTorch, which can be differentiated more than once.
+On the C kernels (float32 on a CPU, a multiple of 16 channels) they are custom operators with gradients; elsewhere, and
+inside torch.compile and torch.export, plain PyTorch, which can be differentiated more than once.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch import Tensor
 
 from opensnac import kernels
 from opensnac.errors import TensorError
-from opensnac.kernels.library import ask, call, check
+from opensnac.kernels.library import call, check, query
 
 Signal = Float[Tensor, "batch time channels"]
 
 
 def snake(x: Signal, alpha: Float[Tensor, " channels"]) -> Signal:
     """x + sin^2(alpha x) / alpha."""
-    if in_c(x, alpha):
+    if kernels_apply(x, alpha):
         return torch.ops.opensnac.snake(x, alpha)
     return x + torch.sin(alpha * x).square() * (1 / (alpha + 1e-9))
 
@@ -31,18 +31,18 @@ def depthwise(
     x: Signal, taps: Float[Tensor, "taps channels"], bias: Float[Tensor, " channels"], dilation: int
 ) -> Signal:
     """Each channel convolved with its own seven taps, `dilation` steps apart, centred, zeros outside."""
-    if in_c(x, taps, bias):
+    if kernels_apply(x, taps, bias):
         return torch.ops.opensnac.depthwise(x, taps, bias, dilation)
     if x.device.type == "cpu" and not torch.compiler.is_exporting() and not torch.jit.is_tracing():
         return _shifted_sum(x, taps, bias, dilation)
-    # One step high, so that channels that lie side by side are a layout that libraries know, and nothing is copied.
+    # As an image one pixel high this is channels-last, which libraries take without a copy.
     image, weight = x.mT[:, :, None], taps.T[:, None, None]
     padding = (0, dilation * (kernels.TAPS // 2))
     return F.conv2d(image, weight, bias, padding=padding, dilation=(1, dilation), groups=x.shape[2])[:, :, 0].mT
 
 
 def _shifted_sum(x: Tensor, taps: Tensor, bias: Tensor, dilation: int) -> Tensor:
-    """Depthwise convolution as a processor does it faster than by one call, with its gradients."""
+    """Depthwise convolution as shifted products: on a CPU faster than the library's, gradients included."""
     time, reach = x.shape[1], dilation * (kernels.TAPS // 2)
     padded = F.pad(x, (0, 0, reach, reach))
     y = bias + padded[:, :time] * taps[0]
@@ -51,14 +51,14 @@ def _shifted_sum(x: Tensor, taps: Tensor, bias: Tensor, dilation: int) -> Tensor
     return y
 
 
-def in_c(x: Tensor, *parameters: Tensor) -> bool:
-    """Whether the kernels can work on these; what does not fit goes to PyTorch, which says so."""
+def kernels_apply(x: Tensor, *parameters: Tensor) -> bool:
+    """Whether the kernels take these tensors; others go to PyTorch, which reports shapes that do not fit."""
     fits = x.dim() == 3 and x.shape[2] % kernels.WIDTH == 0 and all(p.shape[-1] == x.shape[2] for p in parameters)
-    return fits and on_kernels(x, *parameters)
+    return fits and kernels_support(x, *parameters)
 
 
-def on_kernels(*tensors: Tensor) -> bool:
-    """Whether tensors are of the type and in the place that kernels work on, and not in a graph that is being made."""
+def kernels_support(*tensors: Tensor) -> bool:
+    """Whether tensors have the kernels' type and device and are not being traced or compiled."""
     plain = all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in tensors)
     recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
     return plain and not recorded and kernels.level() is not None
@@ -74,7 +74,7 @@ torch.library.define(
 
 @torch.library.impl("opensnac::snake", "CPU")
 def _snake(x: Tensor, alpha: Tensor) -> Tensor:
-    x = signal("x", x)
+    x = check_signal("x", x)
     alpha = check("alpha", alpha, x.shape[2:])
     y = torch.empty_like(x)
     call("snake_forward", x, alpha, y, x.shape[0] * x.shape[1], x.shape[2])
@@ -83,44 +83,47 @@ def _snake(x: Tensor, alpha: Tensor) -> Tensor:
 
 @torch.library.impl("opensnac::snake_backward", "CPU")
 def _snake_backward(dy: Tensor, x: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-    x = signal("x", x)
+    x = check_signal("x", x)
     dy, alpha = check("dy", dy, x.shape), check("alpha", alpha, x.shape[2:])
     rows, channels = x.shape[0] * x.shape[1], x.shape[2]
-    dx, partial = torch.empty_like(x), x.new_empty(ask("tiles", rows), channels)
+    dx, partial = torch.empty_like(x), x.new_empty(query("tiles", rows), channels)
     call("snake_backward", x, alpha, dy, dx, partial, rows, channels)
     return dx, partial.sum(0)
 
 
 @torch.library.impl("opensnac::depthwise", "CPU")
 def _depthwise(x: Tensor, taps: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
-    x = signal("x", x)
+    x = check_signal("x", x)
     taps = check("taps", taps, (kernels.TAPS, x.shape[2]))
     bias = None if bias is None else check("bias", bias, x.shape[2:])
     y = torch.empty_like(x)
-    call("depthwise_forward", x, taps, bias, y, *x.shape, positive(dilation))
+    call("depthwise_forward", x, taps, bias, y, *x.shape, check_dilation(dilation))
     return y
 
 
 @torch.library.impl("opensnac::depthwise_backward", "CPU")
 def _depthwise_backward(dy: Tensor, x: Tensor, taps: Tensor, dilation: int) -> tuple[Tensor, Tensor, Tensor]:
-    x = signal("x", x)
+    x = check_signal("x", x)
     dy, taps = check("dy", dy, x.shape), check("taps", taps, (kernels.TAPS, x.shape[2]))
-    dx, partial = torch.empty_like(x), x.new_empty(x.shape[0] * ask("tiles", x.shape[1]), kernels.TAPS + 1, x.shape[2])
-    call("depthwise_forward", dy, taps.flip(0), None, dx, *x.shape, positive(dilation))
+    dx, partial = (
+        torch.empty_like(x),
+        x.new_empty(x.shape[0] * query("tiles", x.shape[1]), kernels.TAPS + 1, x.shape[2]),
+    )
+    call("depthwise_forward", dy, taps.flip(0), None, dx, *x.shape, check_dilation(dilation))
     call("depthwise_weight_gradient", x, dy, partial, *x.shape, dilation)
     gradient = partial.sum(0)
     return dx, gradient[: kernels.TAPS].clone(), gradient[kernels.TAPS].clone()
 
 
-def signal(name: str, x: Tensor) -> Tensor:
-    """The tensor, contiguous; TensorError unless the kernels can work on it."""
+def check_signal(name: str, x: Tensor) -> Tensor:
+    """The tensor, contiguous; TensorError unless the kernels take it."""
     x = check(name, x, (None, None, None))
     if x.shape[2] % kernels.WIDTH:
         raise TensorError(f"{name}: expected a multiple of {kernels.WIDTH} channels, got {x.shape[2]}")
     return x
 
 
-def positive(dilation: int) -> int:
+def check_dilation(dilation: int) -> int:
     """The dilation; TensorError unless it is at least 1."""
     if dilation < 1:
         raise TensorError(f"dilation: expected at least 1, got {dilation}")
@@ -153,19 +156,19 @@ def _keep_depthwise(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None, int],
     ctx.save_for_backward(x, taps)
 
 
-def once() -> None:
-    """TensorError where gradients of gradients are asked for."""
+def refuse_double_backward() -> None:
+    """TensorError where second derivatives are requested."""
     if torch.is_grad_enabled():
-        raise TensorError("the kernels' gradients have no gradients: expected create_graph=False, got True")
+        raise TensorError("the kernels have no second derivatives: expected create_graph=False, got True")
 
 
 def _gradients_of_snake(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
-    once()
+    refuse_double_backward()
     return torch.ops.opensnac.snake_backward(dy, *ctx.saved_tensors)
 
 
 def _gradients_of_depthwise(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
-    once()
+    refuse_double_backward()
     dx, dtaps, dbias = torch.ops.opensnac.depthwise_backward(dy, *ctx.saved_tensors, ctx.dilation)
     return dx, dtaps, dbias if ctx.has_bias else None, None
 

@@ -1,4 +1,4 @@
-"""How trained weights are read and written. No pickle runs."""
+"""Reading and writing trained weights. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from opensnac.errors import ModelError
-from opensnac.files import whole_file
+from opensnac.files import atomic_file
 from opensnac.model.codec import Codec
 from opensnac.model.identity import fingerprint
 from opensnac.models import WEIGHT_FILES
 
 
 def load_weights(model: Codec, folder: Path) -> None:
-    """Give a model a folder's weights, all of them, with weight norm folded or not; it may be on the meta device."""
+    """Load all of a folder's weights, with weight norm folded or not, into a model, which may be on the meta device."""
     path = next(folder / name for name in WEIGHT_FILES if (folder / name).exists())
     state, metadata = _read(path)
     folded = not any(".parametrizations." in key for key in state)
@@ -48,29 +48,29 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ModelError(f"{path} cannot be read as weights: {reason}") from error
     except Exception as error:  # torch's unpickling error, for anything but tensors
         raise ModelError(
-            f"{path} is damaged or holds more than tensors, and was not loaded, for safety; fetch it again, or have "
-            "its author store model.safetensors"
+            f"{path}: expected tensors only, got a damaged file or other objects, which are not loaded, for safety; "
+            "fetch it again, or ask its author for model.safetensors"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelError(f"{path} is no state dict: expected names and tensors")
+        raise ModelError(f"{path}: expected a state dict of names and tensors, got {type(state).__name__}")
     return state, {}
 
 
 def save(model: Codec, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """Write `config.json` and `model.safetensors`, each whole or not at all; `dtype` stores smaller numbers."""
+    """Write `config.json` and `model.safetensors`, each atomically; `dtype` converts the weights."""
     from safetensors.torch import save as to_bytes
 
     state = {name: value.detach().to("cpu", dtype).contiguous() for name, value in model.state_dict().items()}
-    # A folded model keeps the name of the weights it was folded from; others are named by what is stored.
+    # A folded model keeps the fingerprint from before folding; others get that of the stored weights.
     named = model.fingerprint if model._folded_from else fingerprint(state)
-    with whole_file(folder / "config.json", force=True) as path:
+    with atomic_file(folder / "config.json", force=True) as path:
         path.write_text(json.dumps(model.config.to_dict(), indent=2) + "\n", encoding="utf-8")
-    with whole_file(folder / "model.safetensors", force=True) as path:
+    with atomic_file(folder / "model.safetensors", force=True) as path:
         path.write_bytes(to_bytes(state, {"format": "pt", "fingerprint": named}))
 
 
 def push_to_hub(model: Codec, repo_id: str, **options: Any) -> str:
-    """Upload through huggingface_hub; `private` goes to making the repository, `token` to both steps."""
+    """Upload through huggingface_hub. `private` is for creating the repository, `token` for both steps."""
     from huggingface_hub import HfApi
 
     api = HfApi(token=options.pop("token", None))

@@ -1,4 +1,4 @@
-"""Latent frames to codes and back: a residual vector quantiser whose scales tick at their own strides."""
+"""Latent frames to codes and back: a residual vector quantiser whose scales have their own strides."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ Vectors = Float[Tensor, "batch _codes dim"]
 
 @dataclass
 class Quantized:
-    """What quantising a latent gives: the vectors' sum, the codes, and what training needs, one entry per scale."""
+    """The quantised latent, and per scale the codes, the projected latent z_e and the chosen entries z_q."""
 
     latent: Latent
     codes: list[Codes]
-    z_e: list[Vectors]
-    z_q: list[Vectors]
+    z_e: list[Vectors]  # before quantisation, in the codebook's space
+    z_q: list[Vectors]  # codebook entries
 
 
 class VectorQuantizer(nn.Module):
-    """One scale: pool by `stride`, project, take the codebook entry nearest in angle, project back, repeat.
+    """One scale: average pool by `stride`, project, take the entry nearest in angle, project back, repeat.
 
     Its methods are time-major: (batch, frames, channels).
     """
@@ -41,16 +41,16 @@ class VectorQuantizer(nn.Module):
         self.in_proj = Pointwise(latent_dim, codebook_dim)
         self.out_proj = Pointwise(codebook_dim, latent_dim)
         entries = torch.empty(codebook_size, codebook_dim)
-        if not entries.is_meta:  # where PyTorch would import its compiler to draw nothing
+        if not entries.is_meta:  # there PyTorch would import its compiler to draw nothing
             entries.normal_()
         self.codebook = nn.Embedding.from_pretrained(entries, freeze=False)
 
     def project(self, latent: Signal) -> Vectors:
-        """Mean over each `stride` frames, in the codebook's space."""
+        """Latent frames, pooled by `stride`, in the codebook's space: z_e."""
         return self.in_proj(pool(latent, self.stride))
 
     def nearest(self, z_e: Vectors) -> Codes:
-        """Codes of the entries at the smallest angle: the largest product of unit vectors."""
+        """Codes of the entries at the smallest angle, which have the largest dot product of unit vectors."""
         directions = F.normalize(self.codebook.weight.float(), dim=-1)
         return (F.normalize(z_e.float(), dim=-1) @ directions.T).argmax(-1)
 
@@ -60,17 +60,17 @@ class VectorQuantizer(nn.Module):
 
 
 def pool(latent: Signal, stride: int) -> Signal:
-    """Mean over each `stride` frames."""
+    """Average pooling over `stride` frames."""
     return latent.unflatten(1, (-1, stride)).mean(2) if stride > 1 else latent
 
 
 def repeat(latent: Signal, stride: int) -> Signal:
-    """Each frame `stride` times."""
+    """Each frame repeated `stride` times."""
     return latent[:, :, None].expand(-1, -1, stride, -1).flatten(1, 2) if stride > 1 else latent
 
 
 class ResidualVectorQuantizer(nn.Module):
-    """Each scale codes what the coarser ones before it left over."""
+    """Each scale codes the residual of the coarser ones."""
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
@@ -87,14 +87,14 @@ class ResidualVectorQuantizer(nn.Module):
         return [scale for scale in self.quantizers if isinstance(scale, VectorQuantizer)]
 
     def forward(self, latent: Tensor) -> Quantized:
-        """Quantise (batch, latent_dim, frames); gradients pass straight through the choice of entries.
+        """Quantise (batch, latent_dim, frames), with a straight-through gradient.
 
-        CodesError for frames that are not a multiple of what the scales' strides need.
+        CodesError unless frames are a multiple of every stride.
         """
         if latent.ndim != 3 or latent.shape[2] % self.multiple:
             raise CodesError(
-                f"the quantiser got a latent of shape {tuple(latent.shape)}, expected (batch, latent_dim, frames) with "
-                f"frames a multiple of {self.multiple}"
+                f"latent: expected shape (batch, latent_dim, frames) with frames a multiple of {self.multiple}, "
+                f"got {tuple(latent.shape)}"
             )
         residual = latent.transpose(1, 2)
         total = torch.zeros_like(residual)
@@ -112,9 +112,9 @@ class ResidualVectorQuantizer(nn.Module):
         return result
 
     def from_codes(self, codes: Sequence[Codes]) -> Latent:
-        """Sum of the scales' vectors for codes (batch, frames / stride), coarse to fine.
+        """Codes (batch, frames / stride), coarse to fine -> latent, the sum of the scales' vectors.
 
-        Codes of the first scales alone give what these say: a coarser latent.
+        The codes of the first scales alone give a coarser latent.
         """
         vectors = [scale.expand(scale.codebook(c)) for scale, c in zip(self.scales, codes, strict=False)]
         return torch.stack(vectors).sum(0).transpose(1, 2)

@@ -1,7 +1,7 @@
 """A residual unit, x + pointwise(snake(depthwise(snake(x)))).
 
-Where the C kernels run it is one operator: it goes along the signal in tiles that stay in the cache, keeps x alone for
-its gradients, and computes the rest anew. Elsewhere it is the four layers one after the other.
+On the C kernels it is one operator, which works in tiles that stay in the cache, saves only x for the backward pass and
+recomputes the rest. Elsewhere it is the four layers in sequence.
 """
 
 from __future__ import annotations
@@ -14,14 +14,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from opensnac import kernels
-from opensnac.kernels.library import ask, call, check, table, threads
-from opensnac.model.operators import Signal, depthwise, in_c, once, positive, signal, snake
+from opensnac.kernels.library import call, check, query, threads, word_array
+from opensnac.model.operators import (
+    Signal,
+    check_dilation,
+    check_signal,
+    depthwise,
+    kernels_apply,
+    refuse_double_backward,
+    snake,
+)
 
 Vector = Float[Tensor, " channels"]
 
 
 class UnitWeights(NamedTuple):
-    """What a unit is made of: alpha is the first Snake's, beta the second one's."""
+    """A unit's parameters: alpha is the first Snake's, beta the second one's."""
 
     alpha: Vector
     taps: Float[Tensor, "taps channels"]
@@ -33,7 +41,7 @@ class UnitWeights(NamedTuple):
 
 def residual(x: Signal, unit: UnitWeights, dilation: int) -> Signal:
     """The unit's output."""
-    if in_c(x, *unit) and not torch.is_autocast_enabled("cpu"):
+    if kernels_apply(x, *unit) and not torch.is_autocast_enabled("cpu"):
         return torch.ops.opensnac.residual(x, *unit, dilation)
     y = depthwise(snake(x, unit.alpha), unit.taps, unit.taps_bias, dilation)
     return x + F.linear(snake(y, unit.beta), unit.matrix, unit.bias)
@@ -51,7 +59,7 @@ torch.library.define(
 def _residual(
     x: Tensor, alpha: Tensor, taps: Tensor, taps_bias: Tensor, beta: Tensor, matrix: Tensor, bias: Tensor, dilation: int
 ) -> Tensor:
-    x = signal("x", x)
+    x = check_signal("x", x)
     unit = _checked(x, UnitWeights(alpha, taps, taps_bias, beta, matrix, bias))
     y = torch.empty_like(x)
     _run("residual_forward", x, unit, kernels.packed(unit.matrix), dilation, (y, None, None, None, None))
@@ -62,10 +70,10 @@ def _residual(
 def _residual_backward(
     dy: Tensor, x: Tensor, alpha: Tensor, taps: Tensor, taps_bias: Tensor, beta: Tensor, matrix: Tensor, dilation: int
 ) -> tuple[Tensor, ...]:
-    x = signal("x", x)
+    x = check_signal("x", x)
     dy, unit = check("dy", dy, x.shape), _checked(x, UnitWeights(alpha, taps, taps_bias, beta, matrix, taps_bias))
     (batch, time, channels), middle, dx = x.shape, torch.empty_like(x), torch.empty_like(x)
-    partial = x.new_empty(batch * ask("residual_jobs", time, channels), channels + kernels.TAPS + 4, channels)
+    partial = x.new_empty(batch * query("residual_jobs", time, channels), channels + kernels.TAPS + 4, channels)
     signals = (None, dy, middle, dx, partial)
     _run("residual_backward", x, unit, kernels.packed(unit.matrix.T), dilation, signals)
     dmatrix, dtaps, *vectors = (part.clone() for part in partial.sum(0).split([channels, kernels.TAPS, 1, 1, 1, 1]))
@@ -83,10 +91,10 @@ def _checked(x: Tensor, unit: UnitWeights) -> UnitWeights:
 def _run(
     name: str, x: Tensor, unit: UnitWeights, packed: Tensor, dilation: int, signals: tuple[Tensor | None, ...]
 ) -> None:
-    """Call the kernel on what C reads as a struct: the output, then what only backward has."""
+    """Call the kernel on a C struct of the output and, for backward, the further signals."""
     y, *behind = signals
-    room = ask("residual_scratch", x.shape[2], positive(dilation))
-    run = table((x, *unit[:4], packed, unit.bias, y, *x.shape, dilation, *behind))
+    room = query("residual_scratch", x.shape[2], check_dilation(dilation))
+    run = word_array((x, *unit[:4], packed, unit.bias, y, *x.shape, dilation, *behind))
     call(name, run, x.new_empty(threads(), room), room)
 
 
@@ -108,7 +116,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    once()
+    refuse_double_backward()
     return *torch.ops.opensnac.residual_backward(dy, *ctx.saved_tensors, ctx.dilation), None
 
 

@@ -13,7 +13,7 @@ import soundfile
 
 from opensnac.errors import AudioError
 from opensnac.recordings.source import Source
-from opensnac.recordings.views import Bytes, Shown, View
+from opensnac.recordings.views import Bytes, View, ViewSpec
 
 TWO_PAGES = 2 * 65_307  # bytes of Ogg at most
 MPEG_STATE = 1 << 13  # samples from which an MP3 decoder gathers its state: seven frames
@@ -30,11 +30,11 @@ class Layout:
     rate: int
     channels: int
     num_samples: int | None
-    parts: tuple[tuple[Shown, int], ...]
+    parts: tuple[tuple[ViewSpec, int], ...]
     remarks: tuple[str, ...] = ()
 
 
-def look_through(file: str | Path | BinaryIO) -> Layout:
+def scan(file: str | Path | BinaryIO) -> Layout:
     """A recording's layout. Errors as in Source."""
     with Source(file) as recording:
         return Layout(
@@ -56,21 +56,21 @@ def read_excerpt(file: BinaryIO, layout: Layout, start: int, length: int) -> np.
     content = Bytes(file)
     pieces = [np.zeros((layout.channels, 0), np.float32)]
     first = start
-    for shown, num_samples in layout.parts:
+    for spec, num_samples in layout.parts:
         last = min(first + length - sum(piece.shape[1] for piece in pieces), num_samples)
         if 0 <= first < last:
-            pieces.append(_seek(content, shown, first, last))
+            pieces.append(_seek(content, spec, first, last))
         first = max(0, first - num_samples)
     return np.concatenate(pieces, axis=1)
 
 
-def _seek(content: Bytes, shown: Shown, first: int, last: int) -> np.ndarray:
-    view = View.of(content, shown)
+def _seek(content: Bytes, spec: ViewSpec, first: int, last: int) -> np.ndarray:
+    view = View.of(content, spec)
     try:
         with soundfile.SoundFile(io.BufferedReader(view)) as file:
             start = first
             if file.subtype == "VORBIS":
-                start = min(first, _before_last_page(content, shown))
+                start = min(first, _before_last_page(content, spec))
             elif file.subtype.startswith("MPEG"):
                 start = max(0, first - MPEG_STATE)
             file.seek(start)
@@ -82,9 +82,9 @@ def _seek(content: Bytes, shown: Shown, first: int, last: int) -> np.ndarray:
     return samples
 
 
-def _before_last_page(content: Bytes, shown: Shown) -> int:
+def _before_last_page(content: Bytes, spec: ViewSpec) -> int:
     """A sample from which libvorbis finds its way through a stream's last page: sought inside, it may miss."""
-    tail = content.at(max(shown.start, shown.stop - TWO_PAGES), TWO_PAGES)
+    tail = content.at(max(spec.start, spec.stop - TWO_PAGES), TWO_PAGES)
     page = tail.rfind(b"OggS", 0, max(0, tail.rfind(b"OggS")))
     return max(0, int.from_bytes(tail[page + 6 : page + 14], "little", signed=True)) if page >= 0 else 0
 

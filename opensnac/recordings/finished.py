@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from opensnac import bitstream
 from opensnac.errors import OpensnacError
-from opensnac.recordings.intake import Treatment
+from opensnac.recordings.preprocessing import Preprocessing
 from opensnac.recordings.resampling import resampled_length
 from opensnac.recordings.source import Source
 from opensnac.recordings.transcode import header_for
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def coded_already(
-    source: Path, target: Path, model: Model, treatment: Treatment, raw: tuple[int, int] | None = None
+    source: Path, target: Path, model: Model, preprocessing: Preprocessing, raw: tuple[int, int] | None = None
 ) -> str | None:
     """None if `target` is a whole `.snac` file of `source` by `model`; else what it is instead.
 
@@ -28,7 +28,7 @@ def coded_already(
         with open(target, "rb") as file:
             there = bitstream.read(file)
         with Source(source, raw) as recording:
-            channels = treatment.channels_of(recording.channels)
+            channels = preprocessing.channels_of(recording.channels)
             wanted = header_for(model, channels, recording.rate)
             length = recording.num_samples if recording.exact else None
     except (OpensnacError, OSError) as error:

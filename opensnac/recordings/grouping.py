@@ -14,10 +14,10 @@ import torch
 from opensnac.engine.batches import BATCH_SECONDS, group_by_length
 from opensnac.engine.codec import Coder, frozen
 from opensnac.errors import OpensnacError
-from opensnac.recordings.intake import Intake, Treatment
+from opensnac.recordings.preprocessing import Preprocessing, Preprocessor
 from opensnac.recordings.source import Source
 
-__all__ = ["BATCH_SECONDS", "Coded", "Together"]
+__all__ = ["BATCH_SECONDS", "Batcher", "Coded"]
 
 LONGEST_SECONDS = 30.0  # longer recordings are coded by themselves, in pieces
 
@@ -45,7 +45,7 @@ class _Group:
     coded: dict[Path, Coded] | None = None
 
 
-class Together:
+class Batcher:
     """Codes of many short files, a batch of similar lengths whenever one of its files is asked for.
 
     `batch_seconds` of audio, padding included, bound the memory. A file that cannot be read is left out of its batch:
@@ -53,19 +53,19 @@ class Together:
     """
 
     def __init__(
-        self, model: Coder, files: Sequence[Path], batch_seconds: float, treatment: Treatment | None = None
+        self, model: Coder, files: Sequence[Path], batch_seconds: float, preprocessing: Preprocessing | None = None
     ) -> None:
         self._model, self._seconds = frozen(model), batch_seconds
-        self._treatment = treatment or Treatment()
+        self._preprocessing = preprocessing or Preprocessing()
         self._coding = threading.Lock()
-        clips = [clip for file in files for clip in _clips(file, self._treatment)]  # one a channel
+        clips = [clip for file in files for clip in _clips(file, self._preprocessing)]  # one a channel
         groups = group_by_length([length for _, length in clips], round(1000 * batch_seconds))
         self._group: dict[Path, _Group] = {}
         for members in groups:
             group = _Group([file for file in dict.fromkeys(clips[i][0] for i in members) if file not in self._group])
             self._group |= dict.fromkeys(group.files, group)
 
-    def take(self, file: Path) -> Coded | None:
+    def pop(self, file: Path) -> Coded | None:
         """A file's codes, once; None if it is to be coded by itself."""
         if (group := self._group.get(file)) is None:
             return None
@@ -75,7 +75,7 @@ class Together:
             return group.coded.pop(file, None)
 
     def _code(self, files: list[Path]) -> dict[Path, Coded]:
-        found = {file: heard for file in files if (heard := self._heard(file)) is not None}
+        found = {file: read_clip for file in files if (read_clip := self._read(file)) is not None}
         channels = [channel for samples, _ in found.values() for channel in samples]
         try:
             with self._coding:
@@ -83,10 +83,12 @@ class Together:
         except (OpensnacError, RuntimeError, MemoryError):  # not enough memory, say: one by one, then
             return {}
         coded = {}
-        for file, (samples, intake) in found.items():
+        for file, (samples, preprocessor) in found.items():
             scales = zip(*itertools.islice(codes, len(samples)), strict=True)
             whole = [torch.cat(scale).cpu().numpy() for scale in scales]
-            coded[file] = Coded(whole, intake.num_samples, intake.channels, intake.rate, tuple(intake.remarks))
+            coded[file] = Coded(
+                whole, preprocessor.num_samples, preprocessor.channels, preprocessor.rate, tuple(preprocessor.remarks)
+            )
         return coded
 
     def _encode(self, channels: list[np.ndarray]) -> list[list[torch.Tensor]]:
@@ -104,22 +106,22 @@ class Together:
             for row, count in enumerate(frames)
         ]
 
-    def _heard(self, file: Path) -> tuple[np.ndarray, Intake] | None:
+    def _read(self, file: Path) -> tuple[np.ndarray, Preprocessor] | None:
         """Samples (channels, n) at the model's rate, and what they came from; None if it cannot be read."""
         try:
-            with Source(file, strict=self._treatment.strict) as recording:
-                intake = Intake(recording, self._model.config.sampling_rate, self._treatment)
-                return np.ascontiguousarray(np.concatenate(list(intake.blocks()), axis=1)), intake
+            with Source(file, strict=self._preprocessing.strict) as recording:
+                preprocessor = Preprocessor(recording, self._model.config.sampling_rate, self._preprocessing)
+                return np.ascontiguousarray(np.concatenate(list(preprocessor.blocks()), axis=1)), preprocessor
         except (OpensnacError, OSError):
             return None
 
 
-def _clips(file: Path, treatment: Treatment) -> list[tuple[Path, int]]:
+def _clips(file: Path, preprocessing: Preprocessing) -> list[tuple[Path, int]]:
     """The file, and how many milliseconds it lasts as its header has it, once a channel; nothing if it is not short."""
     try:
         with Source(file) as recording:
             seconds = (recording.num_samples or 0) / recording.rate
-            channels = treatment.channels_of(recording.channels)
+            channels = preprocessing.channels_of(recording.channels)
     except (OpensnacError, OSError):
         return []
     return [(file, round(1000 * seconds))] * channels if 0 < seconds * channels <= LONGEST_SECONDS else []

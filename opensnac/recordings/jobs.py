@@ -16,7 +16,7 @@ SIGNAL_SECONDS = 0.05  # after which a signal that another thread took is heard
 NAMES_LISTED = 10  # of those left out for one reason
 
 
-class PlanError(Exception):
+class UsageError(Exception):
     """Inputs and outputs that cannot be what the caller meant: found before any work is done."""
 
 
@@ -142,7 +142,7 @@ class Search:
         return "no plain file" if os.path.exists(entry) else "a link to nothing"
 
 
-def plan(
+def find_jobs(
     inputs: Sequence[str],
     out: str | None,
     read: Sequence[str] | Search,
@@ -158,25 +158,25 @@ def plan(
     `out`. Without `out` an output lies beside its input (standard input goes to standard output). The ending
     becomes `ending`, or write[0]; with `keep_ending` that comes behind the old one. One input file may name its output:
     `out` then ends in one of `write`. `left_out` takes what folders hold besides.
-    Raises PlanError for what is missing or empty, and for outputs that are unclear or fall together.
+    Raises UsageError for what is missing or empty, and for outputs that are unclear or fall together.
     """
     search = read if isinstance(read, Search) else Search(read)
     left_out = LeftOut() if left_out is None else left_out
     missing = [name for name in inputs if name != STANDARD and not Path(name).exists()]
     if missing:
-        raise PlanError(f"{', '.join(missing)}: no such file or folder")
+        raise UsageError(f"{', '.join(missing)}: no such file or folder")
     if STANDARD in inputs or out == STANDARD:
         return [_standard_job(inputs, out, write, ending)]
     if len(inputs) == 1 and not Path(inputs[0]).is_dir() and out and _names_a_file(out, write):
         jobs = [Job(Path(inputs[0]), _with_ending(Path(out), ending))]
     else:
         if out and _names_a_file(out, write):
-            raise PlanError(f"{out}: names one file, but the outputs of several inputs need a folder")
+            raise UsageError(f"{out}: names one file, but the outputs of several inputs need a folder")
         naming = _Naming(None if out is None else Path(out), ending or write[0], keep_ending)
         jobs = [job for name in inputs for job in _jobs_of(Path(name), naming, search, left_out)]
     if not jobs:
         besides = "".join(f"; {line}" for line in left_out.lines())
-        raise PlanError(
+        raise UsageError(
             f"{', '.join(inputs)}: nothing to do, no file there ends in {', '.join(search.endings)}{besides}"
         )
     _refuse_shared_targets(jobs, keep_ending)
@@ -199,26 +199,26 @@ class _Naming:
 
 def _standard_job(inputs: Sequence[str], out: str | None, write: Sequence[str], ending: str | None) -> Job:
     if len(inputs) > 1:
-        raise PlanError("'-' (standard input or output) takes exactly one input")
+        raise UsageError("'-' (standard input or output) takes exactly one input")
     source = None if inputs[0] == STANDARD else Path(inputs[0])
     if source is not None and source.is_dir():
-        raise PlanError(f"{source}: a folder cannot go to standard output; give a folder with -o")
+        raise UsageError(f"{source}: a folder cannot go to standard output; give a folder with -o")
     if out is None or out == STANDARD:
         return Job(source, None)
     if not _names_a_file(out, write):
-        raise PlanError(f"{out}: standard input needs a file name to go to, ending in {' or '.join(write)}")
+        raise UsageError(f"{out}: standard input needs a file name to go to, ending in {' or '.join(write)}")
     return Job(source, _with_ending(Path(out), ending))
 
 
 def _names_a_file(out: str, write: Sequence[str]) -> bool:
-    """Whether `out` means one file rather than a folder. PlanError where neither is plausible."""
+    """Whether `out` means one file rather than a folder. UsageError where neither is plausible."""
     path = Path(out)
     if path.is_dir() or out.endswith(os.sep):
         return False
     if path.suffix.lower() in write:
         return True
     if path.exists() or path.suffix:
-        raise PlanError(
+        raise UsageError(
             f"{out}: is no folder and does not end in {' or '.join(write)}; "
             f"name a file so, or a folder with a closing {os.sep}"
         )
@@ -227,7 +227,7 @@ def _names_a_file(out: str, write: Sequence[str]) -> bool:
 
 def _with_ending(target: Path, ending: str | None) -> Path:
     if ending and target.suffix.lower() != ending:
-        raise PlanError(f"{target}: ends in {target.suffix}, but the format asked for is {ending[1:]}")
+        raise UsageError(f"{target}: ends in {target.suffix}, but the format asked for is {ending[1:]}")
     return target
 
 
@@ -241,7 +241,7 @@ def _jobs_of(source: Path, naming: _Naming, search: Search, left_out: LeftOut) -
 
 
 def _refuse_shared_targets(jobs: Sequence[Job], keep_ending: bool) -> None:
-    """PlanError that lists every output that two inputs would share, or that is an input itself."""
+    """UsageError that lists every output that two inputs would share, or that is an input itself."""
     real = _RealPaths()
     sources = {real(job.source) for job in jobs if job.source}
     sharing: dict[str, list[Job]] = {}
@@ -251,7 +251,7 @@ def _refuse_shared_targets(jobs: Sequence[Job], keep_ending: bool) -> None:
     overwritten = [sharers[0].target for target, sharers in sharing.items() if target in sources]
     if overwritten:
         named = ", ".join(map(str, overwritten))
-        raise PlanError(f"{named}: is an input and would be an output; choose another with -o")
+        raise UsageError(f"{named}: is an input and would be an output; choose another with -o")
     shared = [
         f"{' and '.join(job.name for job in sharers)} would {'both' if len(sharers) == 2 else 'all'} "
         f"become {sharers[0].target}"
@@ -260,7 +260,7 @@ def _refuse_shared_targets(jobs: Sequence[Job], keep_ending: bool) -> None:
     ]
     if shared:
         way_out = "rename one" if keep_ending else "rename one, or keep their endings with --keep-ending"
-        raise PlanError(f"{'; '.join(shared)}; {way_out}")
+        raise UsageError(f"{'; '.join(shared)}; {way_out}")
 
 
 class _RealPaths:

@@ -28,7 +28,7 @@ ENDINGS = (
 # FFmpeg's names of containers that hold sound and nothing but: none that names other files or addresses to open.
 CONTAINERS = "mov,matroska,asf,amr,aac,avi,flv,mp3,mpeg,mpegts,ac3,eac3,wv,tta,ape,ogg,wav,w64,aiff,caf,au"
 TELLING = ("mov", "matroska", "asf", "avi", "flv", "wv", "tta")  # those whose headers say how long they are
-MOST_PADDING = 1 << 14  # samples; two frames of the longest kind, and more
+MAX_PADDING = 1 << 14  # samples; two frames of the longest kind, and more
 GAP_SECONDS = 0.1  # of time stamps that jump: sound that was never recorded, or lost
 
 
@@ -74,9 +74,9 @@ class MediaFile:
                 read += frame.samples
                 end = max(end, _end_of(frame.opaque))
                 held = np.concatenate([held, *(part.to_ndarray().T for part in to_float.resample(frame))])
-                if len(held) > 2 * MOST_PADDING:
-                    yield held[:-MOST_PADDING]
-                    held = held[-MOST_PADDING:]
+                if len(held) > 2 * MAX_PADDING:
+                    yield held[:-MAX_PADDING]
+                    held = held[-MAX_PADDING:]
             surplus = max(0, read - self._true_length(read, end, tagged))
             yield held[: max(0, len(held) - surplus)]
         self._compare(read)
@@ -126,7 +126,7 @@ class MediaFile:
             length = self.num_samples
         else:
             return read  # FFmpeg has taken off what there is, or nobody knows
-        return length if 0 <= read - length <= MOST_PADDING else read
+        return length if 0 <= read - length <= MAX_PADDING else read
 
     def _compare(self, read: int) -> None:
         if self.num_samples and self.num_samples - read > self.rate * GAP_SECONDS:

@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 
 from opensnac.errors import AudioError
-from opensnac.files import OutputFile, whole_file
+from opensnac.files import OutputFile, atomic_file
 from opensnac.recordings.source import BLOCK_SAMPLES, stream_name
 
 LARGEST_WAV = 0xFFFF_0000  # bytes of samples that its 32-bit counts leave room for
@@ -92,7 +92,7 @@ class Sink:
         container, subtype = _container(self._ending, self.channels * (self._at_most or 0))
         with ExitStack() as stack:
             if isinstance(self._target, str | Path):
-                unfinished = stack.enter_context(whole_file(Path(self._target), self._force))
+                unfinished = stack.enter_context(atomic_file(Path(self._target), self._force))
                 place = stack.enter_context(OutputFile(unfinished, self._target))
             else:  # a header holds the length, so soundfile must be able to seek back to it
                 folder = stack.enter_context(tempfile.TemporaryDirectory())

@@ -21,7 +21,7 @@ from opensnac.errors import AudioError, LimitError
 from opensnac.recordings import media
 from opensnac.recordings.containers import BrokenFileError, Found, examine
 from opensnac.recordings.remarks import Remarks, missing
-from opensnac.recordings.views import Bytes, Shown, View
+from opensnac.recordings.views import Bytes, View, ViewSpec
 
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000  # Hz; beyond these a header is damaged rather than daring
 BLOCK_SAMPLES = 1 << 16  # samples a channel that are read, resampled or written at a time
@@ -57,7 +57,9 @@ class Source:
         self.exact = True  # whether `num_samples` is what will come, where nothing is missing
         self.repeatable = True  # whether `blocks` can be asked for more than once
         self.remarks = Remarks(self.name, strict)
-        self.parts: list[tuple[Shown, int]] = []  # of the file, with their samples; none where it is not libsndfile's
+        self.parts: list[
+            tuple[ViewSpec, int]
+        ] = []  # of the file, with their samples; none where it is not libsndfile's
         self._parts: list[View] = []
         with ExitStack() as closing, self._readable():
             if raw is not None:
@@ -148,7 +150,7 @@ class Source:
                 self.rate, self.channels, self.lossy = file.samplerate, file.channels, file.subtype in LOSSY
                 lengths.append(len(file))
         self._parts = found.parts
-        self.parts = [(part.shown, length) for part, length in zip(found.parts, lengths, strict=True)]
+        self.parts = [(part.spec, length) for part, length in zip(found.parts, lengths, strict=True)]
         self.num_samples = sum(lengths) if max(lengths) < UNKNOWN_LENGTH else None
         if found.promised and self.num_samples:
             there = self.num_samples / self.rate

@@ -23,12 +23,12 @@ from opensnac.errors import (
     ModelMismatchError,
     OpensnacError,
 )
-from opensnac.files import OutputFile, refuse_existing, whole_file
+from opensnac.files import OutputFile, atomic_file, refuse_existing
 from opensnac.recordings.codec import in_arrays
-from opensnac.recordings.intake import Intake, Treatment
 from opensnac.recordings.jobs import Report, no_report
+from opensnac.recordings.model_cache import ModelCache
+from opensnac.recordings.preprocessing import Preprocessing, Preprocessor
 from opensnac.recordings.resampling import Resampler, resampled_length
-from opensnac.recordings.shelf import ModelShelf
 from opensnac.recordings.sink import Sink, writable_ending
 from opensnac.recordings.source import Source, check_rate, stream_name
 
@@ -76,18 +76,22 @@ class Recorded(Protocol):
 class Coding:
     """A recording on its way through a model, piece by piece, in flat memory."""
 
-    def __init__(self, recording: Source, model: Model, treatment: Treatment, report: Report = no_report):
-        self._intake = Intake(recording, model.config.sampling_rate, treatment, MAX_CHANNELS)
-        self.channels, self.rate, self.remarks = self._intake.channels, self._intake.rate, self._intake.remarks
+    def __init__(self, recording: Source, model: Model, preprocessing: Preprocessing, report: Report = no_report):
+        self._preprocessor = Preprocessor(recording, model.config.sampling_rate, preprocessing, MAX_CHANNELS)
+        self.channels, self.rate, self.remarks = (
+            self._preprocessor.channels,
+            self._preprocessor.rate,
+            self._preprocessor.remarks,
+        )
         self._model, self._report = model, report
 
     @property
     def num_samples(self) -> int:
         """Of one channel, so far."""
-        return self._intake.num_samples
+        return self._preprocessor.num_samples
 
     def __iter__(self) -> Iterator[list[np.ndarray]]:
-        return encode_blocks(self._intake.blocks(self._report), self._model, self.channels)
+        return encode_blocks(self._preprocessor.blocks(self._report), self._model, self.channels)
 
 
 def write_codes(
@@ -130,15 +134,15 @@ def encode_file(
     """Code a recording into a `.snac` file or stream: `Coding`, then `write_codes`.
 
     `raw`, a rate and a number of channels, is for headerless 16-bit samples. `mono`, `channel`, `gain_db`, `normalize`
-    and `strict` are as in Treatment. Samples beyond ±1 are clipped, which the result's `warnings` say, as they say
+    and `strict` are as in Preprocessing. Samples beyond ±1 are clipped, which the result's `warnings` say, as they say
     whatever else is odd. Raises AudioError for the recording, LimitError where it goes beyond `limits`, FileExistsError
     for the target.
     """
     if isinstance(target, str | Path):
         refuse_existing(Path(target), force)  # before the work, not after it
-    treatment = Treatment(mono, gain_db, normalize, strict, channel)
+    preprocessing = Preprocessing(mono, gain_db, normalize, strict, channel)
     with Source(source, raw, strict, limits) as recording:
-        result = write_codes(Coding(recording, model, treatment, report), target, model, live=live, force=force)
+        result = write_codes(Coding(recording, model, preprocessing, report), target, model, live=live, force=force)
     report(1.0)
     return result
 
@@ -146,7 +150,7 @@ def encode_file(
 def decode_file(
     source: str | Path | BinaryIO,
     target: str | Path | BinaryIO,
-    models: Model | ModelShelf,
+    models: Model | ModelCache,
     *,
     sample_rate: int | None = None,
     ending: str | None = None,
@@ -172,7 +176,7 @@ def decode_file(
     with _about(source), _binary_input(source) as file:
         reader = bitstream.Reader(file, limits)
         header = reader.header
-        model = models.for_header(header) if isinstance(models, ModelShelf) else models
+        model = models.for_header(header) if isinstance(models, ModelCache) else models
         check_model(header, model)
         rate = sample_rate or header.original_rate
         check_rate(rate, "the header")
@@ -297,7 +301,7 @@ def _binary_input(source: str | Path | BinaryIO) -> Iterator[BinaryIO]:
 @contextmanager
 def _binary_output(target: str | Path | BinaryIO, force: bool) -> Iterator[BinaryIO]:
     if isinstance(target, str | Path):
-        with whole_file(Path(target), force) as path, OutputFile(path, target) as file:
+        with atomic_file(Path(target), force) as path, OutputFile(path, target) as file:
             yield file
     else:
         yield target

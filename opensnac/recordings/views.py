@@ -80,7 +80,7 @@ class Slice(io.RawIOBase):
 
 
 @dataclass(frozen=True)
-class Shown:
+class ViewSpec:
     """What a View shows of a file, without the file."""
 
     start: int
@@ -109,14 +109,14 @@ class View(io.RawIOBase):
         self._position = 0
 
     @classmethod
-    def of(cls, content: Bytes, shown: Shown) -> View:
+    def of(cls, content: Bytes, spec: ViewSpec) -> View:
         """The same view again."""
-        return cls(content, shown.start, shown.stop, shown.prefix, dict(shown.patches))
+        return cls(content, spec.start, spec.stop, spec.prefix, dict(spec.patches))
 
     @property
-    def shown(self) -> Shown:
+    def spec(self) -> ViewSpec:
         """What this view shows."""
-        return Shown(self.start, self.stop, self._prefix, tuple(self._patches.items()))
+        return ViewSpec(self.start, self.stop, self._prefix, tuple(self._patches.items()))
 
     @property
     def size(self) -> int:

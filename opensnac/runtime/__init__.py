@@ -1,4 +1,4 @@
-"""The codec without PyTorch: NumPy arrays in and out, graphs in ONNX in between."""
+"""The codec without PyTorch: NumPy arrays in and out, ONNX graphs in between."""
 
 from opensnac.runtime.codec import Codec
 from opensnac.runtime.streams import StreamDecoder, StreamEncoder

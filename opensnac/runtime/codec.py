@@ -18,9 +18,9 @@ from opensnac.runtime.streams import StreamDecoder, StreamEncoder
 
 
 class Codec:
-    """A trained model on a processor, in float32; any number of threads may use it.
+    """A trained model on a CPU, in float32, usable from any number of threads.
 
-    The same codes as `opensnac.SNAC` gives, and audio to the rounding of sums. Graphs are loaded when first needed.
+    Gives the same codes as `opensnac.SNAC`, and the same audio up to rounding. Graphs are loaded at first use.
     """
 
     def __init__(self, model: Model, threads: int | None = None) -> None:
@@ -35,9 +35,9 @@ class Codec:
     ) -> Codec:
         """A bundled model's name, a folder that `opensnac export --stream` wrote, a model's folder, or a hub id.
 
-        `weights` ("fp32", "fp16", "int8") chooses among exported files; `threads` work on one call, all cores if None.
-        `options` (revision, cache_dir, local_files_only, token) are for the hub. All but exported folders need onnx.
-        ModelError when there is no such model.
+        `weights` ("fp32", "fp16", "int8") selects the exported files; `threads` is the number per call, None for all
+        cores. `options` (revision, cache_dir, local_files_only, token) are for the hub. Everything except exported
+        folders needs onnx. ModelError when there is no such model.
         """
         return cls(Model.find(name, weights, **options), threads)
 
@@ -68,17 +68,17 @@ class Codec:
         codes, frames = checked_codes(codes, self.config, self.config.frame_multiple)
         total = frames * self.config.hop_length
         if num_samples is not None and not 0 <= num_samples <= total:
-            raise CodesError(f"num_samples is {num_samples}, expected 0 to {total}, which {frames} frames hold")
+            raise CodesError(f"num_samples: expected 0 to {total}, the samples of {frames} frames, got {num_samples}")
         stream = self.stream_decoder(len(codes[0]), seed=seed, noise=noise)
         (audio,) = _joined([[stream.push(codes)], [stream.flush()]])
         return audio[:, None, :num_samples]
 
     def stream_encoder(self, streams: int = 1) -> StreamEncoder:
-        """Streams of samples that begin side by side."""
+        """An encoder for `streams` parallel streams of samples."""
         return StreamEncoder(self._graph(ENCODER), self.config, streams)
 
     def stream_decoder(self, streams: int = 1, *, seed: int = 0, noise: bool = True) -> StreamDecoder:
-        """Streams of codes that begin side by side; the decoder's noise is as in `decode`."""
+        """A decoder for `streams` parallel streams of codes; the noise is as in `decode`."""
         return StreamDecoder(self._graph(DECODER), self.config, streams, seed=seed, noise=noise)
 
     def _graph(self, name: str) -> Graph:

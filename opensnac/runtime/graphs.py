@@ -1,4 +1,4 @@
-"""A stream's graph, loaded: from a folder that `opensnac export` wrote, or written at once from a model's weights."""
+"""Streaming graphs: loaded from a folder that `opensnac export` wrote, or built from a model's weights."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ Arrays = list[NDArray[Any]]
 
 @dataclass(frozen=True)
 class Graph:
-    """A graph that takes a signal in pieces; places are in samples (docs/export.md)."""
+    """A graph that takes a signal in pieces; positions are in samples (docs/export.md)."""
 
     session: onnxruntime.InferenceSession
     facts: Mapping[str, Any]
 
     @property
     def inputs(self) -> set[str]:
-        """Names of what it takes."""
+        """Names of its inputs."""
         return {value.name for value in self.session.get_inputs()}
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        """What it makes of its inputs, all of them."""
+        """Its outputs for all of its inputs."""
         return [np.asarray(output) for output in self.session.run(None, dict(inputs))]
 
 
@@ -51,13 +51,13 @@ class Model:
 
     @staticmethod
     def find(name: str | Path | None, stored: str, **options: Any) -> Model:
-        """A folder that was exported, or a model as `SNAC.from_pretrained` finds it. ModelError if there is none."""
+        """An exported folder, or a model as `SNAC.from_pretrained` finds it. ModelError if there is none."""
         if name is not None and (Path(name) / ABOUT).is_file():
             return _exported(Path(name), stored)
         folder, label = locate(name, **options)
         if not (folder / "model.safetensors").exists():
             raise ModelError(
-                f"{folder} has no model.safetensors; write its graphs with opensnac export where PyTorch is"
+                f"{folder}: expected model.safetensors, got none; run opensnac export where PyTorch is installed"
             )
         from opensnac.export.weights import Weights
 
@@ -71,7 +71,7 @@ class Model:
         content = self._file(name) if isinstance(self.source, Path) else self._written(name)
         try:
             session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # of ONNX Runtime, which has no common class
+        except Exception as error:  # ONNX Runtime's errors have no common base class
             shown = content if isinstance(content, str) else f"{name} of {self.name}"
             raise ModelError(f"{shown} cannot be loaded by ONNX Runtime: {str(error).splitlines()[0]}") from error
         return Graph(session, _facts(session, name))
@@ -79,7 +79,7 @@ class Model:
     def _file(self, name: str) -> str:
         path = self.source / FOLDER / file_name(name, self.stored)
         if not path.is_file():
-            raise ModelError(f"{path} is not there; write it with opensnac export --stream --weights {self.stored}")
+            raise ModelError(f"{path}: no such file; write it with opensnac export --stream --weights {self.stored}")
         return str(path)
 
     def _written(self, name: str) -> bytes:
@@ -87,7 +87,7 @@ class Model:
             from opensnac.export import models
         except ModuleNotFoundError as error:
             raise ModelError(
-                f"the model {self.name} is no exported folder, and onnx, which could make one, is not installed; "
+                f"the model {self.name} is not an exported folder, and onnx, which exports it, is not installed; "
                 "run: pip install onnx"
             ) from error
         return models.STREAMS[name](self.source, self.stored, True).SerializeToString()
@@ -99,7 +99,7 @@ def _exported(folder: Path, stored: str) -> Model:
         config = CodecConfig.from_dict(about["config"])
         return Model(str(about["name"]), str(about["fingerprint"]), config, folder, stored)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder / ABOUT} is not what opensnac export writes: {error!r}") from error
+        raise ModelError(f"{folder / ABOUT}: expected a file from opensnac export, got {error!r}") from error
 
 
 def _facts(session: onnxruntime.InferenceSession, name: str) -> dict[str, Any]:
@@ -107,4 +107,4 @@ def _facts(session: onnxruntime.InferenceSession, name: str) -> dict[str, Any]:
     try:
         return {key: int(metadata[key]) for key in ("state_size", "first_sample", "look_ahead", "group_samples")}
     except (KeyError, ValueError) as error:
-        raise ModelError(f"{name} is no stream's graph of opensnac export: it does not say its {error}") from error
+        raise ModelError(f"{name}: expected a streaming graph from opensnac export, got one without {error}") from error

@@ -1,4 +1,4 @@
-"""Signals in pieces through a graph: samples to codes, and codes to samples, as soon as they are certain."""
+"""Streams through a graph: samples to codes, and codes to samples, as soon as they are final."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from opensnac.errors import AudioError, CodesError, OpensnacError
 from opensnac.runtime.checks import checked_audio, checked_codes
 from opensnac.runtime.graphs import Arrays, Graph
 
-ENDLESS = 2**62  # the length of a signal whose end is not known
-AT_ONCE = 1 << 16  # samples of all streams that a graph works on together
+ENDLESS = 2**62  # length of a signal whose end is not known yet
+AT_ONCE = 1 << 16  # samples of all streams per call of the graph
 
 
 class _Stream:
-    """Streams side by side through one graph; what waits is kept until it fills a group of frames."""
+    """Parallel streams through one graph; input is buffered until it fills a group of frames."""
 
     def __init__(self, graph: Graph, config: CodecConfig, takes: Sequence[int], waiting: Arrays, nothing: Arrays):
         self.config = config
         self.look_ahead = int(graph.facts["look_ahead"])
         self._graph, self._group = graph, int(graph.facts["group_samples"])
         self._streams = len(waiting[0])
-        self._takes, self._waiting = takes, waiting  # samples that a step of each input is, and steps of it
-        self._nothing = nothing  # no steps of each output
+        self._takes, self._waiting = takes, waiting  # samples per step of each input, and its buffered steps
+        self._nothing = nothing  # an empty array for each output
         self._position = int(graph.facts["first_sample"])
         self._state = np.zeros((self._streams, graph.facts["state_size"]), np.float32)
         self._ended = False
 
     def _take(self, inputs: Sequence[NDArray[Any]]) -> Arrays:
-        """New steps of each input: the steps of each output that became certain."""
+        """Take new steps of each input; returns the steps of each output that became final."""
         self._check_open(len(inputs[0]))
         joined = [np.concatenate(pair, axis=1) for pair in zip(self._waiting, inputs, strict=True)]
         whole = joined[0].shape[1] * self._takes[0] // self._group * self._group
@@ -41,7 +41,7 @@ class _Stream:
         return self._through([array[:, :cut] for array, cut in zip(joined, cuts, strict=True)], whole, ENDLESS)
 
     def _end(self, length: int) -> Arrays:
-        """What is left, of signals that are so many samples long, a multiple of a group."""
+        """End the signals, which are `length` samples long, a multiple of a group; returns the rest of the outputs."""
         self._check_open(self._streams)
         self._ended = True
         samples = max(0, -(-(length + self.look_ahead - self._position) // self._group)) * self._group
@@ -52,7 +52,7 @@ class _Stream:
         return self._through(padded, samples, length)
 
     def _through(self, inputs: Arrays, samples: int, length: int) -> Arrays:
-        """Run whole groups, some at a time; of the outputs what lies within the signals."""
+        """Run whole groups, some at a time; returns the part of the outputs inside the signals."""
         size = max(1, AT_ONCE // (self._streams * self._group)) * self._group
         parts = [self._nothing]
         for start in range(0, samples, size):
@@ -68,7 +68,7 @@ class _Stream:
         return [np.concatenate(scale, axis=1) for scale in zip(*parts, strict=True)]
 
     def _named(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """The graph's own inputs."""
+        """The graph's inputs, by name."""
         raise NotImplementedError
 
     def _places(self, length: int) -> dict[str, NDArray[Any]]:
@@ -77,13 +77,13 @@ class _Stream:
 
     def _check_open(self, streams: int) -> None:
         if streams != self._streams:
-            raise OpensnacError(f"{streams} streams came, expected {self._streams}: push to all of them at once")
+            raise OpensnacError(f"expected samples or codes of {self._streams} streams, got {streams}: push to all")
         if self._ended:
-            raise OpensnacError("this stream has ended; start another one")
+            raise OpensnacError("the stream has ended; start another one")
 
 
 class StreamEncoder(_Stream):
-    """Samples in, codes out a group of frames at a time, `look_ahead` samples after its last one came."""
+    """Samples in, codes out: each group of frames comes `look_ahead` samples after its last sample."""
 
     def __init__(self, graph: Graph, config: CodecConfig, streams: int = 1) -> None:
         early = np.zeros((streams, -int(graph.facts["first_sample"])), np.float32)
@@ -91,7 +91,7 @@ class StreamEncoder(_Stream):
         self._samples = 0
 
     def push(self, audio: NDArray[np.floating[Any]]) -> Arrays:
-        """Take (streams, samples), any number of samples; the codes that became certain, (streams, n) of each scale.
+        """Take (streams, samples), any number of samples; returns the final codes, (streams, n) of each scale.
 
         AudioError for anything but finite floating-point audio of that shape.
         """
@@ -101,9 +101,9 @@ class StreamEncoder(_Stream):
         return codes
 
     def flush(self) -> Arrays:
-        """End the streams; the rest of their codes, padded with zeros to whole groups."""
+        """End the streams; returns the rest of their codes, padded to whole groups."""
         if not self._samples:
-            raise AudioError("the stream ended before its first sample, expected at least one")
+            raise AudioError("the stream ended before its first sample: expected at least one, got none")
         return self._end(self.config.num_frames(self._samples) * self.config.hop_length)
 
     def _named(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
@@ -111,7 +111,7 @@ class StreamEncoder(_Stream):
 
 
 class StreamDecoder(_Stream):
-    """Codes in, samples out as soon as they are certain, `look_ahead` samples after their codes came."""
+    """Codes in, samples out: samples come `look_ahead` samples after their codes."""
 
     def __init__(
         self, graph: Graph, config: CodecConfig, streams: int = 1, *, seed: int = 0, noise: bool = True
@@ -125,11 +125,11 @@ class StreamDecoder(_Stream):
                 "noise_gain": np.full(streams, noise, np.float32),
             }
         elif noise and config.noise:
-            raise OpensnacError("this model was exported without noise; decode it with noise=False")
+            raise OpensnacError("this model was exported without noise: expected noise=False, got True")
         self._frames, self._given = 0, 0
 
     def push(self, codes: Sequence[NDArray[np.integer[Any]]]) -> NDArray[np.float32]:
-        """Take codes (streams, n / stride) of each scale; the new samples, (streams, samples).
+        """Take codes (streams, n / stride) of each scale; returns the new samples, (streams, samples).
 
         CodesError for codes that do not fit the model.
         """
@@ -140,17 +140,17 @@ class StreamDecoder(_Stream):
         return audio
 
     def flush(self, num_samples: int | None = None, *, drop_partial: bool = False) -> NDArray[np.float32]:
-        """End the streams; the rest of their samples, cut so that there are `num_samples` in all if given.
+        """End the streams; returns the rest of their samples, cut to `num_samples` in total if given.
 
-        CodesError where frames are left over that fill no group, unless `drop_partial` leaves them out.
+        CodesError where the last group of frames is incomplete, unless `drop_partial` drops it.
         """
         left = self._frames % self.config.frame_multiple
         if drop_partial:
             self._frames, left = self._frames - left, 0
             self._waiting = [array[:, :0] for array in self._waiting]
         if left or not self._frames:
-            came = f"{left} frames are left over" if left else "no codes came"
-            raise CodesError(f"{came}; a stream ends after whole groups of {self.config.frame_multiple} frames")
+            got = f"{left} frames too many" if left else "no codes"
+            raise CodesError(f"flush: expected whole groups of {self.config.frame_multiple} frames, got {got}")
         (audio,) = self._end(self._frames * self.config.hop_length)
         return audio if num_samples is None else audio[:, : max(0, num_samples - self._given)]
 
@@ -163,5 +163,5 @@ def _no_codes(config: CodecConfig, streams: int) -> Arrays:
 
 
 def _whole_number(seed: int) -> int:
-    """A seed that the graph's whole numbers hold."""
+    """The seed wrapped to the graph's 64-bit integers."""
     return (seed + 2**63) % 2**64 - 2**63

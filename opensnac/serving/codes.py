@@ -19,7 +19,7 @@ from opensnac import bitstream
 from opensnac.bitstream import Limits
 from opensnac.engine.engine import Engine
 from opensnac.errors import AudioError, CodesError, LimitError
-from opensnac.recordings.intake import Treatment
+from opensnac.recordings.preprocessing import Preprocessing
 from opensnac.recordings.source import Source
 from opensnac.recordings.transcode import Coding, header_for
 from opensnac.serving.messages import Message, MessageError, Token, parsed
@@ -72,7 +72,7 @@ def encoded(
 ) -> bytes:
     """A recording's codes in a form, and what must be known to hear them. AudioError for tokens of several channels."""
     with Source(source, raw, limits=limits) as recording:
-        coding = Coding(recording, engine, Treatment(mono=mono))
+        coding = Coding(recording, engine, Preprocessing(mono=mono))
         codes = [np.concatenate(scale, axis=1) for scale in zip(*coding, strict=True)]
     config = engine.config
     if form in ("json", "npz"):

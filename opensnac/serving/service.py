@@ -10,7 +10,7 @@ from opensnac.bitstream import Header, Limits
 from opensnac.engine.engine import Engine
 from opensnac.errors import LimitError, ModelError
 from opensnac.models import bundled_models, cached_models
-from opensnac.recordings.shelf import ModelShelf
+from opensnac.recordings.model_cache import ModelCache
 from opensnac.serving.metrics import Metrics
 from opensnac.serving.pool import PoolLimits
 from opensnac.serving.pools import DecoderPool, EncoderPool
@@ -41,7 +41,7 @@ class Served:
     encoders: EncoderPool
 
 
-class Shelf(ModelShelf):
+class Shelf(ModelCache):
     """Models by name; a `.snac` file may need one that is served already, whatever it is called."""
 
     def __init__(self, service: Service) -> None:
@@ -49,7 +49,7 @@ class Shelf(ModelShelf):
         self._service = service
 
     def for_header(self, header: Header) -> Any:
-        """As in ModelShelf, which takes bundled and cached models only."""
+        """As in ModelCache, which takes bundled and cached models only."""
         for served in [*self._service.served.values()]:
             if served.engine.fingerprint.startswith(header.weights_hash):
                 return served.engine

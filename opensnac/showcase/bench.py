@@ -28,8 +28,8 @@ from rich.table import Table
 from opensnac import SNAC, __version__, processor
 from opensnac.engine.codec import Coder
 from opensnac.errors import ConfigError, OpensnacError
-from opensnac.files import whole_file
-from opensnac.recordings.shelf import check_device
+from opensnac.files import atomic_file
+from opensnac.recordings.model_cache import check_device
 from opensnac.streaming.streams import StreamDecoder, StreamEncoder
 from opensnac.training.config import TrainConfig
 
@@ -71,7 +71,7 @@ class Timing:
         return self.signals * seconds / statistics.median(self.calls)
 
 
-def subject(name: str | None, config: str | None) -> SNAC:
+def bench_model(name: str | None, config: str | None) -> SNAC:
     """The model to measure: a trained one by name, or random weights for a config.json or a shipped run."""
     if config is None:
         return SNAC.from_pretrained(name)
@@ -126,7 +126,7 @@ def run_bench(
         _table(timings, seconds, f"{model.name}, {seconds:g} s of audio, {_place(device, threads)}")
     )
     if out is not None:
-        with whole_file(out, force=True) as path:
+        with atomic_file(out, force=True) as path:
             path.write_text(json.dumps(facts, indent=1))
     return facts
 

@@ -18,7 +18,7 @@ from opensnac.errors import OpensnacError
 from opensnac.evaluation import picture
 from opensnac.evaluation.metrics import METRICS, package_version
 from opensnac.recordings import audio
-from opensnac.recordings.shelf import ModelShelf
+from opensnac.recordings.model_cache import ModelCache
 from opensnac.recordings.source import READABLE
 from opensnac.recordings.transcode import decode_file, encode_file
 
@@ -28,7 +28,7 @@ PCM_BYTES = 2  # a sample of 16 bits
 
 
 @dataclass(frozen=True)
-class Trip:
+class RoundTrip:
     """What became of a recording: (channels, samples) before and after, and what it took, in bytes and seconds."""
 
     original: np.ndarray
@@ -64,8 +64,8 @@ def run_demo(out: Path, recording: Path | None = None, model: str | Path | None 
     coded, decoded, drawn = (out / f"{source.stem}{ending}" for ending in (".snac", ".wav", ".png"))
     if any(path.exists() and path.samefile(source) for path in (coded, decoded)):
         raise OpensnacError(f"{source}: lies where the demo writes; give another folder with --out")
-    codec = ModelShelf(model).get()
-    trip = _go(source, coded, decoded, codec)
+    codec = ModelCache(model).get()
+    trip = _round_trip(source, coded, decoded, codec)
     scores = _scores(trip)
     written = [coded, decoded]
     if package_version("matplotlib") is not None:
@@ -85,11 +85,13 @@ def first_example() -> Path:
     return found[0]
 
 
-def _go(source: Path, coded: Path, decoded: Path, codec: Engine) -> Trip:
+def _round_trip(source: Path, coded: Path, decoded: Path, codec: Engine) -> RoundTrip:
     encode_seconds = _timed_twice(lambda: encode_file(source, coded, codec, force=True))
     decode_seconds = _timed_twice(lambda: decode_file(coded, decoded, codec, force=True))
     original, sample_rate = audio.read(source)
-    return Trip(original, audio.read(decoded)[0], sample_rate, coded.stat().st_size, encode_seconds, decode_seconds)
+    return RoundTrip(
+        original, audio.read(decoded)[0], sample_rate, coded.stat().st_size, encode_seconds, decode_seconds
+    )
 
 
 def _timed_twice(work: Callable[[], object]) -> tuple[float, float]:
@@ -101,7 +103,7 @@ def _timed_twice(work: Callable[[], object]) -> tuple[float, float]:
     return between - began, time.perf_counter() - between
 
 
-def _scores(trip: Trip) -> dict[str, str]:
+def _scores(trip: RoundTrip) -> dict[str, str]:
     """Quality of all channels mixed down, by label: a figure, or why there is none."""
     scores = {}
     for metric in (METRICS[name] for name in SHOWN_METRICS):
@@ -113,20 +115,23 @@ def _scores(trip: Trip) -> dict[str, str]:
     return scores
 
 
-def _draw(target: Path, trip: Trip, codec: Engine, scores: dict[str, str]) -> None:
+def _draw(target: Path, trip: RoundTrip, codec: Engine, scores: dict[str, str]) -> None:
     """Both spectrograms, as far up as the codec reaches."""
     rate = min(trip.sample_rate, codec.config.sampling_rate)
     pair = np.stack([trip.original.mean(axis=0), trip.decoded.mean(axis=0)])
     figures = [f"{trip.file_bytes:,} bytes", f"{trip.bits_per_second:,.0f} b/s"]
     figures += [f"{label} {score}" for label, score in scores.items() if score[0].isdigit()]
     titles = [
-        ("original", f"{trip.pcm_bytes:,} bytes, {8 * trip.pcm_bytes / trip.seconds:,.0f} b/s as 16-bit PCM"),
+        (
+            "original",
+            f"{trip.pcm_bytes:,} bytes, {8 * trip.pcm_bytes / trip.seconds:,.0f} b/s as 16-bit PCM",
+        ),
         (f"decoded, {codec.name}", ", ".join(figures)),
     ]
     picture.draw(target, audio.resample(pair, trip.sample_rate, rate), titles, rate)
 
 
-def _print(source: Path, trip: Trip, codec: Engine, scores: dict[str, str], written: list[Path]) -> None:
+def _print(source: Path, trip: RoundTrip, codec: Engine, scores: dict[str, str], written: list[Path]) -> None:
     channels = len(trip.original)
     rows = {
         "recording": f"{source.name}, {trip.seconds:.2f} s, {trip.sample_rate} Hz, "

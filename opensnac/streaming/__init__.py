@@ -1,4 +1,4 @@
-"""Codes and samples as they come; tokens of language models and their layouts."""
+"""Streaming encoder and decoder; tokens of language models and their layouts."""
 
 from opensnac.streaming.streams import State, StreamDecoder, StreamEncoder
 

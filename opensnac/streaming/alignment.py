@@ -1,9 +1,9 @@
-"""Where tokens belong that a language model dropped, doubled or got wrong, from the ranges that they are from.
+"""Realigns tokens that a language model dropped, repeated or got wrong, by the vocabulary ranges they are from.
 
-The ranges of an intact stream repeat a known pattern. What came is laid beside it with the fewest edits (Levenshtein):
-a token may stand where it should, stand for another one, be one too many, or be missing. As long as all is well a token
-is placed at once. After one that does not fit, several places are kept in mind until one explains what came by two
-edits fewer than any other, which takes two or three tokens.
+The ranges of an intact stream repeat a known pattern. The received ranges are aligned to it with the fewest edits
+(Levenshtein): a token may match, replace another, be superfluous, or be missing. While all tokens match, each is placed
+immediately. After a mismatch several hypotheses are tracked until one needs two edits fewer than any other, which takes
+two or three tokens.
 """
 
 from __future__ import annotations
@@ -11,87 +11,90 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-LEAD = 2  # edits by which an explanation must be better
-LONGEST_DOUBT = 4  # coarse frames; then the best explanation is taken
+MIN_LEAD = 2  # edits by which the best hypothesis must be ahead
+MAX_UNDECIDED = 4  # coarse frames, after which the best hypothesis is taken
 
-Placed = tuple[int, int | None]  # place in the coarse frame, and the token there; None where none came
+Placed = tuple[int, int | None]  # place in the coarse frame, and the token there; None where it is missing
 
 
 @dataclass(frozen=True)
-class _Guess:
-    """An explanation of what came since the last token that was placed: edits, and what stands where."""
+class _Hypothesis:
+    """An alignment of the tokens since the last certain one: its edits, and the token in each place."""
 
     edits: int
-    placed: tuple[Placed | None, ...] = ()  # None is a token too many
+    placed: tuple[Placed | None, ...] = ()  # None: a superfluous token
 
 
 class Alignment:
-    """Places tokens of known ranges in a pattern of ranges that repeats. `expected` is the place whose turn it is."""
+    """Places tokens of known ranges in a repeating pattern of ranges, starting at place `expected`."""
 
     def __init__(self, pattern: Sequence[int], expected: int = 0) -> None:
         self._pattern = tuple(pattern)
-        self._next = expected  # the place after the last certain token, counted from the stream's beginning
-        self._guesses: dict[int, _Guess] = {}  # by the place that would be next; none as long as all is certain
-        self._doubted = 0
+        self._next = expected  # the place after the last certain token, counted from the stream's start
+        self._hypotheses: dict[int, _Hypothesis] = {}  # by the place that would be next; none as long as all is certain
+        self._undecided = 0
 
     @property
     def expected(self) -> int:
-        """The place in the coarse frame that comes next, as far as is certain."""
+        """The place in the coarse frame after the last certain token."""
         return self._next % len(self._pattern)
 
     @property
     def certain(self) -> bool:
-        """Whether it is known where every token belongs that came."""
-        return not self._guesses
+        """Whether every token so far has been placed."""
+        return not self._hypotheses
 
     def push(self, which: int, token: int) -> list[Placed | None]:
-        """Take a token from range `which`; what is certain now, in order: places with tokens, None for one too many."""
-        if not self._guesses and which == self._pattern[self.expected]:
+        """Take a token from range `which`; returns the placements now certain, in order; None: a superfluous token."""
+        if not self._hypotheses and which == self._pattern[self.expected]:
             placed = (self.expected, token)
             self._next += 1
             return [placed]
-        guesses = self._guesses or {self._next: _Guess(0)}
-        self._guesses = self._after(guesses, which, token)
-        self._doubted += 1
-        edits = sorted(guess.edits for guess in self._guesses.values())
-        if len(edits) == 1 or edits[1] - edits[0] >= LEAD or self._doubted >= LONGEST_DOUBT * len(self._pattern):
+        hypotheses = self._hypotheses or {self._next: _Hypothesis(0)}
+        self._hypotheses = self._after(hypotheses, which, token)
+        self._undecided += 1
+        edits = sorted(hypothesis.edits for hypothesis in self._hypotheses.values())
+        if len(edits) == 1 or edits[1] - edits[0] >= MIN_LEAD or self._undecided >= MAX_UNDECIDED * len(self._pattern):
             return self._decide()
         return []
 
     def finish(self) -> list[Placed | None]:
-        """What is left, with what is missing of the last coarse frame."""
+        """The remaining placements, including what is missing of the last coarse frame."""
         size = len(self._pattern)
-        for place, guess in self._guesses.items():  # what a coarse frame still lacks is missing too
-            self._guesses[place] = _Guess(guess.edits + -place % size, guess.placed)
-        placed = self._decide() if self._guesses else []
+        for place, hypothesis in self._hypotheses.items():  # count what the last coarse frame lacks
+            self._hypotheses[place] = _Hypothesis(hypothesis.edits + -place % size, hypothesis.placed)
+        placed = self._decide() if self._hypotheses else []
         while self.expected:
             placed.append((self.expected, None))
             self._next += 1
         return placed
 
     def _decide(self) -> list[Placed | None]:
-        """Take the best guess; of equals the one that is furthest, which has nothing left out."""
-        self._next = min(self._guesses, key=lambda place: (self._guesses[place].edits, -place))
-        placed = list(self._guesses[self._next].placed)
-        self._guesses, self._doubted = {}, 0
+        """Take the best hypothesis; of equals the one that is furthest, which has nothing left out."""
+        self._next = min(self._hypotheses, key=lambda place: (self._hypotheses[place].edits, -place))
+        placed = list(self._hypotheses[self._next].placed)
+        self._hypotheses, self._undecided = {}, 0
         return placed
 
-    def _after(self, guesses: dict[int, _Guess], which: int, token: int) -> dict[int, _Guess]:
-        """The best guess for each place that may be next once a token has come."""
-        best: dict[int, _Guess] = {}
-        for place, guess in guesses.items():
-            for after, longer in self._steps(place, guess, which, token):
+    def _after(self, hypotheses: dict[int, _Hypothesis], which: int, token: int) -> dict[int, _Hypothesis]:
+        """The best hypothesis for each place that may be next after one more token."""
+        best: dict[int, _Hypothesis] = {}
+        for place, hypothesis in hypotheses.items():
+            for after, longer in self._steps(place, hypothesis, which, token):
                 if after not in best or longer.edits < best[after].edits:
                     best[after] = longer
-        least = min(guess.edits for guess in best.values())
-        return {place: guess for place, guess in best.items() if guess.edits < least + 2 * LEAD}
+        least = min(hypothesis.edits for hypothesis in best.values())
+        return {place: hypothesis for place, hypothesis in best.items() if hypothesis.edits < least + 2 * MIN_LEAD}
 
-    def _steps(self, place: int, guess: _Guess, which: int, token: int) -> Iterator[tuple[int, _Guess]]:
+    def _steps(self, place: int, hypothesis: _Hypothesis, which: int, token: int) -> Iterator[tuple[int, _Hypothesis]]:
         size = len(self._pattern)
         for missing in range(size):
             if self._pattern[(place + missing) % size] == which:
                 skipped = tuple(((place + n) % size, None) for n in range(missing))
-                placed = (*guess.placed, *skipped, ((place + missing) % size, token))
-                yield place + missing + 1, _Guess(guess.edits + missing, placed)
-        yield place + 1, _Guess(guess.edits + 1, (*guess.placed, (place % size, None)))  # another should stand there
-        yield place, _Guess(guess.edits + 1, (*guess.placed, None))  # one too many
+                placed = (*hypothesis.placed, *skipped, ((place + missing) % size, token))
+                yield place + missing + 1, _Hypothesis(hypothesis.edits + missing, placed)
+        yield (
+            place + 1,
+            _Hypothesis(hypothesis.edits + 1, (*hypothesis.placed, (place % size, None))),
+        )  # another should stand there
+        yield place, _Hypothesis(hypothesis.edits + 1, (*hypothesis.placed, None))  # one too many

@@ -1,4 +1,4 @@
-"""Streams that take and give NumPy arrays, all of a batch side by side."""
+"""Streams of NumPy arrays, batched."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Arrays = list[NDArray[Any]]
 
 
 class ArrayCodec:
-    """A model of PyTorch as files are coded with it; `opensnac.runtime.Codec` is the same without PyTorch."""
+    """A PyTorch model with the interface that files are coded with; `opensnac.runtime.Codec` has it without PyTorch."""
 
     def __init__(self, model: Coder) -> None:
         self.engine = frozen(model)
         self.name, self.fingerprint, self.config = self.engine.name, self.engine.fingerprint, self.engine.config
 
     def stream_encoder(self, streams: int = 1) -> ArrayEncoder:
-        """Streams of samples that begin side by side."""
+        """An encoder for `streams` parallel streams of samples."""
         return ArrayEncoder(StreamEncoder(self.engine), streams)
 
     def stream_decoder(self, streams: int = 1, *, seed: int = 0, noise: bool = True) -> ArrayDecoder:
-        """Streams of codes that begin side by side; the decoder's noise is as in `SNAC.decode`."""
+        """A decoder for `streams` parallel streams of codes; the noise is as in `SNAC.decode`."""
         return ArrayDecoder(StreamDecoder(self.engine), streams, seed, noise)
 
 
@@ -38,35 +38,35 @@ class ArrayEncoder:
         self._encoder, self._state = encoder, encoder.start(streams)
 
     def push(self, audio: NDArray[np.float32]) -> Arrays:
-        """Take (streams, samples); the codes that became certain, (streams, n) of each scale."""
+        """Take (streams, samples); returns the codes that are final, (streams, n) of each scale."""
         samples = torch.from_numpy(np.ascontiguousarray(audio)).to(self._encoder.engine.device)
         return _stacked(self._encoder.push(samples[:, None], self._state))
 
     def flush(self) -> Arrays:
-        """End the streams; the rest of their codes."""
+        """End the streams; returns the rest of their codes."""
         return _stacked(self._encoder.flush(self._state))
 
 
 class ArrayDecoder:
-    """Codes in, samples out, `look_ahead` samples late."""
+    """Codes in, samples out, delayed by `look_ahead` samples."""
 
     def __init__(self, decoder: StreamDecoder, streams: int, seed: int, noise: bool) -> None:
         self._decoder, self._state = decoder, decoder.start(streams, seed=seed, noise=noise)
         self.look_ahead = decoder.look_ahead
 
     def push(self, codes: Sequence[NDArray[np.integer[Any]]]) -> NDArray[np.float32]:
-        """Take codes (streams, n / stride) of each scale; the new samples, (streams, samples)."""
+        """Take codes (streams, n / stride) of each scale; returns the new samples, (streams, samples)."""
         device = self._decoder.engine.device
-        return _heard(self._decoder.push([torch.from_numpy(scale).to(device) for scale in codes], self._state))
+        return _to_numpy(self._decoder.push([torch.from_numpy(scale).to(device) for scale in codes], self._state))
 
     def flush(self, *, drop_partial: bool = False) -> NDArray[np.float32]:
-        """End the streams; the rest of their samples. `drop_partial` leaves out frames that fill no group."""
-        return _heard(self._decoder.flush(self._state, drop_partial=drop_partial))
+        """End the streams; returns the rest of their samples. `drop_partial` drops an incomplete group of frames."""
+        return _to_numpy(self._decoder.flush(self._state, drop_partial=drop_partial))
 
 
 def _stacked(streams: list[list[torch.Tensor]]) -> Arrays:
     return [torch.cat(scale).cpu().numpy() for scale in zip(*streams, strict=True)]
 
 
-def _heard(streams: list[torch.Tensor]) -> NDArray[np.float32]:
+def _to_numpy(streams: list[torch.Tensor]) -> NDArray[np.float32]:
     return torch.cat(streams).float().cpu().numpy()

@@ -1,4 +1,4 @@
-"""Many decoder streams that stand side by side and step together, on a GPU by one launch."""
+"""Many decoder streams that advance together, on a GPU with one launch."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from opensnac.model.codec import Codes
 
 
 class DecoderPool:
-    """Places for `streams` decoder streams; whichever have a group of frames ready take a step together.
+    """Slots for `streams` decoder streams; those with a group of frames ready advance together.
 
-    Each gives what StreamDecoder gives it alone, to the rounding of sums. Needs an engine of another backend than c;
-    streams come and go without anything being allocated or copied. `compiler` is as in engine.graph.Step.
+    Each stream gives what StreamDecoder gives, up to rounding. Needs an engine with backend "torch" or "triton";
+    opening and closing streams allocates and copies nothing. `compiler` is as in engine.graph.Step.
 
         pool = DecoderPool(model.freeze(backend="torch", device="cuda"), 64)
         place = pool.open(seed=7)
@@ -30,60 +30,60 @@ class DecoderPool:
     def __init__(self, model: Coder, streams: int, *, compiler: str | None = None) -> None:
         engine = frozen(model)
         if engine.backend.name == "c":
-            raise BackendError("a pool steps tensors: expected backend 'torch' or 'triton', got 'c'")
+            raise BackendError("pool: expected an engine with backend 'torch' or 'triton', got 'c'")
         self.engine, self.group = engine, engine.config.frame_multiple
         counts = [self.group // stride for stride in engine.config.vq_strides]
         codes = [torch.zeros(streams, count, dtype=torch.int64, device=engine.device) for count in counts]
-        row, like = engine.decoder_row(), engine.nothing(streams, engine.latent_dim)
-        self._step = Step(row, codes, self.group, like, engine.dequantize, compiler=compiler)
-        self._late = -row.out_offset
+        stack, like = engine.decoder_stack(), engine.zeros(streams, engine.latent_dim)
+        self._step = Step(stack, codes, self.group, like, engine.dequantize, compiler=compiler)
+        self._late = -stack.out_offset
         self._pushed: dict[int, int] = {}  # samples that each open stream's codes stand for
 
     @property
     def free(self) -> list[int]:
-        """Places that no stream has."""
+        """Unused places."""
         return [place for place in range(len(self._step.active)) if place not in self._pushed]
 
     def open(self, *, seed: int = 0, noise: bool = True) -> int:
-        """A place for a new stream. OpensnacError if there is none."""
+        """Open a stream; returns its place. OpensnacError if all are in use."""
         if not self.free:
-            raise OpensnacError(f"all {len(self._pushed)} places of the pool are taken; close a stream first")
+            raise OpensnacError(f"pool: expected a free place, got {len(self._pushed)} in use; close a stream first")
         place = self.free[0]
         self._step.begin(slice(place, place + 1), Span([0], [None], [seed if noise else None]))
         self._pushed[place] = 0
         return place
 
     def push(self, codes: Mapping[int, Sequence[Codes]]) -> dict[int, Tensor]:
-        """Take one group of frames of some streams, (n,) or (1, n) of each scale; each one's new samples (samples,).
+        """Take one group of frames of some streams, (n,) or (1, n) of each scale; returns each one's new samples.
 
-        CodesError for codes of another shape; that they are in range is not looked at.
+        CodesError for codes of another shape; their range is not checked.
         """
         for place, scales in codes.items():
             shapes, wanted = [code.numel() for code in scales], [held.shape[1] for held in self._step.inputs]
             if place not in self._pushed or shapes != wanted:
-                raise CodesError(f"stream {place} got {shapes} codes, expected an open stream and {wanted}")
+                raise CodesError(f"place {place}: expected an open stream and {wanted} codes, got {shapes}")
             for held, code in zip(self._step.inputs, scales, strict=True):
                 held[place] = code.flatten().to(held.device, non_blocking=True)
         return self._advance([*codes])
 
     def close(self, place: int) -> Tensor:
-        """End a stream and free its place; the rest of its samples."""
+        """End a stream and free its place; returns the rest of its samples."""
         end = self._pushed[place]
         self._step.end(place, end)
-        rest = [self.engine.nothing(0, 1).flatten().float()]
+        rest = [self.engine.zeros(0, 1).flatten().float()]
         while end and self._pushed[place] - self._late < end:
             rest.append(self._advance([place], end)[place])
         del self._pushed[place]
         return torch.cat(rest)
 
     def _advance(self, places: Sequence[int], end: int | None = None) -> dict[int, Tensor]:
-        """One step of those streams: what begins where the last one stopped, up to `end` if that is known."""
+        """One step of the streams in `places`; returns their new samples, up to `end` if given."""
         self._step.active.zero_()
         self._step.active[list(places)] = True
-        (y,), heard = self._step.advance(), {}
+        (y,), samples = self._step.advance(), {}
         for place in places:
             first = self._pushed[place] - self._late
             stop = self._step.samples if end is None else min(self._step.samples, end - first)
-            heard[place] = y[place, max(0, -first) : stop, 0].float().clone()
+            samples[place] = y[place, max(0, -first) : stop, 0].float().clone()
             self._pushed[place] += self._step.samples
-        return heard
+        return samples

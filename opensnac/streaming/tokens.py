@@ -1,9 +1,9 @@
-"""Codes as tokens for language models, and sound from tokens as a model says them.
+"""Codes as tokens for language models, and audio from tokens as a model generates them.
 
-Layouts are data: which scale stands where in a coarse frame, and which part of the vocabulary it takes. By default a
-coarse frame's codes stand in the order of a walk down the tree that the strides make, each code before those that
-refine it: for strides 4, 2, 1 the scales [0, 1, 2, 2, 1, 2, 2], which is the layout of Orpheus TTS. Each place in that
-row, a slot, has its own range of the vocabulary: token = offset + codebook_size x slot + code.
+A layout is data: the scale of each token in a coarse frame, and its range of the vocabulary. By default a coarse
+frame's codes are in depth-first order of the tree that the strides form, each code before those that refine it: for
+strides 4, 2, 1 the scales [0, 1, 2, 2, 1, 2, 2], the layout of Orpheus TTS. Each position in that sequence, a slot, has
+its own range of the vocabulary: token = offset + codebook_size x slot + code.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from opensnac.streaming.streams import StreamDecoder
 Tokens = Int[Tensor, "batch tokens"]
 Rows = Int[Tensor, "batch rows steps"]
 
-MOST_TOKENS = 2**53  # that a saved reader may have counted
+MAX_TOKENS = 2**53  # counted, in a saved reader
 
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """Where a code of each scale stands among a coarse frame's tokens, and which tokens stand for it.
+    """The order of codes among a coarse frame's tokens, and the tokens that stand for them.
 
-    strides        frames of one code of each scale, coarse to fine, each a multiple of the next
+    strides        frames per code of each scale, coarse to fine, each a multiple of the next
     codebook_size  of every scale
     offset         the codec's first token in the vocabulary
-    slots          the scale of each token of a coarse frame; the walk down the tree unless given
-    ranges         "slot": each slot has a range of its own; "scale": all slots of a scale share one
-    separator      a token in front of each coarse frame, None for none
-    text, first    how a token reads as text, and the number there of the first one
+    slots          the scale of each token of a coarse frame; default: depth-first order
+    ranges         "slot": each slot has its own range; "scale": all slots of a scale share one
+    separator      a token before each coarse frame, or None
+    text, first    the format of a token as text, and the number of the first one
 
-    ConfigError for strides that make no tree, slots that do not hold each scale's codes, a separator that is a code.
+    ConfigError for strides that form no tree, slots that do not match each scale's codes, a separator that is a code.
     """
 
     strides: tuple[int, ...]
@@ -57,45 +57,43 @@ class TokenLayout:
     def __post_init__(self) -> None:
         for coarse, fine in zip(self.strides, self.strides[1:], strict=False):
             if coarse % fine:
-                raise ConfigError(
-                    f"strides are {list(self.strides)}; tokens need each one to be a multiple of the next"
-                )
+                raise ConfigError(f"strides: expected each a multiple of the next, got {list(self.strides)}")
         object.__setattr__(self, "slots", tuple(self.slots) or tuple(self._walk(0)))
         if sorted(self.slots) != sorted(self._walk(0)):
             raise ConfigError(
-                f"slots are {list(self.slots)}; expected the scales {sorted(self._walk(0))}, in any order"
+                f"slots: expected the scales {sorted(self._walk(0))} in any order, got {list(self.slots)}"
             )
         if self.ranges not in ("slot", "scale"):
-            raise ConfigError(f"ranges is {self.ranges!r}; expected 'slot' or 'scale'")
+            raise ConfigError(f"ranges: expected 'slot' or 'scale', got {self.ranges!r}")
         if self.separator is not None and self.separator in self.vocabulary:
             raise ConfigError(
-                f"the separator {self.separator} is a code's token; choose one outside of {self.vocabulary}"
+                f"separator: expected a token outside {self.vocabulary}, those of codes, got {self.separator}"
             )
 
     @classmethod
     def of(cls, config: CodecConfig, offset: int = 0, **options: object) -> TokenLayout:
-        """The layout of a codec's tokens; `options` are the fields above."""
+        """The layout for a codec; `options` are the fields above."""
         return cls(tuple(config.vq_strides), config.codebook_size, offset, **options)  # type: ignore[arg-type]
 
     @property
     def vocabulary(self) -> range:
-        """The tokens that stand for codes."""
+        """The tokens of codes."""
         ranges = len(self.slots) if self.ranges == "slot" else len(self.strides)
         return range(self.offset, self.offset + self.codebook_size * ranges)
 
     @property
     def tokens_per_frame(self) -> int:
-        """Tokens of a coarse frame, its separator included."""
+        """Tokens per coarse frame, separator included."""
         return len(self.slots) + (self.separator is not None)
 
     @property
     def pattern(self) -> tuple[int, ...]:
-        """Which range each token of a coarse frame is from; -1 is the separator."""
+        """The range of each token of a coarse frame; -1 is the separator."""
         own = range(len(self.slots)) if self.ranges == "slot" else self.slots
         return (*([-1] if self.separator is not None else []), *own)
 
     def range_of(self, token: int) -> int | None:
-        """The range that a token is from, -1 for the separator; None for one that is neither."""
+        """A token's range, -1 for the separator, None for any other token."""
         if token == self.separator:
             return -1
         return (token - self.offset) // self.codebook_size if token in self.vocabulary else None
@@ -111,9 +109,9 @@ class TokenLayout:
         return tokens.flatten(1)
 
     def unflatten(self, tokens: Tokens) -> list[Codes]:
-        """Tokens (batch, tokens) of whole coarse frames -> codes of each scale. CodesError for what is none."""
+        """Tokens (batch, tokens) of whole coarse frames -> codes of each scale. CodesError for tokens out of place."""
         if tokens.shape[1] % self.tokens_per_frame:
-            raise CodesError(f"{tokens.shape[1]} tokens came; expected {self.tokens_per_frame} for each coarse frame")
+            raise CodesError(f"tokens: expected a multiple of {self.tokens_per_frame}, got {tokens.shape[1]}")
         grid = tokens.unflatten(1, (-1, self.tokens_per_frame))
         lead = self.tokens_per_frame - len(self.slots)
         code = grid[..., lead:] - self._bases(tokens.device)
@@ -124,7 +122,7 @@ class TokenLayout:
             _, frame, place = (int(i) for i in torch.nonzero(wrong)[0])
             index = frame * self.tokens_per_frame + place
             raise CodesError(
-                f"token {index} is {int(tokens[:, index][wrong[:, frame, place]][0])}; {self._needed(place - lead)}"
+                f"token {index}: {self._expected(place - lead)}, got {int(tokens[:, index][wrong[:, frame, place]][0])}"
             )
         return self._sorted(code)
 
@@ -132,21 +130,21 @@ class TokenLayout:
         """The code that a token stands for in `slot`. CodesError if it stands for none there."""
         code = token - self._base(slot)
         if not 0 <= code < self.codebook_size:
-            raise CodesError(f"token {token} came; {self._needed(slot)}")
+            raise CodesError(f"{self._expected(slot)}, got {token}")
         return code
 
     def to_text(self, tokens: Iterable[int]) -> str:
-        """Tokens as the text that a model says: by default `<custom_token_10>` for the first."""
+        """Tokens as a model's text: by default `<custom_token_10>` for the first."""
         return "".join(self.text.format(token - self.offset + self.first) for token in tokens)
 
     def from_text(self, text: str) -> list[int]:
-        """The tokens in a text, other words left out; those of no code too, for `TokenStream` to judge."""
+        """The tokens in a text, ignoring other words; tokens of no code are left to `TokenStream`."""
         before, _, after = self.text.partition("{}")
         numbers = re.findall(rf"{re.escape(before)}(\d+){re.escape(after)}", text)
         return [int(number) - self.first + self.offset for number in numbers]
 
     def frame_codes(self, rows: Sequence[Sequence[int]], device: torch.device) -> list[Codes]:
-        """The codes of coarse frames, (1, n) of each scale, from the code in each slot of each."""
+        """The code in each slot of each coarse frame -> codes, (1, n) of each scale."""
         return self._sorted(torch.tensor([rows], device=device))
 
     def _sorted(self, grid: Tensor) -> list[Codes]:
@@ -156,9 +154,9 @@ class TokenLayout:
             for which in range(len(self.strides))
         ]
 
-    def _needed(self, slot: int) -> str:
+    def _expected(self, slot: int) -> str:
         if slot < 0:
-            return f"expected the separator {self.separator} in front of a coarse frame"
+            return f"expected the separator {self.separator} before a coarse frame"
         first = self._base(slot)
         return f"expected {first} to {first + self.codebook_size - 1} in slot {slot} of {len(self.slots)}"
 
@@ -168,7 +166,7 @@ class TokenLayout:
         return [scale, *self._walk(scale + 1) * (self.strides[scale] // self.strides[scale + 1])]
 
     def _places(self) -> Iterable[tuple[int, int]]:
-        """For each slot its scale, and the how-manieth of that scale in the coarse frame it is."""
+        """Each slot's scale, and its index among the slots of that scale."""
         for slot, scale in enumerate(self.slots):
             yield scale, self.slots[:slot].count(scale)
 
@@ -181,16 +179,16 @@ class TokenLayout:
 
 @dataclass(frozen=True)
 class RowLayout:
-    """Codes as rows that a language model says side by side, each row a few steps later than the one before.
+    """Codes as parallel rows for a language model that predicts one token per row and step (delay pattern).
 
-    strides        frames of one code of each scale, coarse to fine, each a multiple of the next
+    strides        frames per code of each scale, coarse to fine, each a multiple of the next
     codebook_size  of every scale
-    delays         steps that each row comes late; as many numbers as rows, none for no delay
-    pad            what stands where a row has no code yet, or no more; the codebook's size unless given
-    rows           "scale": one row a scale, a step a frame of the finest, coarser codes repeated;
-                   "slot": as many rows as a coarse frame has codes, scale by scale, a step a coarse frame
+    delays         each row's delay in steps; default: none
+    pad            the token before a row's first code and after its last; default: `codebook_size`
+    rows           "scale": one row per scale, one step per frame of the finest, coarser codes repeated;
+                   "slot": one row per code of a coarse frame, scale by scale, one step per coarse frame
 
-    ConfigError for strides that make no tree, delays of another number, a pad that is a code.
+    ConfigError for strides that form no tree, a wrong number of delays, a pad that is a code.
     """
 
     strides: tuple[int, ...]
@@ -205,9 +203,9 @@ class RowLayout:
         object.__setattr__(self, "delays", tuple(self.delays) or (0,) * rows)
         object.__setattr__(self, "pad", self.codebook_size if self.pad is None else self.pad)
         if len(self.delays) != rows or min(self.delays) < 0:
-            raise ConfigError(f"delays are {list(self.delays)}; expected {rows} numbers of steps from 0 on")
+            raise ConfigError(f"delays: expected {rows} numbers of steps from 0 on, got {list(self.delays)}")
         if self.pad in range(self.codebook_size):
-            raise ConfigError(f"pad is {self.pad}, a code; expected a number outside of 0 to {self.codebook_size - 1}")
+            raise ConfigError(f"pad: expected a number outside 0 to {self.codebook_size - 1}, got the code {self.pad}")
 
     def to_rows(self, codes: Sequence[Codes]) -> Rows:
         """Codes (batch, n / stride) of each scale -> rows (batch, rows, steps) int64."""
@@ -226,20 +224,20 @@ class RowLayout:
         return padded
 
     def from_rows(self, rows: Rows) -> list[Codes]:
-        """The inverse. CodesError for rows of another number, or that hold no code where one is expected."""
+        """The inverse of `to_rows`. CodesError for a wrong number of rows, or anything but a code where one belongs."""
         if rows.ndim != 3 or rows.shape[1] != len(self.delays):
-            raise CodesError(f"rows came as {tuple(rows.shape)}; expected (batch, {len(self.delays)}, steps)")
+            raise CodesError(f"rows: expected (batch, {len(self.delays)}, steps), got {tuple(rows.shape)}")
         steps = rows.shape[2] - max(self.delays)
         per_frame = self.strides[0] // self.strides[-1] if self.rows == "scale" else 1
         if steps < 0 or steps % per_frame:
             raise CodesError(
-                f"{rows.shape[2]} steps came; expected {max(self.delays)} of delay and a multiple of {per_frame}"
+                f"rows: expected {max(self.delays)} steps of delay and a multiple of {per_frame}, got {rows.shape[2]}"
             )
         straight = [rows[:, i, delay : delay + steps] for i, delay in enumerate(self.delays)]
         for i, row in enumerate(straight):
             if row.numel() and not 0 <= int(row.min()) <= int(row.max()) < self.codebook_size:
                 raise CodesError(
-                    f"row {i} holds {int(row.min())} to {int(row.max())}; expected 0 to {self.codebook_size - 1}"
+                    f"row {i}: expected 0 to {self.codebook_size - 1}, got {int(row.min())} to {int(row.max())}"
                 )
         if self.rows == "scale":
             return [row[:, :: s // self.strides[-1]] for row, s in zip(straight, self.strides, strict=True)]
@@ -252,10 +250,10 @@ Row = list[int]  # the code in each slot of a coarse frame
 
 
 class TokenReader:
-    """Tokens one by one in, coarse frames out as soon as they are certain: the code in each slot of each.
+    """Tokens in, one by one; coarse frames out as soon as they are certain, as the code in each slot.
 
-    `repair` is as in TokenStream; `group` is the number of coarse frames that a model takes at once. `frames` counts
-    coarse frames, `concealed` those that were not whole, `ignored` tokens left out, `tokens` all that came.
+    `repair` is as in TokenStream; `group` is the number of coarse frames per group of the model. `frames` counts coarse
+    frames, `concealed` those that were incomplete, `ignored` tokens left out, `tokens` all tokens.
     """
 
     def __init__(self, layout: TokenLayout, *, repair: bool = False, group: int = 1) -> None:
@@ -263,16 +261,16 @@ class TokenReader:
         self.tokens = self.ignored = self.frames = self.concealed = 0
         self._repair, self._group = repair, group
         self._alignment = Alignment(layout.pattern)
-        self._row: list[int | None] = []  # codes of the coarse frame that is on its way; None where none came
-        self._last: Row | None = None  # codes of the last whole coarse frame
-        self._settled = (0, 0)  # `tokens` and `ignored` when it was last certain where every token belongs
+        self._row: list[int | None] = []  # codes of the coarse frame in progress; None where one is missing
+        self._last: Row | None = None  # codes of the last complete coarse frame
+        self._settled = (0, 0)  # `tokens` and `ignored` when every token had last been placed
 
     def push(self, token: int) -> list[Row]:
-        """Take a token; the coarse frames that it makes certain. CodesError, without `repair`, for one out of place."""
+        """Take a token; returns the coarse frames now certain. CodesError, without `repair`, for one out of place."""
         which = self.layout.range_of(token)
         if not self._repair and which != self.layout.pattern[self._alignment.expected]:
             slot = self._alignment.expected - self._lead
-            raise CodesError(f"token {token} came; {self.layout._needed(slot)}")
+            raise CodesError(f"{self.layout._expected(slot)}, got {token}")
         self.tokens += 1
         if which is None:
             self.ignored += 1
@@ -284,10 +282,10 @@ class TokenReader:
         return rows
 
     def finish(self) -> list[Row]:
-        """What is left: with `repair` a coarse frame that has begun, concealed, and repetitions that fill the group.
+        """The remaining coarse frames: with `repair`, an incomplete one, concealed, and repeats that fill the group.
 
-        Nothing where no whole coarse frame ever came. Without `repair`, CodesError where the last one is not whole, or
-        no token came at all.
+        Empty if no coarse frame was ever complete. Without `repair`, CodesError if the last one is incomplete, or there
+        were no tokens.
         """
         self._refuse_unfinished()
         rows = self._take(self._alignment.finish())
@@ -296,25 +294,29 @@ class TokenReader:
         return rows
 
     def save(self) -> dict[str, Any]:
-        """Where the reader stands, as JSON knows it, after the first `tokens` tokens: later ones are in doubt."""
+        """The reader's state after the first `tokens` tokens, as JSON values; later tokens are not placed yet."""
         tokens, ignored = self._settled
         counts = {"tokens": tokens, "ignored": ignored, "frames": self.frames, "concealed": self.concealed}
         return counts | {"place": self._alignment.expected, "row": list(self._row), "last": self._last}
 
     def resume(self, saved: Mapping[str, Any]) -> None:
-        """Stand where `save` was called. CodesError for what it did not write."""
+        """Restore what `save` returned. CodesError for anything else."""
         slots, size = len(self.layout.slots), self.layout.codebook_size
         names, holes = {*_COUNTS, "place", "row", "last"}, (None,) if self._repair else ()
         if set(saved) != names or not all(type(saved[name]) is int for name in (*_COUNTS, "place")):
-            raise CodesError(f"expected {', '.join(sorted(names))} of a saved reader, got {sorted(saved)}")
+            raise CodesError(f"saved reader: expected {', '.join(sorted(names))}, got {sorted(saved)}")
         counts, place = [saved[name] for name in _COUNTS], saved["place"]
-        if min(counts) < 0 or max(counts) > MOST_TOKENS or place not in range(self.layout.tokens_per_frame):
-            raise CodesError(f"expected counts from 0 to {MOST_TOKENS} and a place of a token, got {counts}, {place}")
+        if min(counts) < 0 or max(counts) > MAX_TOKENS or place not in range(self.layout.tokens_per_frame):
+            raise CodesError(
+                f"saved reader: expected counts from 0 to {MAX_TOKENS} and a token's place, got {counts}, {place}"
+            )
         row, last = saved["row"], saved["last"]
         if not _is_row(row, max(0, place - self._lead), size, holes) or not (
             last is None or _is_row(last, slots, size)
         ):
-            raise CodesError(f"expected codes below {size} up to place {place}, got {str(row)[:80]}, {str(last)[:80]}")
+            raise CodesError(
+                f"saved reader: expected codes below {size} up to place {place}, got {str(row)[:80]}, {str(last)[:80]}"
+            )
         self.tokens, self.ignored, self.frames, self.concealed = counts
         self._settled = (self.tokens, self.ignored)
         self._row, self._last = list(row), last
@@ -325,17 +327,14 @@ class TokenReader:
         return self.layout.tokens_per_frame - len(self.layout.slots)
 
     def _refuse_unfinished(self) -> None:
-        came, needed = self._alignment.expected, self.layout.tokens_per_frame
-        if self._repair or (self.frames and not came):
+        got, needed = self._alignment.expected, self.layout.tokens_per_frame
+        if self._repair or (self.frames and not got):
             return
-        if came:
-            what = f"the last coarse frame has {came} of its {needed} tokens; push the others"
-        else:
-            what = "no token came; push those of a coarse frame"
-        raise CodesError(f"{what}, or repair to go without")
+        frame = "the last coarse frame" if got else "a coarse frame"
+        raise CodesError(f"expected {needed} tokens for {frame}, got {got or 'none'}; push the rest, or use repair")
 
     def _take(self, placed: Iterable[tuple[int, int | None] | None]) -> list[Row]:
-        """Put tokens into their places: (place in the coarse frame, token or None), None for one that is left out."""
+        """Put tokens into place: (place in the coarse frame, token or None for a missing one); None: superfluous."""
         rows = []
         for entry in placed:
             if entry is None:
@@ -345,12 +344,12 @@ class TokenReader:
             if place >= self._lead:
                 self._row.append(None if token is None else self.layout.code(token, place - self._lead))
             if place == self.layout.tokens_per_frame - 1:
-                rows += self._heard(self._row)
+                rows += self._complete(self._row)
                 self._row = []
         return rows
 
-    def _heard(self, row: Sequence[int | None]) -> list[Row]:
-        """The coarse frame, or the last whole one in its stead; those in front of the first whole one wait for it."""
+    def _complete(self, row: Sequence[int | None]) -> list[Row]:
+        """The coarse frame, or the last complete one in its place; those before the first complete one wait for it."""
         self.frames += 1
         codes = [code for code in row if code is not None]
         if len(codes) == len(row):
@@ -362,13 +361,13 @@ class TokenReader:
 
 
 class TokenStream:
-    """Tokens one by one in, samples out; every frame is heard once, the first and the last too.
+    """Tokens in, one by one; samples out. Every frame is played exactly once, the first and the last included.
 
-    With `repair` tokens may be missing, doubled or wrong: the range that a token is from tells where it belongs, so the
-    stream finds its place again after a few tokens. A coarse frame that is not whole is concealed: it repeats the last
-    whole one, or the first. `concealed` counts these, `ignored` the tokens that were left out, a language model's own
-    signs among them. Without `repair` such tokens are CodesErrors, which leave the stream as it was. `layout` is that
-    of `offset` unless given; `look_ahead` is as in StreamDecoder. All samples are on the model's device.
+    With `repair` tokens may be missing, repeated or wrong: the range of a token tells where it belongs, so the stream
+    realigns after a few tokens. An incomplete coarse frame is concealed: the last complete one is repeated, or the
+    first. `concealed` counts these, `ignored` the tokens left out, such as a language model's special tokens. Without
+    `repair` such tokens raise CodesError and leave the stream unchanged. `layout` defaults to that of `offset`;
+    `look_ahead` is as in StreamDecoder. Samples are on the model's device.
 
         stream = TokenStream(model, offset=128266, repair=True)
         for token in tokens:
@@ -397,36 +396,36 @@ class TokenStream:
 
     @property
     def frames(self) -> int:
-        """Coarse frames that came."""
+        """Coarse frames so far."""
         return self._reader.frames
 
     @property
     def concealed(self) -> int:
-        """Of these, the ones that were not whole."""
+        """Of these, the incomplete ones."""
         return self._reader.concealed
 
     @property
     def ignored(self) -> int:
-        """Tokens that were left out."""
+        """Tokens left out."""
         return self._reader.ignored
 
     def push(self, token: int) -> Tensor:
-        """Take a token; the samples (samples,) that it makes certain."""
-        return self._hear(self._reader.push(int(token)))
+        """Take a token; returns the samples (samples,) that are now final."""
+        return self._decode(self._reader.push(int(token)))
 
     def finish(self) -> Tensor:
-        """The rest of the sound.
+        """The remaining samples.
 
-        With `repair` a coarse frame that has begun is concealed, and a stream without a whole one is silence of its
-        length. Without, CodesError where the last coarse frame is not whole, or no token came at all.
+        With `repair` an incomplete last coarse frame is concealed, and a stream without any complete one is silence of
+        its length. Without, CodesError if the last coarse frame is incomplete, or there were no tokens.
         """
         rows = self._reader.finish()
         length = self.frames * self._frame_samples
         if not rows and not self._state.pushed[0] and not self._state.waiting.shape[1]:
             return torch.zeros(length, device=self._device)
-        return torch.cat([self._hear(rows), self._decoder.flush(self._state, length)[0][0]])
+        return torch.cat([self._decode(rows), self._decoder.flush(self._state, length)[0][0]])
 
-    def _hear(self, rows: Sequence[Row]) -> Tensor:
+    def _decode(self, rows: Sequence[Row]) -> Tensor:
         if not rows:
             return torch.zeros(0, device=self._device)
         return self._decoder.push(self.layout.frame_codes(rows, self._device), self._state)[0][0]
@@ -444,6 +443,6 @@ def _check_frames(codes: Sequence[Codes], strides: Sequence[int]) -> None:
     lengths = [code.shape[1] * stride for code, stride in zip(codes, strides, strict=True)]
     if len(set(lengths)) != 1:
         raise CodesError(
-            f"codes of {[code.shape[1] for code in codes]} came; strides {list(strides)} need "
-            "as many frames of each scale"
+            f"codes: expected equally many frames of each scale for strides {list(strides)}, "
+            f"got {[code.shape[1] for code in codes]} codes"
         )

@@ -13,7 +13,7 @@ import torch
 
 from opensnac.engine.codec import SNAC
 from opensnac.errors import ConfigError, OpensnacError
-from opensnac.files import whole_file
+from opensnac.files import atomic_file
 from opensnac.training import loop
 from opensnac.training.compiling import timed
 from opensnac.training.config import CONFIGS, TrainConfig, changed, read_toml, toml_value
@@ -119,15 +119,15 @@ def measure(model: SNAC, config: TrainConfig) -> dict[str, float]:
     clips = find_clips(config.data.valid, config.model.sampling_rate)
     if not clips:
         raise ConfigError("[data] valid holds no recordings; a table needs something to measure on")
-    heard = validate(model, clips, processes)
+    decoded = validate(model, clips, processes)
     noise = 0.1 * torch.randn(1, 1, int(SPEED_SECONDS * config.model.sampling_rate), device=processes.device)
     engine = model.freeze()
     seconds = min(timed(lambda: engine.decode(engine.encode(noise)), processes.device) for _ in range(SPEED_ROUNDS))
     return {
         "bits_per_second": config.model.bits_per_second,
-        **heard.quality,
-        "codes_used": statistics.mean(heard.codes) / config.model.codebook_size,
-        "perplexity": statistics.mean(heard.perplexity),
+        **decoded.quality,
+        "codes_used": statistics.mean(decoded.codes) / config.model.codebook_size,
+        "perplexity": statistics.mean(decoded.perplexity),
         "parameters": sum(p.numel() for p in model.parameters()) / 1e6,
         "times_real_time": SPEED_SECONDS / seconds,
     }
@@ -155,5 +155,5 @@ def _cell(values: Sequence[float], digits: int) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    with whole_file(path, force=True) as unfinished:
+    with atomic_file(path, force=True) as unfinished:
         unfinished.write_text(text, encoding="utf-8")

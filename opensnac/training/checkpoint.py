@@ -17,7 +17,7 @@ from torch import Tensor
 from opensnac.config import CodecConfig
 from opensnac.engine.codec import SNAC
 from opensnac.errors import ModelError
-from opensnac.files import whole_file
+from opensnac.files import atomic_file
 from opensnac.training.step import Trainer
 from opensnac.training.widen import can_widen, widen
 
@@ -42,7 +42,7 @@ def save(path: Path, trainer: Trainer, elapsed: float, best: float, window: dict
         "discriminator_optimizer": trainer.discriminator_optimizer.state_dict(),
         "codebook_health": trainer.health.state_dict(),
     }
-    with whole_file(path, force=True) as unfinished:
+    with atomic_file(path, force=True) as unfinished:
         torch.save(state, unfinished)
 
 
@@ -108,7 +108,7 @@ def save_slim(path: Path, trainer: Trainer, elapsed: float, best: float) -> None
         "best": repr(best),
         "config": json.dumps(trainer.config.to_dict()),
     }
-    with whole_file(path, force=True) as unfinished:
+    with atomic_file(path, force=True) as unfinished:
         unfinished.write_bytes(to_bytes(state, facts))
 
 

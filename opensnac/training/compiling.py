@@ -35,7 +35,7 @@ def compile_if_faster(trainer: Trainer, clips: Tensor) -> str:
         after = _seconds(trainer, clips, parts)
     except Exception as error:  # whatever a compiler may raise: the run goes on without it
         failure, after = (str(error).splitlines() or [""])[0] or type(error).__name__, float("inf")
-    gain = trainer.processes.agree(before / after)
+    gain = trainer.processes.broadcast_value(before / after)
     if gain >= WORTH:
         return f"compiled: {gain:.2f} times as fast as eager"
     for part, call in plain.items():

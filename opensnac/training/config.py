@@ -89,7 +89,7 @@ class CodebookConfig:
     """How codebooks are initialised, follow the encoder and stay in use."""
 
     start_vectors: int = 2  # vectors per entry of the coarsest codebook that k-means is fitted to
-    ema_rate: float = 0.1  # 1 - decay of the moving average that entries in use keep of their vectors; 0: gradients only
+    ema_rate: float = 0.1  # 1 - decay of an entry's moving average over its vectors; 0: gradients only
     patience: int = 8  # an entry is dead when this many vectors for each entry have gone by without it
     revive_every: int = 100  # steps
 

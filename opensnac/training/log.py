@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from opensnac.evaluation.picture import RANGE_DB, mel_spectrogram
-from opensnac.files import whole_file
+from opensnac.files import atomic_file
 from opensnac.training.processes import Processes
 from opensnac.training.step import Trainer
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ON_THE_LINE = ("mel", "adversarial", "discriminator", "gradient_norm", "audio_seconds_per_second")
 
 
-Heard = tuple[int, Tensor]  # which clip, and how it came back
+Decoded = tuple[int, Tensor]  # which clip, and how it came back
 
 
 class Log:
@@ -57,7 +57,7 @@ class Log:
                     kept.append(line + "\n")
             except (ValueError, KeyError, TypeError):
                 continue
-        with whole_file(self.path, force=True) as unfinished:
+        with atomic_file(self.path, force=True) as unfinished:
             unfinished.write_text("".join(kept), encoding="utf-8")
 
     def _start_window(self) -> None:
@@ -118,12 +118,12 @@ class Log:
             for name, number in _curves(entry):
                 self.writer.add_scalar(name, number, entry["step"])
 
-    def show(self, step: int, sample_rate: int, originals: Sequence[Tensor], heard: Sequence[Heard]) -> None:
+    def show(self, step: int, sample_rate: int, originals: Sequence[Tensor], decoded: Sequence[Decoded]) -> None:
         """Decoded validation clips (1, 1, samples) to hear, and to see below their originals."""
         if self.writer is None:
             return
-        for index, decoded in heard:
-            both = [np.ascontiguousarray(clip[0, 0].cpu().numpy()) for clip in (originals[index], decoded)]
+        for index, clip in decoded:
+            both = [np.ascontiguousarray(clip[0, 0].cpu().numpy()) for clip in (originals[index], clip)]
             self.writer.add_audio(f"clip_{index}", np.clip(both[1], -1, 1)[None], step, sample_rate)
             self.writer.add_image(f"clip_{index}/original_above", _picture(both, sample_rate), step, dataformats="HW")
 

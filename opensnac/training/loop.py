@@ -22,10 +22,10 @@ from opensnac.training.losses import MEL_WINDOWS
 from opensnac.training.processes import Processes
 from opensnac.training.sources import find_recordings, report_broken
 from opensnac.training.step import Trainer
-from opensnac.training.validation import HIGHER_IS_BETTER, find_clips, require_listener, validate
+from opensnac.training.validation import HIGHER_IS_BETTER, find_clips, require_metric, validate
 
 MAX_SKIPPED = 20  # non-finite steps a run may hold before it stops
-MOST_PATIENT = 4  # times schedule.quantize_from that codebooks wait at the most
+MAX_DELAY = 4  # times schedule.quantize_from that codebooks wait at the most
 BROKEN = "broken.txt"  # recordings that were left out
 
 
@@ -63,9 +63,9 @@ class Run:
         self.config, self.out = config, out
         self.processes = Processes(config.device)
         require_divisible(config, self.processes.count)
-        require_listener(config.schedule.best_by)
+        require_metric(config.schedule.best_by)
         self.crop_samples = crop_samples(config)
-        self.processes.first_then_all(self._tidy)
+        self.processes.on_first(self._tidy)
         self.crops, broken = find_crops(config, self.crop_samples)
         self._broken = broken + self.crops.new_broken()
         rate = config.model.sampling_rate
@@ -78,12 +78,12 @@ class Run:
             self.elapsed, self.best, window = checkpoint.load(out / CHECKPOINT, self.trainer)
         elif config.init:
             self.elapsed, self.best = checkpoint.start_from(self.trainer, config.init)
-        self.processes.make_alike((self.trainer.generator, self.trainer.ema, self.trainer.discriminators))
+        self.processes.broadcast_weights((self.trainer.generator, self.trainer.ema, self.trainer.discriminators))
         self.log = Log(out, self.trainer.step, self.processes, window)
         if resume:
             self.log.say(f"going on from step {self.trainer.step}" if found else f"no {CHECKPOINT} in {out}: a new run")
         self.log.say(self._describe())
-        self._say_broken()
+        self._report_broken()
         if config.compile:
             self.log.say(compile_if_faster(self.trainer, self._clips_of_a_part()))
         steps = range(self.trainer.step, max(self.trainer.step, config.schedule.steps))
@@ -148,7 +148,7 @@ class Run:
         values = trainer.training_step(audio, self._noise_seeds(), self.progress)
         self.elapsed = time.monotonic() - self._began
         if schedule.minutes is not None:
-            self.elapsed = self.processes.agree(self.elapsed)
+            self.elapsed = self.processes.broadcast_value(self.elapsed)
         self.log.collect(values, audio.numel() / self.config.model.sampling_rate, waited)
         if trainer.skipped > MAX_SKIPPED:
             raise OpensnacError(
@@ -158,9 +158,9 @@ class Run:
         if trainer.step > trainer.quantize_from and trainer.step % self.config.codebooks.revive_every == 0:
             self._revive()
         if trainer.step % schedule.log_every == 0:
-            self._say_broken()
+            self._report_broken()
             means = self.log.write(trainer, self.elapsed, self.progress)
-            self._hold_codebooks(means.get("mel", 0.0))
+            self._delay_codebooks(means.get("mel", 0.0))
         if trainer.step % schedule.validate_every == 0:
             self._validate()
         if trainer.step % schedule.checkpoint_every == 0:
@@ -177,7 +177,7 @@ class Run:
         if self.trainer.step % self.config.schedule.validate_every:
             self._validate()
         self._save()
-        self.processes.first_then_all(lambda: pretrained.save(self.trainer.ema, self.out / "last"))
+        self.processes.on_first(lambda: pretrained.save(self.trainer.ema, self.out / "last"))
         if self.trainer.step <= self.trainer.quantize_from:
             self.log.say("the run ended before its codebooks started, so its codes mean nothing; train longer")
         models = [str(self.out / name) for name in ("best", "last") if (self.out / name).exists()]
@@ -188,19 +188,19 @@ class Run:
             checkpoint.save(self.out / CHECKPOINT, self.trainer, self.elapsed, self.best, self.log.window)
             checkpoint.save_slim(self.out / SLIM, self.trainer, self.elapsed, self.best)
 
-        self.processes.first_then_all(write)
+        self.processes.on_first(write)
 
-    def _say_broken(self) -> None:
+    def _report_broken(self) -> None:
         """Tell each broken recording once, whichever process found it."""
         lines, self._broken = self.processes.gather_objects(self._broken), []
         if self.processes.is_first:
             report_broken(lines, self.out / BROKEN)
 
-    def _hold_codebooks(self, mel: float) -> None:
+    def _delay_codebooks(self, mel: float) -> None:
         """Put the codebooks' start off to the next look at the mel loss while the encoder has little to say."""
         trainer, schedule = self.trainer, self.config.schedule
         later = trainer.step + schedule.log_every
-        due = trainer.step <= trainer.quantize_from < later <= MOST_PATIENT * schedule.quantize_from
+        due = trainer.step <= trainer.quantize_from < later <= MAX_DELAY * schedule.quantize_from
         if due and mel >= schedule.quantize_below:
             trainer.quantize_from = later
             wanted = f"not below {schedule.quantize_below}"
@@ -220,7 +220,7 @@ class Run:
             frames += latents[-1].shape[0] * latents[-1].shape[2]
             first += batch_size
         codebooks.start_from_data(trainer.generator.quantizer, torch.cat(latents), self._random())
-        self.processes.make_alike([trainer.generator.quantizer])
+        self.processes.broadcast_weights([trainer.generator.quantizer])
         trainer.sync_ema()
         self.log.say(f"step {trainer.step}: codebooks started from data")
 
@@ -242,19 +242,19 @@ class Run:
         """Quality of the averaged weights on fixed clips, with real codes; keeps the best model."""
         if not self.clips or self.trainer.step <= self.trainer.quantize_from:
             return
-        heard = validate(self.trainer.ema, self.clips, self.processes)
+        decoded = validate(self.trainer.ema, self.clips, self.processes)
         entry = {"step": self.trainer.step, "minutes": self.elapsed / 60}
-        entry |= {f"valid_{name}": value for name, value in heard.quality.items()}
-        by_label = {"valid_by_label": heard.by_label} if len(heard.by_label) > 1 else {}
-        self.log.record(entry | {"valid_codes": heard.codes} | by_label)
+        entry |= {f"valid_{name}": value for name, value in decoded.quality.items()}
+        by_label = {"valid_by_label": decoded.by_label} if len(decoded.by_label) > 1 else {}
+        self.log.record(entry | {"valid_codes": decoded.codes} | by_label)
         originals = [clip.audio for clip in self.clips]
-        self.log.show(self.trainer.step, self.config.model.sampling_rate, originals, heard.heard)
+        self.log.show(self.trainer.step, self.config.model.sampling_rate, originals, decoded.decoded)
         criterion = self.config.schedule.best_by
-        quality = heard.quality.get(criterion, math.nan)
+        quality = decoded.quality.get(criterion, math.nan)
         distance = -quality if criterion in HIGHER_IS_BETTER else quality
         if distance < self.best:
             self.best = distance
-            self.processes.first_then_all(lambda: pretrained.save(self.trainer.ema, self.out / "best"))
+            self.processes.on_first(lambda: pretrained.save(self.trainer.ema, self.out / "best"))
 
 
 def require_divisible(config: TrainConfig, processes: int) -> None:

@@ -76,21 +76,21 @@ class Processes:
         """All processes' lists as one."""
         return values if self.count == 1 else gather_object(values)
 
-    def agree(self, value: float) -> float:
+    def broadcast_value(self, value: float) -> float:
         """The first process's value, such as the time: what decides must be the same everywhere."""
         if self.count == 1:
             return value
         return float(broadcast(torch.tensor([value], dtype=torch.float64, device=self.device))[0])
 
     @torch.no_grad()
-    def make_alike(self, models: Iterable[nn.Module]) -> None:
+    def broadcast_weights(self, models: Iterable[nn.Module]) -> None:
         """Give every process the first one's weights."""
         if self.count > 1:
             for model in models:
                 for values in model.state_dict().values():
                     values.copy_(broadcast(values.clone()))
 
-    def first_then_all(self, write: Callable[[], None]) -> None:
+    def on_first(self, write: Callable[[], None]) -> None:
         """Let the first process write, while the others wait."""
         if self.is_first:
             write()

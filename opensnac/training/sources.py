@@ -20,7 +20,7 @@ import soxr
 from numpy.typing import NDArray
 
 from opensnac.errors import AudioError
-from opensnac.recordings.excerpts import Layout, look_through, read_excerpt
+from opensnac.recordings.excerpts import Layout, read_excerpt, scan
 from opensnac.recordings.jobs import LeftOut, Search
 from opensnac.recordings.mixing import mix_down
 from opensnac.recordings.remarks import RecordingWarning
@@ -91,7 +91,7 @@ def find_recordings(sources: Iterable[Source | str | Path]) -> tuple[list[Record
     found = []
     places = sorted(known, key=str)
     with ThreadPoolExecutor() as pool:
-        for place, layout in zip(places, pool.map(_look_through, places), strict=True):
+        for place, layout in zip(places, pool.map(_scan, places), strict=True):
             if isinstance(layout, str):
                 broken.append(f"{place}: {layout}")
                 continue
@@ -107,11 +107,11 @@ def _label(place: Place, source: Path) -> str:
     return inside[0] if len(inside) > 1 else ""
 
 
-def _look_through(place: Place) -> Layout | str:
+def _scan(place: Place) -> Layout | str:
     """What a file holds, or what is wrong with it."""
     try:
         with place.open() as file:
-            layout = look_through(file)
+            layout = scan(file)
     except (AudioError, OSError) as error:
         return str(getattr(error, "strerror", None) or error).removeprefix("stream: ")
     if layout.num_samples:
@@ -178,7 +178,7 @@ def read_mono(recording: Recording, sample_rate: int, start: int = 0, length: in
     """
     try:
         with recording.place.open() as file:
-            layout = recording.layout or look_through(file)
+            layout = recording.layout or scan(file)
             samples = read_excerpt(file, layout, start, length if length >= 0 else recording.num_samples)
     except (AudioError, OSError) as error:
         raise BrokenRecordingError(error) from error

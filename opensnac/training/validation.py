@@ -23,8 +23,8 @@ from opensnac.training.sources import BrokenRecordingError, Recording, find_reco
 SECONDS, CLIPS = 4.0, 40
 SHOWN = 4  # clips that are kept to be heard and seen
 ALWAYS = ("stft_distance", "si_sdr")  # of opensnac.evaluation.metrics
-LISTENERS = ("pesq_wb", "stoi")  # likewise, where they are installed
-HIGHER_IS_BETTER = tuple(LISTENERS)
+PERCEPTUAL = ("pesq_wb", "stoi")  # likewise, where they are installed
+HIGHER_IS_BETTER = tuple(PERCEPTUAL)
 
 
 class Clip(NamedTuple):
@@ -42,7 +42,7 @@ class Validation:
     by_label: dict[str, dict[str, float]]
     codes: list[int]
     perplexity: list[float]
-    heard: list[tuple[int, Tensor]]
+    decoded: list[tuple[int, Tensor]]
 
 
 def find_clips(sources: Sequence[Source], sample_rate: int, report: Path | None = None) -> list[Clip]:
@@ -73,7 +73,7 @@ def spread(recordings: Sequence[Recording], count: int) -> list[Recording]:
     return [own[i * len(own) // shares[f]] for f, own in folders.items() for i in range(shares[f])]
 
 
-def require_listener(quality: str) -> None:
+def require_metric(quality: str) -> None:
     """ConfigError where the quality that shall choose the best model cannot be measured."""
     if quality in METRICS and (missing := METRICS[quality].missing()):
         raise ConfigError(f"[schedule] best_by is {quality!r}, but {missing}")
@@ -85,7 +85,7 @@ def validate(model: SNAC, clips: Sequence[Clip], processes: Processes) -> Valida
     rate, weight = model.config.sampling_rate, next(model.parameters())
     rows: list[tuple[int, dict[str, float | None]]] = []
     used = [torch.zeros(model.config.codebook_size, device=weight.device) for _ in model.config.vq_strides]
-    heard = []
+    decoded = []
     for index in range(processes.rank, len(clips), processes.count):
         audio = clips[index].audio.to(weight)
         codes = model.encode(audio)
@@ -94,15 +94,15 @@ def validate(model: SNAC, clips: Sequence[Clip], processes: Processes) -> Valida
         audio_hat = model.decode(codes, audio.shape[-1])
         rows.append((index, _quality(audio_hat, audio, rate)))
         if index < SHOWN:
-            heard.append((index, audio_hat.float().cpu().clone()))
+            decoded.append((index, audio_hat.float().cpu().clone()))
     rows = sorted(processes.gather_objects(rows), key=lambda row: row[0])
     labels = dict.fromkeys(clip.label for clip in clips)
     by_label = {label: _means([row for index, row in rows if clips[index].label == label]) for label in labels}
     used = [processes.mean(seen) for seen in used]
     counts = [int((seen > 0).sum()) for seen in used]
     perplexity = [float(torch.exp(torch.distributions.Categorical(seen).entropy())) for seen in used]
-    heard = sorted(processes.gather_objects(heard), key=lambda clip: clip[0])
-    return Validation(_means([row for _, row in rows]), by_label, counts, perplexity, heard)
+    decoded = sorted(processes.gather_objects(decoded), key=lambda clip: clip[0])
+    return Validation(_means([row for _, row in rows]), by_label, counts, perplexity, decoded)
 
 
 def _means(rows: Sequence[dict[str, float | None]]) -> dict[str, float]:
@@ -114,7 +114,7 @@ def _means(rows: Sequence[dict[str, float | None]]) -> dict[str, float]:
 def _quality(audio_hat: Audio, audio: Audio, rate: int) -> dict[str, float | None]:
     row: dict[str, Any] = {"mel": float(mel_loss(audio_hat, audio, rate))}
     original, copy = (x[0, 0].float().cpu().numpy() for x in (audio, audio_hat))
-    for name in (*ALWAYS, *LISTENERS):
+    for name in (*ALWAYS, *PERCEPTUAL):
         if not METRICS[name].missing():
             row[name] = METRICS[name].measure(original, copy, rate)
     return row

@@ -54,7 +54,7 @@ def random_codes(header: Header, coarse_frames: int, seed: int = 0) -> list[np.n
 def sample(header: Header, multiples: int, coarse_frames_per_packet: int = 1, seed: int = 0) -> Sample:
     """A recording of so many frame multiples, as long as its frames last."""
     frames = multiples * header.frame_multiple
-    codes = random_codes(header, frames // header.coarse_frame, seed)
+    codes = random_codes(header, frames // header.coarse_stride, seed)
     return Sample(header, codes, header.num_samples(frames), coarse_frames_per_packet)
 
 

@@ -48,7 +48,7 @@ def documented_reader(data: bytes) -> dict[str, Any]:
     length = data[27 + scales]
     header_size = 32 + scales + length
     assert number(header_size - 4, 4) == crc32(data[: header_size - 4])
-    coarse_frame = math.lcm(*strides)
+    coarse_stride = math.lcm(*strides)
     header = {
         "model_name": data[28 + scales : 28 + scales + length].decode(),
         "weights_hash": data[19 + scales : 27 + scales].hex(),
@@ -58,13 +58,13 @@ def documented_reader(data: bytes) -> dict[str, Any]:
         "hop_length": number(13, 2),
         "vq_strides": strides,
         "codebook_size": number(15, 2) + 1,
-        "frame_multiple": data[17] * coarse_frame,
+        "frame_multiple": data[17] * coarse_stride,
     }
     width = number(15, 2).bit_length()
     codes: list[list[list[int]]] = [[[] for _ in range(channels)] for _ in strides]
     at = header_size
     while coarse_frames := data[at]:
-        bits = coarse_frames * channels * sum(coarse_frame // stride for stride in strides) * width
+        bits = coarse_frames * channels * sum(coarse_stride // stride for stride in strides) * width
         size = 1 + (bits + 7) // 8
         assert number(at + size, 2) == crc16(data[at : at + size], number(at - 2, 2))
         payload = "".join(f"{byte:08b}" for byte in data[at + 1 : at + size])
@@ -73,7 +73,7 @@ def documented_reader(data: bytes) -> dict[str, Any]:
         for _ in range(coarse_frames):
             for channel in range(channels):
                 for scale, stride in enumerate(strides):
-                    for _ in range(coarse_frame // stride):
+                    for _ in range(coarse_stride // stride):
                         code = int("".join(next(read_bits) for _ in range(width)), 2)
                         codes[scale][channel].append(code)
         at += size + 2

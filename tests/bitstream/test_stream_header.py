@@ -30,7 +30,7 @@ def test_a_header_comes_back_as_it_was(header: Header) -> None:
 
 def test_a_header_is_laid_out_by_least_common_multiple() -> None:
     header = replace(SPEECH, vq_strides=(6, 4), codebook_size=1025, channels=2, frame_multiple=24)
-    assert header.coarse_frame == 12
+    assert header.coarse_stride == 12
     assert header.codes_per_coarse_frame == (2, 3)
     assert header.bits_per_code == 11
     assert header.bits_per_coarse_frame == 2 * 5 * 11

@@ -160,7 +160,7 @@ def test_what_is_read_lies_within_the_limits(recording: Sample, limits: Limits) 
             or payload_bytes(recording.coarse_frames_per_packet, header) > limits.packet_bytes
         )
         return
-    assert payload_bytes(min(longest, reader.num_frames // header.coarse_frame), header) <= limits.packet_bytes
+    assert payload_bytes(min(longest, reader.num_frames // header.coarse_stride), header) <= limits.packet_bytes
     assert reader.num_samples == recording.num_samples <= limits.seconds * header.original_rate
 
 

@@ -41,7 +41,7 @@ def test_any_sequence_of_writes_and_flushes_keeps_the_codes(recording: Sample, d
         start = stop
         if data.draw(st.booleans(), label="flush"):
             writer.flush()
-            assert writer.num_frames == start * header.coarse_frame
+            assert writer.num_frames == start * header.coarse_stride
     writer.close(recording.num_samples)
     assert writer.num_bytes == len(file.getvalue())
     assert_same_codes(read(io.BytesIO(file.getvalue())).codes, recording.codes)

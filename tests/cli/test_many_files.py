@@ -14,7 +14,7 @@ from commands import record, refuse, run, succeed, tree
 
 from opensnac.cli.reporting import run_jobs
 from opensnac.recordings import media
-from opensnac.recordings.jobs import Job, LeftOut, Search, plan
+from opensnac.recordings.jobs import Job, LeftOut, Search, find_jobs
 
 
 def test_what_a_folder_holds_besides_is_listed(here: Path, model: list[str]) -> None:
@@ -63,7 +63,7 @@ def test_a_folder_that_cannot_be_read_is_listed(here: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(os, "scandir", refuse_locked)
     left_out = LeftOut()
-    assert len(plan(["in"], None, [".wav"], [".snac"], left_out=left_out)) == 1
+    assert len(find_jobs(["in"], None, [".wav"], [".snac"], left_out=left_out)) == 1
     assert left_out.lines() == ["left out, cannot be read (Permission denied): in/locked"]
 
 
@@ -116,14 +116,14 @@ def test_an_output_that_is_another_is_not_taken_for_done(here: Path, model: list
 def test_finished_files_are_not_coded_together_again(
     here: Path, model: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from opensnac.recordings.grouping import Together
+    from opensnac.recordings.grouping import Batcher
 
     for number in range(3):
         record(here / f"in/{number}.wav")
     succeed("encode", "in/1.wav", "-o", "out/", *model)
     coded: list[list[Path]] = []
-    code = Together._code
-    monkeypatch.setattr(Together, "_code", lambda self, files: coded.append(files) or code(self, files))
+    code = Batcher._code
+    monkeypatch.setattr(Batcher, "_code", lambda self, files: coded.append(files) or code(self, files))
     assert "1 of 3 files failed" in run("encode", "in", "-o", "out", "--together", "10", *model).stderr
     assert [[file.name for file in files] for files in coded] == [["0.wav", "2.wav"]]
 
@@ -177,7 +177,7 @@ def test_sockets_and_pipes_by_name_are_no_outputs(here: Path, model: list[str]) 
     record(here / "a.wav")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("a.snac")
-        assert "exists and is no plain file" in refuse(1, "encode", "a.wav", "--force", *model)
+        assert "exists and is not a regular file" in refuse(1, "encode", "a.wav", "--force", *model)
 
 
 def seconds_for(folder: Path, count: int) -> float:
@@ -187,7 +187,7 @@ def seconds_for(folder: Path, count: int) -> float:
         place.mkdir(parents=True, exist_ok=True)
         (place / f"{number}.wav").touch()
     start = time.process_time()
-    batch = plan([str(folder)], "out", [".wav"], [".snac"], left_out=LeftOut())
+    batch = find_jobs([str(folder)], "out", [".wav"], [".snac"], left_out=LeftOut())
     assert len(batch) == count
 
     def work(job: Job, report) -> None:  # type: ignore[no-untyped-def]

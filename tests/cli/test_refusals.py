@@ -123,7 +123,7 @@ def test_another_models_file_is_refused_by_both_names(here: Path, model: list[st
 
 def test_a_model_that_is_not_there(here: Path, model: list[str]) -> None:
     record(here / "a.wav")
-    assert "no model 'nowhere'" in refuse(1, "encode", "a.wav", "--model", "nowhere")
+    assert "got 'nowhere'" in refuse(1, "encode", "a.wav", "--model", "nowhere")
     succeed("encode", "a.wav", *model)
     said = refuse(1, "decode", "a.snac", "-o", "b.wav")
     assert "a.snac: needs the model 'tiny'" in said

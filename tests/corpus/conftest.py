@@ -72,7 +72,7 @@ def settings(model_folder: Path) -> Callable[..., Settings]:
 @pytest.fixture
 def long_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Recordings of half a second are long already."""
-    monkeypatch.setattr("opensnac.corpus.hearing.LONGEST_SECONDS", 0.5)
+    monkeypatch.setattr("opensnac.corpus.loading.LONGEST_SECONDS", 0.5)
 
 
 @pytest.fixture

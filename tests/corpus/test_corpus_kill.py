@@ -93,7 +93,7 @@ def test_workers_that_die_of_nothing_known_stop_the_run(
     many: Path, here: Path, settings: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "_work", _die)
-    monkeypatch.setattr(local, "MOST_DEATHS", 1)
+    monkeypatch.setattr(local, "MAX_DEATHS", 1)
     with pytest.raises(
         OpensnacError, match=r"a worker died at shard 0 \(exit code 3\) for the 2th time; is there enough"
     ):

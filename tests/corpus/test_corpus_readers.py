@@ -22,7 +22,7 @@ from opensnac.corpus.settings import Settings
 from opensnac.corpus.stats import write_stats
 from opensnac.corpus.tokenize import tokenize
 from opensnac.errors import OpensnacError
-from opensnac.recordings.jobs import PlanError
+from opensnac.recordings.jobs import UsageError
 
 CONTEXT = 50
 
@@ -219,7 +219,7 @@ def test_rows_become_audible(corpora: Path, model_folder: Path, form: str, tmp_p
 
 @pytest.mark.parametrize(("rows", "said"), [("x", "expected numbers and ranges"), ("1,13", "expected 0 to 12, got 13")])
 def test_rows_that_are_none_are_refused(rows: str, said: str) -> None:
-    with pytest.raises(PlanError, match=said):
+    with pytest.raises(UsageError, match=said):
         row_numbers(rows, 13)
     assert row_numbers("all", 3) == [0, 1, 2]
 

@@ -16,13 +16,13 @@ import pytest
 import soundfile
 from recordings_of import sing
 
-from opensnac.corpus.hearing import opened
+from opensnac.corpus.loading import opened
 from opensnac.corpus.plan import make_plan
 from opensnac.corpus.settings import Settings
 from opensnac.corpus.sources import Entry, find
 from opensnac.corpus.store import Store
 from opensnac.errors import AudioError
-from opensnac.recordings.jobs import PlanError
+from opensnac.recordings.jobs import UsageError
 
 
 def ids(*inputs: object) -> list[str]:
@@ -159,7 +159,7 @@ def test_inputs_that_are_none_are_refused(here: Path, name: str, content: str | 
         Path(name).mkdir()
     elif content is not None:
         Path(name).write_text(content)
-    with pytest.raises(PlanError, match=said):
+    with pytest.raises(UsageError, match=said):
         ids(name)
 
 
@@ -172,7 +172,7 @@ def test_a_row_without_a_path_fails_alone(here: Path) -> None:
 def test_an_id_is_given_once(here: Path, settings: Callable[..., Settings]) -> None:
     Path("a.csv").write_text("path,id\na.wav,x\nb.wav,y\nc.wav,x\n")
     with pytest.raises(
-        PlanError, match="expected an id of its own for every recording, got 'x' for a.wav and for c.wav"
+        UsageError, match="expected an id of its own for every recording, got 'x' for a.wav and for c.wav"
     ):
         make_plan(Store(str(here / "out")), settings("a.csv"))
     assert not (here / "out" / "plan").exists()

@@ -35,7 +35,7 @@ from opensnac.corpus.store import Store
 from opensnac.corpus.tokenize import Totals, tokenize
 from opensnac.corpus.work import Job, Worker
 from opensnac.errors import ConfigError, OpensnacError
-from opensnac.recordings.jobs import PlanError
+from opensnac.recordings.jobs import UsageError
 from opensnac.recordings.transcode import encode_file
 
 Make = Callable[..., Settings]
@@ -146,7 +146,7 @@ def test_a_finished_corpus_is_left_as_it_is(talks: Path, here: Path, settings: M
     make("out", settings(talks), workers=5)
     assert files(here / "out") == before
     with pytest.raises(
-        PlanError, match="out: expected an empty folder or one of the same command, got one of `opensnac"
+        UsageError, match="out: expected an empty folder or one of the same command, got one of `opensnac"
     ):
         make("out", settings(talks, mono=True))
 
@@ -154,7 +154,7 @@ def test_a_finished_corpus_is_left_as_it_is(talks: Path, here: Path, settings: M
 def test_two_runs_do_not_meet(talks: Path, here: Path, settings: Make) -> None:
     with (
         Store("out").alone(),
-        pytest.raises(PlanError, match="out: another run writes to it; wait for its end or stop it"),
+        pytest.raises(UsageError, match="out: another run writes to it; wait for its end or stop it"),
     ):
         make("out", settings(talks))
 
@@ -197,7 +197,7 @@ def test_silence_is_trimmed_where_asked_for(
     here: Path, settings: Make, model_folder: Path, together: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not together:
-        monkeypatch.setattr("opensnac.corpus.hearing.LONGEST_SECONDS", 0.1)
+        monkeypatch.setattr("opensnac.corpus.loading.LONGEST_SECONDS", 0.1)
     heard = soundfile.read(sing(here / "heard.wav", 0.5))[0]
     silence = np.zeros(4000)
     soundfile.write("talks.wav", np.concatenate([silence, heard, silence]), 8000)
@@ -399,7 +399,7 @@ def test_another_model_is_refused(talks: Path, here: Path, settings: Make, model
     shutil.copytree(model_folder, here / "model")
     own = replace(settings(talks), model="model")
     make_plan(Store("out"), replace(own, fingerprint="0" * 64))
-    with pytest.raises(PlanError, match="same command"):
+    with pytest.raises(UsageError, match="same command"):
         make("out", own)
     with pytest.raises(OpensnacError, match="model: expected the weights 0000000000000000 that the plan in out names"):
         Worker(Job("out"))

@@ -35,16 +35,16 @@ def close(name: str, ours: torch.Tensor, theirs: torch.Tensor, tolerance: float)
 def unit(channels: int, dilation: int, dtype: torch.dtype, tolerance: float) -> None:
     """Clips in the middle, of another length, or not yet begun."""
     torch.manual_seed(0)
-    mix = layers.Depthwise(torch.randn(7, channels) / 3, torch.randn(channels), dilation)
+    conv = layers.Depthwise(torch.randn(7, channels) / 3, torch.randn(channels), dilation)
     alpha, beta = torch.rand(2, channels) + 0.3
     matrix, bias = torch.randn(channels, channels) / channels**0.5, torch.randn(channels)
-    plain = layers.Unit(alpha, mix, beta, matrix, bias)
-    taps, shift, *rest = (v.to(DEVICE, dtype) for v in (mix.taps, mix.bias, alpha, beta, matrix, bias))
+    plain = layers.Unit(alpha, conv, beta, matrix, bias)
+    taps, shift, *rest = (v.to(DEVICE, dtype) for v in (conv.taps, conv.bias, alpha, beta, matrix, bias))
     ours = layers.Unit(rest[0], layers.Depthwise(taps, shift, dilation), *rest[1:])
     x, tail = torch.randn(2, 70, channels), torch.randn(2, 6 * dilation, channels)
     for starts, lengths in (([100, 100], [None, None]), ([-9, 5], [50, 60])):
         span = Span(starts, lengths, [None, None])
-        truth = plain.apply(span.silence(torch.cat((tail, x), dim=1), tail.shape[1]))
+        truth = plain.apply(span.mask(torch.cat((tail, x), dim=1), tail.shape[1]))
         places = DeviceSpan.of(span, torch.device(DEVICE))
         found = fused.unit_of(ours, x.to(DEVICE, dtype), tail.to(DEVICE, dtype), places).cpu()
         close(f"{channels} channels, {dtype}", found, truth, tolerance)

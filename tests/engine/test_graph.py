@@ -13,9 +13,9 @@ import torch
 
 from opensnac import SNAC, Engine, kernels
 from opensnac.engine import whole
-from opensnac.engine.row import Row
 from opensnac.engine.span import DeviceSpan, Span
-from opensnac.engine.whole import Recorder, roomy
+from opensnac.engine.stack import LayerStack
+from opensnac.engine.whole import GraphRunner, bucket_size
 from opensnac.errors import BackendError, CodesError
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -32,7 +32,7 @@ def audio_of(samples: int, batch: int, device: str = "cpu") -> torch.Tensor:
     return 0.3 * torch.randn(batch, 1, samples, generator=torch.Generator().manual_seed(0)).to(device)
 
 
-def recorder_of(engine: Engine) -> Recorder:
+def graph_runner_of(engine: Engine) -> GraphRunner:
     return engine._run.__self__  # type: ignore[attr-defined]
 
 
@@ -43,7 +43,7 @@ def test_filled_up_equals_the_unpadded_call(
 ) -> None:
     plain, graphs = pair_of(small, device)
     if most is not None:  # groups in a step, so that there are many
-        monkeypatch.setattr(whole.Course, "steps_at_once", lambda course, *_: most * course.row.multiple)
+        monkeypatch.setattr(whole.Pipeline, "steps_at_once", lambda pipeline, *_: most * pipeline.stack.multiple)
     audio = audio_of(samples, batch, device)
     codes = plain.encode(audio)
     assert all(torch.equal(a, b) for a, b in zip(codes, graphs.encode(audio), strict=True))
@@ -68,19 +68,19 @@ def test_a_call_hears_nothing_of_the_one_before(tiny: SNAC) -> None:
     loud, short = 3 * audio_of(1000, 3), audio_of(900, 3)
     graphs.encode(loud)
     assert all(torch.equal(a, b) for a, b in zip(plain.encode(short), graphs.encode(short), strict=True))
-    assert len(recorder_of(graphs)._steps) == 1
+    assert len(graph_runner_of(graphs)._steps) == 1
     codes = plain.encode(short)
     graphs.decode(plain.encode(loud), seed=1)
     torch.testing.assert_close(graphs.decode(codes, seed=2), plain.decode(codes, seed=2), atol=1e-6, rtol=0)
 
 
 def test_shapes_are_few(tiny: SNAC, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [roomy(n) for n in range(1, 14)] == [1, 2, 3, 4, 6, 6, 8, 8, 12, 12, 12, 12, 16]
+    assert [bucket_size(n) for n in range(1, 14)] == [1, 2, 3, 4, 6, 6, 8, 8, 12, 12, 12, 12, 16]
     _, graphs = pair_of(tiny)
     for samples in range(1, 4000, 97):
         graphs.encode(audio_of(samples, 1))
-    assert len(recorder_of(graphs)._steps) < 10
-    monkeypatch.setattr(whole, "KEPT_STEPS", 2)
+    assert len(graph_runner_of(graphs)._steps) < 10
+    monkeypatch.setattr(whole, "MAX_RECORDED", 2)
     graphs.encode(audio_of(9000, 1))
     graphs.encode(audio_of(20000, 1))
     assert graphs.encode(audio_of(100, 1))[0].shape == (1, 1)
@@ -98,30 +98,30 @@ def test_encode_and_decode_are_one_graph_each() -> None:
 def test_places_on_the_device_say_what_the_processors_say(small: SNAC, monkeypatch: pytest.MonkeyPatch) -> None:
     """Streams at different places and a batch, pushed as on a GPU."""
     engine = small.freeze(backend="torch")
-    row, multiple = engine.decoder_row(), small.config.frame_multiple
+    stack, multiple = engine.decoder_stack(), small.config.frame_multiple
     latent = torch.randn(3, 6 * multiple, small.latent_dim, generator=torch.Generator().manual_seed(0))
     ends = [4 * multiple * small.hop_length, None, None]
 
-    def heard(row: Row, seeds: list[int | None]) -> list[torch.Tensor]:
-        state = row.start(ends, seeds, engine.nothing(3, small.latent_dim))
+    def heard(stack: LayerStack, seeds: list[int | None]) -> list[torch.Tensor]:
+        state = stack.start(ends, seeds, engine.zeros(3, small.latent_dim))
         state.pushed = [0, 2**33 * multiple * small.hop_length, 0]
-        return [row.push(piece, state) for piece in latent.split(2 * multiple, dim=1)]
+        return [stack.push(piece, state) for piece in latent.split(2 * multiple, dim=1)]
 
     for seeds in ([1, 2**40, None], [None, None, None]):
-        expected = heard(row, seeds)
+        expected = heard(stack, seeds)
         with monkeypatch.context() as patch:
-            patch.setattr(Span, "beside", lambda span, device: DeviceSpan.of(span, device))
-            for a, b in zip(heard(row, seeds), expected, strict=True):
+            patch.setattr(Span, "on_device", lambda span, device: DeviceSpan.of(span, device))
+            for a, b in zip(heard(stack, seeds), expected, strict=True):
                 torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
 
 
 def test_pieces_are_as_long_as_the_device_allows(tiny: SNAC, monkeypatch: pytest.MonkeyPatch) -> None:
-    course = tiny.freeze(backend="torch", device="meta")._encoding
+    pipeline = tiny.freeze(backend="torch", device="meta")._encoding
     group = tiny.config.frame_multiple * tiny.hop_length
     monkeypatch.setattr(whole, "memory_of", lambda device: 64 * 4 * 4 * 10 * group)  # 4 channels of 4 bytes a sample
-    assert course.steps_at_once(1, 24000) == 10 * group
-    assert course.steps_at_once(5, 24000) == 2 * group
-    assert course.steps_at_once(1000, 24000) == group
+    assert pipeline.steps_at_once(1, 24000) == 10 * group
+    assert pipeline.steps_at_once(5, 24000) == 2 * group
+    assert pipeline.steps_at_once(1000, 24000) == group
     assert tiny.freeze(backend="torch")._encoding.steps_at_once(1000, 24000) // group * group == 48000 // group * group
 
 
@@ -148,10 +148,10 @@ def test_units_in_one_pass_are_pytorchs() -> None:
 
 def test_triton_where_it_cannot_be_is_refused(tiny: SNAC, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(BackendError, match="needs the package triton"):
+    with pytest.raises(BackendError, match="expected the package triton"):
         tiny.freeze(backend="triton")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    with pytest.raises(BackendError, match="needs a GPU, got cpu"):
+    with pytest.raises(BackendError, match="expected a GPU, got cpu"):
         tiny.freeze(backend="triton")
     with pytest.raises(BackendError, match="expected float32, float16 or bfloat16, got float64"):
         tiny.freeze(backend="triton", dtype=torch.float64)

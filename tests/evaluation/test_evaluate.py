@@ -71,7 +71,7 @@ def test_one_call_writes_scores_rates_and_codebook_use(folder, few_metrics, mode
     report = (tmp_path / "out" / "report.md").read_text()
     assert printed.strip() in report
     assert "| original | – | – |" in report
-    assert "- Skipped opensnac:nowhere: no model 'nowhere'" in report
+    assert "- Skipped opensnac:nowhere: model: expected" in report
     assert progress == "", "silent when not on a terminal"
 
 

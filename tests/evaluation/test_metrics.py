@@ -30,7 +30,7 @@ PERFECT = {
 # How much better a noisier clip may score: the learned metrics are not quite monotone near perfection.
 TOLERANCE = {"visqol_speech": 0.15, "dnsmos": 0.15}
 # What the noisiest clip loses at least against the cleanest.
-LEAST_LOSS = {
+MIN_LOSS = {
     "pesq_wb": 2.0,
     "stoi": 0.05,
     "estoi": 0.1,
@@ -58,14 +58,14 @@ def test_a_perfect_copy_scores_perfectly(name, clip):
     assert installed(name).measure(clip, clip.copy(), RATE) == pytest.approx(value, abs=tolerance)
 
 
-@pytest.mark.parametrize("name", LEAST_LOSS)
+@pytest.mark.parametrize("name", MIN_LOSS)
 def test_more_noise_never_scores_better(name, clip):
     metric = installed(name)
     noise = np.random.default_rng(1).standard_normal(len(clip)).astype(np.float32)
     scores = [metric.measure(clip, clip + level * noise, RATE) for level in (1e-3, 1e-2, 1e-1)]
     losses = -np.diff(scores) if metric.higher_is_better else np.diff(scores)
     assert (losses >= -TOLERANCE.get(name, 0)).all(), scores
-    assert losses.sum() > LEAST_LOSS[name], scores
+    assert losses.sum() > MIN_LOSS[name], scores
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -111,7 +111,7 @@ def test_much_audio_is_played_as_opus(results, tmp_path, clip, context, monkeypa
         audio.write(tmp_path / "audio" / f"{name}.flac", clip[None], RATE)
     assert "hold FLAC" in page.html(results, tmp_path / "audio")
     large = len(page.html(results, tmp_path / "audio"))
-    monkeypatch.setattr(page, "MOST_FLAC", 1_000)
+    monkeypatch.setattr(page, "MAX_FLAC", 1_000)
     page.write(results, tmp_path)
     assert len((tmp_path / "report.html").read_text()) < large - 20_000
     tab = context.new_page()

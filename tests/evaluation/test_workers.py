@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from opensnac.errors import OpensnacError
-from opensnac.evaluation.workers import in_processes
+from opensnac.evaluation.workers import map_in_processes
 from opensnac.recordings import audio
 
 
@@ -39,7 +39,7 @@ def alive(pid: int) -> bool:
 
 def test_workers_that_hear_nothing_are_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("opensnac.evaluation.workers.GRACE_SECONDS", 0.2)
-    results = in_processes(deaf, [0, 60, 60], jobs=1)
+    results = map_in_processes(deaf, [0, 60, 60], jobs=1)
     worker = next(results)
     assert alive(worker)
     start = time.monotonic()
@@ -50,7 +50,7 @@ def test_workers_that_hear_nothing_are_killed(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_worker_that_dies_is_told() -> None:
     with pytest.raises(OpensnacError, match="a worker process was killed, perhaps for want of memory"):
-        list(in_processes(dying, [1], jobs=1))
+        list(map_in_processes(dying, [1], jobs=1))
 
 
 QUICK = """# the command, with one metric

@@ -126,7 +126,7 @@ def test_the_command_reads_what_only_pytorch_reads(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["nothing"], "no model 'nothing'"),
+        (["nothing"], "got 'nothing'"),
         (["speech_24khz_tiny", "--weights", "fp8"], "weights are 'fp8', expected fp32, fp16, int8"),
         (["speech_24khz_tiny", "--noise", "some"], "--noise is 'some', expected exact or none"),
     ],
@@ -142,7 +142,7 @@ def test_an_existing_folder_is_left_alone(weights: Weights, tmp_path: Path) -> N
     (tmp_path / "out").mkdir()
     folder.export(weights, tmp_path / "out")  # empty
     before = sorted(path.stat().st_mtime_ns for path in tmp_path.rglob("*"))
-    with pytest.raises(FileExistsError, match="out: is there and not empty"):
+    with pytest.raises(FileExistsError, match="out: exists and is not empty"):
         folder.export(weights, tmp_path / "out")
     with pytest.raises(ConfigError, match="expected fp32, fp16, int8"):
         folder.export(weights, tmp_path / "other", ["fp64"])

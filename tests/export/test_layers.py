@@ -22,7 +22,7 @@ def names_of(layer: described.Layer) -> set[str]:
     """The weights that a layer asks for."""
     match layer:
         case described.Unit():
-            return names_of(layer.mix) | names_of(layer.pointwise)
+            return names_of(layer.conv) | names_of(layer.pointwise)
         case described.Kernel():
             alpha = {f"{layer.snake}.alpha"} if layer.snake else set()
             return {f"{layer.name}.weight", f"{layer.name}.bias"} | alpha
@@ -46,11 +46,11 @@ def test_they_keep_and_see_as_much_as_the_engine(model: SNAC) -> None:
     engine = model.freeze(backend="torch")
     encoder, decoder = StreamEncoder(engine), StreamDecoder(engine)
     assert encoder_look_ahead(model.config) == encoder.exact_look_ahead
-    for row, describe in ((encoder._row, described.encoder_layers), (decoder._row, described.decoder_layers)):
-        offset, tick, kept = row.offset, row.tick, []
+    for stack, describe in ((encoder._stack, described.encoder_layers), (decoder._stack, described.decoder_layers)):
+        offset, tick, context = stack.offset, stack.tick, []
         for layer in describe(model.config):
-            keep, offset = layer.plan(offset)
+            keep, offset = layer.context(offset)
             tick = tick * layer.down // layer.up
-            kept += [keep] if keep else []
-        assert (offset, tick) == (row.out_offset, row.out_tick)
-        assert kept == [keep for stage in row.stages for keep in stage.keeps if keep]
+            context += [keep] if keep else []
+        assert (offset, tick) == (stack.out_offset, stack.out_tick)
+        assert context == [keep for stage in stack.stages for keep in stage.context if keep]

@@ -157,7 +157,7 @@ def test_units(batch: int, channels: int, dilations: tuple[int, ...], noisy: boo
     matrix = torch.randn(channels, channels) / channels
     noise = (double(matrix), double(e)) if noisy else (None, None)
     truth = documented.units(double(x), [plain for _, plain in row], *noise, double(alpha), length)
-    units = kernels.UnitRow([unit for unit, _ in row], kernels.packed(matrix) if noisy else None, alpha)
+    units = kernels.UnitStack([unit for unit, _ in row], kernels.packed(matrix) if noisy else None, alpha)
     late, e = sum(units.keeps) // 2, e if noisy else None
     whole = in_pieces(units, x, e, length, [steps])[:, late:]
     known = min(length or steps, steps - late)  # what lies beyond a clip's end is for the next layer to silence
@@ -182,7 +182,7 @@ def in_pieces(units, x, e, length, sizes) -> torch.Tensor:
 
 @pytest.mark.parametrize(("batch", "steps"), [(0, 50), (2, 0)])
 def test_units_of_nothing(batch: int, steps: int) -> None:
-    units = kernels.UnitRow([random_unit(16, dilation)[0] for dilation in (1, 3, 9)])
+    units = kernels.UnitStack([random_unit(16, dilation)[0] for dilation in (1, 3, 9)])
     assert in_pieces(units, torch.zeros(batch, steps, 16), None, None, [steps]).shape == (batch, steps, 16)
 
 
@@ -199,7 +199,7 @@ def test_swapped_alphas_do_not_pass() -> None:
     """The two Snakes of a unit are told apart."""
     unit, plain = random_unit(32, 3)
     x = torch.randn(1, 200, 32)
-    ours = in_pieces(kernels.UnitRow([unit]), x, None, None, [200])[:, 9:]
+    ours = in_pieces(kernels.UnitStack([unit]), x, None, None, [200])[:, 9:]
     plain.alpha, plain.beta = plain.beta, plain.alpha
     swapped = documented.units(double(x), [plain])
     assert np.abs(double(ours) - swapped[:, :191]).max() > 0.1

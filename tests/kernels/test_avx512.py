@@ -88,7 +88,7 @@ def test_units_in_bfloat16(narrow: bool) -> None:
         for (u, _), m in zip(drawn, matrices, strict=True)
     ]
     x, alpha = torch.randn(1, steps, channels), 0.3 + 2 * torch.rand(channels)
-    row = kernels.UnitRow(units, alpha=alpha, bfloat16=narrow)
+    row = kernels.UnitStack(units, alpha=alpha, bfloat16=narrow)
     late = sum(row.keeps) // 2
     ours = test_as_documented.in_pieces(row, x, None, None, [steps])[:, late:]
     assert ours.dtype == (torch.bfloat16 if narrow else torch.float32)

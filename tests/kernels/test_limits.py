@@ -43,7 +43,7 @@ def test_a_level_can_be_forced(chosen, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="OPENSNAC_KERNELS: expected .* or 0, got 'sse9'"):
         chosen("sse9")
     monkeypatch.setattr(processor, "runs", lambda level: False)
-    with pytest.raises(ConfigError, match="expected nothing or 0, got .*, which this processor does not run"):
+    with pytest.raises(ConfigError, match="expected nothing or 0, got .*, which this CPU does not support"):
         chosen(best)
     monkeypatch.setattr(processor, "is_built", lambda level: False)
     with pytest.raises(ConfigError, match="expected nothing or 0, got .*, which this installation does not have"):
@@ -68,7 +68,7 @@ def test_what_does_not_fit_is_refused() -> None:
         r"weight: expected float32": [lambda: kernels.linear(x, weight, 400)],
         r"x: expected enough steps for 31 rows of 48 values": [lambda: kernels.linear(x, weight, 40, rows=31)],
         r"weight: expected whole steps of 48 channels": [lambda: kernels.single(x, bias, bias[:1])],
-        r"units: expected at least one, got none": [lambda: kernels.UnitRow([])],
+        r"units: expected at least one, got none": [lambda: kernels.UnitStack([])],
         r"size: expected at least 1 entry, got 0": [lambda: kernels.nearest(x, weight, 0)],
         r"expected a start for each of 2 keys": [lambda: kernels.noise([1, 2], [0], 5)],
         r"without gradients": [lambda: kernels.linear(x.clone().requires_grad_(), weight, 40)],

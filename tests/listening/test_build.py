@@ -101,7 +101,7 @@ def test_what_cannot_be_built_is_refused_and_leaves_nothing(results, tmp_path):
 def test_a_folder_that_holds_something_is_not_touched(results, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "answers.json").write_text("precious")
-    with pytest.raises(FileExistsError, match="out: is there and not empty; name a new folder with --out"):
+    with pytest.raises(FileExistsError, match="out: exists and is not empty; give a new folder with --out"):
         build(results, tmp_path / "out")
     assert (tmp_path / "out" / "answers.json").read_text() == "precious"
 

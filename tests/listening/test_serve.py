@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from opensnac.errors import OpensnacError
-from opensnac.listening.serve import MOST_BYTES, Server
+from opensnac.listening.serve import MAX_BYTES, Server
 
 SESSION = "0123456789abcdef"
 
@@ -91,7 +91,7 @@ def test_what_no_page_can_have_written_is_refused(server, answers, change, messa
 
 def test_what_is_no_json_or_too_long_or_of_no_length_is_refused(server):
     assert ask(server, "PUT", f"/answers/{SESSION}", b"not json")[0] == 400
-    assert ask(server, "PUT", f"/answers/{SESSION}", b"", {"Content-Length": str(MOST_BYTES + 1)})[0] == 413
+    assert ask(server, "PUT", f"/answers/{SESSION}", b"", {"Content-Length": str(MAX_BYTES + 1)})[0] == 413
     assert ask(server, "PUT", f"/answers/{SESSION}", b"", {"Content-Length": "-1"})[0] == 413
     assert list(server.answers.iterdir()) == []
 

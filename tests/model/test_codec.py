@@ -123,17 +123,17 @@ def test_training_noise_is_drawn_afresh(tiny: SNAC) -> None:
 
 
 BAD_AUDIO = {
-    "one dimension": (torch.zeros(100), r"shape \(100,\).*audio\[None, None\]"),
-    "two dimensions": (torch.zeros(1, 100), r"shape \(1, 100\).*audio\[:, None\]"),
+    "one dimension": (torch.zeros(100), r"got \(100,\).*audio\[None, None\]"),
+    "two dimensions": (torch.zeros(1, 100), r"got \(1, 100\).*audio\[:, None\]"),
     "stereo": (torch.zeros(1, 2, 100), r"2 channels.*reshape"),
     "integers": (torch.zeros(1, 1, 100, dtype=torch.int16), r"torch.int16.*32768"),
-    "doubles": (torch.zeros(1, 1, 100, dtype=torch.float64), r"torch.float64, expected torch.float32"),
-    "no samples": (torch.zeros(1, 1, 0), r"empty, shape \(1, 1, 0\)"),
-    "no clips": (torch.zeros(0, 1, 10), r"empty"),
-    "NaN": (torch.full((1, 1, 10), float("nan")), "NaN or infinite"),
-    "infinite": (torch.full((1, 1, 10), float("inf")), "NaN or infinite"),
-    "a list": ([0.0, 0.1], "came as list"),
-    "another device": (torch.zeros(1, 1, 10, device="meta"), r"on meta and the model is on cpu: use audio.to\('cpu'\)"),
+    "doubles": (torch.zeros(1, 1, 100, dtype=torch.float64), r"expected torch.float32.*got torch.float64"),
+    "no samples": (torch.zeros(1, 1, 0), r"at least one clip of one sample, got shape \(1, 1, 0\)"),
+    "no clips": (torch.zeros(0, 1, 10), r"at least one clip"),
+    "NaN": (torch.full((1, 1, 10), float("nan")), "got NaN or infinity"),
+    "infinite": (torch.full((1, 1, 10), float("inf")), "got NaN or infinity"),
+    "a list": ([0.0, 0.1], "got list"),
+    "another device": (torch.zeros(1, 1, 10, device="meta"), r"device cpu, got meta: use .to\('cpu'\)"),
 }
 
 
@@ -158,17 +158,20 @@ def changed(scale: int, code: object) -> list:
 
 
 BAD_CODES = {
-    "a tensor": (torch.zeros(3, 1, 2, dtype=torch.int64), "came as Tensor, expected a list of 3"),
-    "two scales": (good_codes()[:2], "came as 2 tensors, expected a list of 3"),
-    "floats": (changed(1, torch.zeros(1, 4)), "scale 1 came as shape .*torch.float32"),
-    "flat": (changed(0, torch.zeros(2, dtype=torch.int64)), r"scale 0 came as shape \(2,\)"),
-    "numbers": (changed(0, [0, 1]), "scale 0 came as list"),
-    "too large": (changed(2, torch.full((1, 8), 64)), "scale 2 run from 64 to 64, expected 0 to 63"),
-    "negative": (changed(2, torch.full((1, 8), -1)), "scale 2 run from -1"),
+    "a tensor": (torch.zeros(3, 1, 2, dtype=torch.int64), "expected a list of 3.*got Tensor"),
+    "two scales": (good_codes()[:2], "expected a list of 3.*got 2 tensors"),
+    "floats": (changed(1, torch.zeros(1, 4)), "scale 1: expected an integer tensor.*got shape .*torch.float32"),
+    "flat": (changed(0, torch.zeros(2, dtype=torch.int64)), r"scale 0: .*got shape \(2,\)"),
+    "numbers": (changed(0, [0, 1]), "scale 0: .*got list"),
+    "too large": (changed(2, torch.full((1, 8), 64)), "scale 2: expected 0 to 63, got 64 to 64"),
+    "negative": (changed(2, torch.full((1, 8), -1)), "scale 2: expected 0 to 63, got -1"),
     "unequal lengths": (changed(2, torch.zeros(1, 7, dtype=torch.int64)), r"\(1, 2\), \(1, 4\), \(1, 7\)"),
-    "unequal batches": (changed(1, torch.zeros(2, 4, dtype=torch.int64)), r"same batch"),
-    "another device": (changed(1, torch.zeros(1, 4, dtype=torch.int64, device="meta")), "scale 1 came on meta"),
-    "empty": (changed(0, torch.zeros(1, 0, dtype=torch.int64)), "scale 0 are empty"),
+    "unequal batches": (changed(1, torch.zeros(2, 4, dtype=torch.int64)), r"\(1, 2\), \(2, 4\), \(1, 8\)"),
+    "another device": (
+        changed(1, torch.zeros(1, 4, dtype=torch.int64, device="meta")),
+        "scale 1: .* device cpu, got meta",
+    ),
+    "empty": (changed(0, torch.zeros(1, 0, dtype=torch.int64)), "scale 0: expected at least one frame"),
 }
 
 
@@ -182,7 +185,9 @@ def test_bad_codes_are_named(tiny: SNAC, case: str) -> None:
 def test_good_codes_pass_and_bad_num_samples_is_named(tiny: SNAC) -> None:
     assert tiny.decode(good_codes(), 256).shape == (1, 1, 256)
     for wrong in (257, -1):
-        with pytest.raises(CodesError, match=f"num_samples is {wrong}, but 8 frames of 32 hold 256"):
+        with pytest.raises(
+            CodesError, match=f"num_samples: expected 0 to 256, .* 8 frames of 32, got {wrong}"
+        ):
             tiny.decode(good_codes(), wrong)
 
 

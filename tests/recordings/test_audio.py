@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opensnac.errors import AudioError
-from opensnac.files import OutputFile, whole_file
+from opensnac.files import OutputFile, atomic_file
 from opensnac.recordings import audio
 from opensnac.recordings.remarks import RecordingWarning
 from opensnac.recordings.sink import WRITABLE, _container
@@ -247,7 +247,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path, ending: str, nu
 
 def test_a_full_disk_for_bytes_too(tmp_path: Path) -> None:
     def fill() -> None:
-        with whole_file(tmp_path / "a.snac") as path, OutputFile(path, tmp_path / "a.snac") as file:
+        with atomic_file(tmp_path / "a.snac") as path, OutputFile(path, tmp_path / "a.snac") as file:
             file.write(bytes(5000))
 
     with pytest.raises(OSError, match="File too large") as raised, small_disk():
@@ -268,7 +268,7 @@ def test_a_folder_that_may_not_be_written_to_is_named(tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize("name", [255 * "x", 127 * "é" + "x", 61 * "𝒜" + "x.snac", "caf\udce9.snac"])
 def test_long_and_odd_names_are_written(tmp_path: Path, name: str) -> None:
-    with whole_file(tmp_path / name) as path:
+    with atomic_file(tmp_path / name) as path:
         assert len(os.fsencode(path.name)) <= 100
         path.write_bytes(b"content")
     assert [path.name for path in tmp_path.iterdir()] == [name]
@@ -321,7 +321,7 @@ def test_silence_stays_silence() -> None:
 
 def test_a_whole_file_is_not_there_before_its_end(tmp_path: Path) -> None:
     target = tmp_path / "new" / "folder" / "a.bin"
-    with whole_file(target) as path:
+    with atomic_file(target) as path:
         path.write_bytes(b"content")
         assert not target.exists()
     assert target.read_bytes() == b"content"
@@ -331,16 +331,16 @@ def test_a_whole_file_is_not_there_before_its_end(tmp_path: Path) -> None:
 def test_a_whole_file_does_not_replace_without_force(tmp_path: Path) -> None:
     target = tmp_path / "a.bin"
     target.write_bytes(b"older")
-    with pytest.raises(FileExistsError, match=r"a\.bin: exists; --force replaces it"), whole_file(target):
+    with pytest.raises(FileExistsError, match=r"a\.bin: exists; --force replaces it"), atomic_file(target):
         pytest.fail("the block must not run")
-    with whole_file(target, force=True) as path:
+    with atomic_file(target, force=True) as path:
         path.write_bytes(b"newer")
     assert target.read_bytes() == b"newer"
 
 
 def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
     target = tmp_path / "a.bin"
-    with pytest.raises(FileExistsError, match="exists"), whole_file(target) as path:
+    with pytest.raises(FileExistsError, match="exists"), atomic_file(target) as path:
         _ = path.write_bytes(b"ours"), target.write_bytes(b"theirs")
     assert target.read_bytes() == b"theirs"
     assert list(tmp_path.iterdir()) == [target]
@@ -349,7 +349,7 @@ def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
 def test_a_link_stays_and_its_file_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "real").write_bytes(b"older")
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    with whole_file(tmp_path / "link", force=True) as path:
+    with atomic_file(tmp_path / "link", force=True) as path:
         path.write_bytes(b"newer")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "real").read_bytes() == b"newer"
@@ -358,13 +358,13 @@ def test_a_link_stays_and_its_file_is_replaced(tmp_path: Path) -> None:
 @pytest.mark.parametrize("force", [False, True])
 def test_a_folder_or_device_is_never_replaced(tmp_path: Path, force: bool) -> None:
     for target in (tmp_path, Path(os.devnull)):
-        with pytest.raises(FileExistsError, match="is no plain file"), whole_file(target, force):
+        with pytest.raises(FileExistsError, match="is not a regular file"), atomic_file(target, force):
             pytest.fail("the block must not run")
 
 
 def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
     def interrupted() -> None:
-        with whole_file(tmp_path / "a.bin") as path:
+        with atomic_file(tmp_path / "a.bin") as path:
             path.write_bytes(b"half")
             raise KeyboardInterrupt
 

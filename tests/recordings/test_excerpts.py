@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_odd_files import CONTAINERS, SAMPLES, crashed, encoded, flac_total
 
-from opensnac.recordings.excerpts import look_through, read_excerpt
+from opensnac.recordings.excerpts import read_excerpt, scan
 from opensnac.recordings.source import Source
 
 LOSSLESS = {
@@ -32,7 +32,7 @@ def whole(content: bytes) -> np.ndarray:
 @settings(max_examples=10, deadline=None)
 def test_an_excerpt_is_a_slice(kind: str, start: int, length: int) -> None:
     content = LOSSLESS[kind]
-    layout = look_through(io.BytesIO(content))
+    layout = scan(io.BytesIO(content))
     assert pickle.loads(pickle.dumps(layout)) == layout
     np.testing.assert_array_equal(
         read_excerpt(io.BytesIO(content), layout, start, length), whole(content)[:, start : start + length]
@@ -43,7 +43,7 @@ def test_an_excerpt_is_a_slice(kind: str, start: int, length: int) -> None:
 @pytest.mark.parametrize("start", [0, 25_000, 55_000, 59_999, 60_000, 100_000])
 def test_excerpts_of_lossy_recordings_in_a_row(kind: str, start: int) -> None:
     content = 2 * encoded(kind)
-    samples = read_excerpt(io.BytesIO(content), look_through(io.BytesIO(content)), start, 10_000)[0]
+    samples = read_excerpt(io.BytesIO(content), scan(io.BytesIO(content)), start, 10_000)[0]
     np.testing.assert_allclose(samples, whole(content)[0, start : start + 10_000], atol=1e-6)
 
 
@@ -53,6 +53,6 @@ def test_what_cannot_be_sought_in_is_read_from_its_beginning() -> None:
     from test_media import encoded as media
 
     content = media("ipod", "alac", 24000)
-    layout = look_through(io.BytesIO(content))
+    layout = scan(io.BytesIO(content))
     assert layout.parts == ()
     np.testing.assert_array_equal(read_excerpt(io.BytesIO(content), layout, 9000, 500), whole(content)[:, 9000:9500])

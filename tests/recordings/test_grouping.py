@@ -16,8 +16,8 @@ from opensnac import SNAC
 from opensnac.cli import app
 from opensnac.engine.batches import encode_clips, group_by_length
 from opensnac.errors import AudioError, ConfigError
-from opensnac.recordings.grouping import Together
-from opensnac.recordings.shelf import ModelShelf
+from opensnac.recordings.grouping import Batcher
+from opensnac.recordings.model_cache import ModelCache
 
 CONFIG = {
     "sampling_rate": 8000,
@@ -57,7 +57,7 @@ def test_clips_get_the_codes_they_have_alone(model: SNAC) -> None:
     for i, clip in enumerate(clips):
         alone = model.encode(clip)
         assert all(torch.equal(a, b) for a, b in zip(alone, together[i], strict=True))
-    with pytest.raises(AudioError, match=r"clip 1 came as \(3, 5\), expected a tensor \(1, 1, samples\)"):
+    with pytest.raises(AudioError, match=r"clip 1: expected a tensor \(1, 1, samples\), got \(3, 5\)"):
         list(encode_clips(model, [clips[0], torch.zeros(3, 5)]))
 
 
@@ -96,8 +96,8 @@ def test_a_folder_coded_together_gives_the_same_files(
 
 def test_only_short_files_go_together(model: SNAC, recordings: Path) -> None:
     files = sorted(recordings.rglob("*.*"))
-    batches = Together(model, files, 4.0)
-    taken = {file.name for file in files if batches.take(file) is not None}
+    batches = Batcher(model, files, 4.0)
+    taken = {file.name for file in files if batches.pop(file) is not None}
     assert taken == {"0.wav", "1.wav", "2.wav", "again_0.flac", "again_1.flac", "again_2.flac"}
 
 
@@ -108,10 +108,10 @@ def test_without_memory_for_a_batch_one_by_one(model: SNAC, recordings: Path, mo
     engine = model.freeze()
     monkeypatch.setattr(engine, "encode", refuse)
     files = sorted(recordings.rglob("*.wav"))
-    batches = Together(engine, files, 4.0)
-    assert [batches.take(file) for file in files] == [None] * len(files)
+    batches = Batcher(engine, files, 4.0)
+    assert [batches.pop(file) for file in files] == [None] * len(files)
 
 
 def test_a_device_that_is_not_there_is_named() -> None:
     with pytest.raises(ConfigError, match="device 'tpu:9' cannot be used here"):
-        ModelShelf(device="tpu:9")
+        ModelCache(device="tpu:9")

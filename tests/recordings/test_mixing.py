@@ -10,8 +10,8 @@ import pytest
 import soundfile
 
 from opensnac.errors import AudioError
-from opensnac.recordings.intake import Intake, Treatment
 from opensnac.recordings.mixing import mix_down
+from opensnac.recordings.preprocessing import Preprocessing, Preprocessor
 from opensnac.recordings.remarks import RecordingWarning
 from opensnac.recordings.source import Source
 from opensnac.training.sources import Place, Recording, read_mono
@@ -21,12 +21,12 @@ VOICE = (0.1 * np.random.default_rng(0).standard_normal(RATE)).astype(np.float32
 OTHER = (0.1 * np.random.default_rng(1).standard_normal(RATE)).astype(np.float32)
 
 
-def taken(samples: np.ndarray, **treatment: bool | float) -> tuple[np.ndarray, list[str]]:
+def taken(samples: np.ndarray, **preprocessing: bool | float) -> tuple[np.ndarray, list[str]]:
     content = io.BytesIO()
     soundfile.write(content, samples.T, RATE, "FLOAT", format="WAV")
     with Source(content) as source:
-        intake = Intake(source, RATE, Treatment(**treatment))  # type: ignore[arg-type]
-        return np.concatenate(list(intake.blocks()), axis=1), list(intake.remarks)
+        preprocessor = Preprocessor(source, RATE, Preprocessing(**preprocessing))  # type: ignore[arg-type]
+        return np.concatenate(list(preprocessor.blocks()), axis=1), list(preprocessor.remarks)
 
 
 @pytest.mark.parametrize("samples", [[VOICE, VOICE], [VOICE, OTHER], [VOICE, 0 * VOICE], [VOICE, OTHER, VOICE]])
@@ -58,22 +58,22 @@ class Pipe(io.BytesIO):
         return False
 
 
-def from_a_pipe(stereo: np.ndarray, treatment: Treatment) -> tuple[np.ndarray, list[str]]:
+def from_a_pipe(stereo: np.ndarray, preprocessing: Preprocessing) -> tuple[np.ndarray, list[str]]:
     content = Pipe((20000 * stereo.T).clip(-32768, 32767).astype("<i2").tobytes())
-    with Source(content, raw=(RATE, 2), strict=treatment.strict) as source:
-        intake = Intake(source, RATE, treatment)
-        return np.concatenate(list(intake.blocks()), axis=1), list(intake.remarks)
+    with Source(content, raw=(RATE, 2), strict=preprocessing.strict) as source:
+        preprocessor = Preprocessor(source, RATE, preprocessing)
+        return np.concatenate(list(preprocessor.blocks()), axis=1), list(preprocessor.remarks)
 
 
 def test_a_pipe_of_opposite_channels_is_said_to_be_silent_and_one_can_be_chosen() -> None:
     stereo = np.stack([VOICE, -VOICE])
-    samples, (remark,) = from_a_pipe(stereo, Treatment(mono=True))
+    samples, (remark,) = from_a_pipe(stereo, Preprocessing(mono=True))
     assert not samples.any()
     assert "its channels cancel each other" in remark
     assert remark.endswith("take one of them with --channel")
     with pytest.raises(AudioError, match="its channels cancel each other"):
-        from_a_pipe(stereo, Treatment(mono=True, strict=True))
-    samples, remarks = from_a_pipe(stereo, Treatment(channel=2))
+        from_a_pipe(stereo, Preprocessing(mono=True, strict=True))
+    samples, remarks = from_a_pipe(stereo, Preprocessing(channel=2))
     assert remarks == []
     np.testing.assert_allclose(samples[0], -VOICE * 20000 / 32768, atol=1 / 32768)
 
@@ -104,10 +104,10 @@ def test_samples_beyond_full_scale_are_counted(scale: int, part: str) -> None:
     assert remark.startswith(f"it peaks at {0.9 * scale:.5g}, full scale is 1: ")
     assert "% of its samples are clipped" in remark
     assert part in remark
-    for treatment in ({"normalize": True}, {"gain_db": -20 * np.log10(scale)}):
-        treated, remarks = taken(samples, **treatment)
+    for preprocessing in ({"normalize": True}, {"gain_db": -20 * np.log10(scale)}):
+        treated, remarks = taken(samples, **preprocessing)
         assert remarks == []
-        peak = 10 ** (-1 / 20) if "normalize" in treatment else 0.9
+        peak = 10 ** (-1 / 20) if "normalize" in preprocessing else 0.9
         assert np.abs(treated).max() == pytest.approx(peak, rel=1e-5)
 
 

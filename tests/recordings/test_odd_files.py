@@ -17,7 +17,7 @@ import soundfile
 
 from opensnac.errors import AudioError
 from opensnac.recordings import audio, mp3, ogg, source
-from opensnac.recordings.excerpts import look_through, read_excerpt
+from opensnac.recordings.excerpts import read_excerpt, scan
 from opensnac.recordings.remarks import RecordingWarning
 from opensnac.recordings.sink import WRITABLE
 from opensnac.recordings.source import Source
@@ -395,7 +395,7 @@ def test_a_wav_of_more_than_four_gigabytes_is_read_to_its_end(
     tmp_path: Path, header: bytes, remark: str | None
 ) -> None:
     path = large_wav(tmp_path / "large.wav", header)
-    layout = look_through(path)
+    layout = scan(path)
     assert layout.num_samples == GIGABYTES // 2
     assert len(layout.remarks) == (remark is not None)
     assert all(remark is not None and remark in line for line in layout.remarks)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from opensnac import SNAC, bitstream
 from opensnac.bitstream import Limits
 from opensnac.errors import AudioError, BitstreamError, LimitError, ModelError, ModelMismatchError
-from opensnac.recordings import audio, shelf, transcode
+from opensnac.recordings import audio, model_cache, transcode
 from opensnac.streaming import StreamDecoder
 
 TINY = {
@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> SNAC:
-    return shelf.ModelShelf(folder).get()
+    return model_cache.ModelCache(folder).get()
 
 
 def speech(num_samples: int, channels: int = 1, seed: int = 0) -> np.ndarray:
@@ -167,14 +167,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, dict[str, objec
 def test_a_bundled_model_is_taken_by_its_name(model: SNAC, asked: list[object], name: str) -> None:
     header = replace(transcode.header_for(model, 1, 24000), model_name=name)
     with pytest.raises(AskedError):
-        shelf.ModelShelf().for_header(header)
+        model_cache.ModelCache().for_header(header)
     assert asked == [(name, {})]
 
 
 def test_a_strangers_name_downloads_nothing(model: SNAC, asked: list[object]) -> None:
     header = replace(transcode.header_for(model, 1, 24000), model_name="stranger/model")
     with pytest.raises(AskedError):
-        shelf.ModelShelf().for_header(header)
+        model_cache.ModelCache().for_header(header)
     assert asked == [("stranger/model", {"local_files_only": True})]
 
 
@@ -182,7 +182,7 @@ def test_a_strangers_name_downloads_nothing(model: SNAC, asked: list[object]) ->
 def test_a_trusted_name_may_be_downloaded(model: SNAC, asked: list[object], trusted: str) -> None:
     header = replace(transcode.header_for(model, 1, 24000), model_name="stranger/model")
     with pytest.raises(AskedError):
-        shelf.ModelShelf(trusted=["someone/else", trusted]).for_header(header)
+        model_cache.ModelCache(trusted=["someone/else", trusted]).for_header(header)
     assert asked == [("stranger/model", {})]
 
 
@@ -198,21 +198,21 @@ def test_a_strangers_name_opens_no_folder(
     monkeypatch.chdir(folder.parent)
     header = replace(transcode.header_for(model, 1, 24000), model_name=name)
     with pytest.raises(ModelError, match="give its folder or hub id with --model"):
-        shelf.ModelShelf(trusted=trusted).for_header(header)
+        model_cache.ModelCache(trusted=trusted).for_header(header)
     assert asked == []
 
 
 def test_a_model_that_is_not_there_is_named_with_what_to_do(model: SNAC) -> None:
     header = replace(transcode.header_for(model, 1, 24000), model_name="nowhere")
     with pytest.raises(ModelError, match=f"needs the model 'nowhere' .*{header.weights_hash}.*with --model"):
-        shelf.ModelShelf().for_header(header)
+        model_cache.ModelCache().for_header(header)
 
 
-def test_a_shelf_loads_a_model_once_for_all_threads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_loads_a_model_once_for_all_threads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loads = []
     load = SNAC.from_pretrained
     monkeypatch.setattr(SNAC, "from_pretrained", lambda name: loads.append(name) or load(name))
-    models = shelf.ModelShelf(folder)
+    models = model_cache.ModelCache(folder)
     threads = [threading.Thread(target=models.get) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -288,7 +288,7 @@ def test_threads_share_the_cores() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     seen = []
-    with shelf.shared_cores(2):
+    with model_cache.shared_cores(2):
         thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
         thread.start()
         thread.join()

@@ -253,7 +253,7 @@ def test_bad_input_is_refused_and_changes_nothing() -> None:
             same(torch.cat([piece async for piece in stream]), engine.decode(codes)[0, 0])
             empty = pool.open()
             await empty.finish()
-            with pytest.raises(CodesError, match="no codes came"):
+            with pytest.raises(CodesError, match="got no codes"):
                 await anext(empty)
             recording = encoders.open()
             with pytest.raises(AudioError, match="NaN"):

@@ -10,7 +10,7 @@ import torch
 
 from opensnac import SNAC
 from opensnac.errors import ConfigError
-from opensnac.showcase.bench import TASKS, run_bench, subject
+from opensnac.showcase.bench import TASKS, bench_model, run_bench
 
 CONFIG = {
     "sampling_rate": 24000,
@@ -61,8 +61,8 @@ def test_batches_and_streams_are_timed_too(capsys: pytest.CaptureFixture[str]) -
 def test_subjects(tmp_path: Path) -> None:
     model = SNAC(**CONFIG)
     model.save_pretrained(tmp_path)
-    assert subject(None, str(tmp_path / "config.json")).config == model.config
-    assert subject(str(tmp_path), None).fingerprint == model.fingerprint
-    assert subject(None, "speech_24khz").config.encoder_dim == 48
+    assert bench_model(None, str(tmp_path / "config.json")).config == model.config
+    assert bench_model(str(tmp_path), None).fingerprint == model.fingerprint
+    assert bench_model(None, "speech_24khz").config.encoder_dim == 48
     with pytest.raises(ConfigError, match=r"'fast' is no config.json and none of .*speech_24khz"):
-        subject(None, "fast")
+        bench_model(None, "fast")

@@ -74,12 +74,12 @@ def test_bad_use_is_named(tiny: SNAC) -> None:
     engine = tiny.freeze(backend="torch")
     pool = DecoderPool(engine, 1)
     place = pool.open()
-    with pytest.raises(OpensnacError, match="all 1 places"):
+    with pytest.raises(OpensnacError, match="expected a free place, got 1 in use"):
         pool.open()
-    with pytest.raises(CodesError, match=r"stream 0 got \[2, 4, 8\] codes, expected an open stream and \[1, 2, 4\]"):
+    with pytest.raises(CodesError, match=r"place 0: expected an open stream and \[1, 2, 4\] codes, got \[2, 4, 8\]"):
         pool.push({place: [code[0] for code in codes_of(engine, 2, 0)]})
-    with pytest.raises(CodesError, match="stream 5 got"):
+    with pytest.raises(CodesError, match="place 5: expected"):
         pool.push({5: group_of(engine, codes_of(engine, 1, 0), 0)})
     if kernels.level() is not None:
-        with pytest.raises(BackendError, match="expected backend 'torch' or 'triton', got 'c'"):
+        with pytest.raises(BackendError, match="expected an engine with backend 'torch' or 'triton', got 'c'"):
             DecoderPool(tiny.freeze(backend="c"), 1)

@@ -94,9 +94,9 @@ class Recorded(TokenReader):
         super().__init__(layout, repair=True)
         self.heard: list[tuple[int, ...] | None] = []
 
-    def _heard(self, row: Sequence[int | None]) -> list[list[int]]:
+    def _complete(self, row: Sequence[int | None]) -> list[list[int]]:
         self.heard.append(None if None in row else tuple(row))
-        return super()._heard(row)
+        return super()._complete(row)
 
 
 FRAMES = 12
@@ -269,8 +269,8 @@ def test_hardly_a_token_is_silence_or_an_error(model: SNAC, came: int) -> None:
             assert audio.shape == ((128 if came else 0),)
             assert not audio.any()
         else:
-            message = f"the last coarse frame has {came} of its 7 tokens" if came else "no token came"
-            with pytest.raises(CodesError, match=f"{message}; push .*, or repair to go without"):
+            message = f"the last coarse frame, got {came}" if came else "a coarse frame, got none"
+            with pytest.raises(CodesError, match=f"7 tokens for {message}; push .*, or use repair"):
                 stream.finish()
 
 
@@ -300,25 +300,25 @@ def test_an_unfinished_frame_is_named(model: SNAC) -> None:
     stream = TokenStream(model)
     for slot in range(9):
         stream.push(64 * (slot % 7))
-    with pytest.raises(CodesError, match="last coarse frame has 2 of its 7 tokens"):
+    with pytest.raises(CodesError, match="7 tokens for the last coarse frame, got 2"):
         stream.finish()
 
 
 def test_lists_that_are_no_tokens_are_named() -> None:
     layout = TokenLayout((2, 1), 10, 100)
-    with pytest.raises(CodesError, match="4 tokens came; expected 3 for each"):
+    with pytest.raises(CodesError, match="tokens: expected a multiple of 3, got 4"):
         layout.unflatten(torch.tensor([[100, 110, 120, 100]]))
-    with pytest.raises(CodesError, match="token 4 is 120; expected 110 to 119 in slot 1 of 3"):
+    with pytest.raises(CodesError, match="token 4: expected 110 to 119 in slot 1 of 3, got 120"):
         layout.unflatten(torch.tensor([[100, 110, 120, 100, 120, 120]]))
-    with pytest.raises(CodesError, match=r"codes of \[1, 3\] came; strides \[2, 1\]"):
+    with pytest.raises(CodesError, match=r"frames of each scale for strides \[2, 1\], got \[1, 3\] codes"):
         layout.flatten([torch.zeros(1, 1).long(), torch.zeros(1, 3).long()])
-    with pytest.raises(ConfigError, match=r"strides are \[3, 2\]"):
+    with pytest.raises(ConfigError, match=r"strides: expected .*, got \[3, 2\]"):
         TokenLayout((3, 2), 10)
-    with pytest.raises(ConfigError, match=r"slots are \[0, 1\]; expected .*\[0, 1, 1\]"):
+    with pytest.raises(ConfigError, match=r"slots: expected .*\[0, 1, 1\] in any order, got \[0, 1\]"):
         TokenLayout((2, 1), 10, slots=(0, 1))
-    with pytest.raises(ConfigError, match="the separator 5 is a code's token"):
+    with pytest.raises(ConfigError, match="separator: expected a token outside .*, got 5"):
         TokenLayout((2, 1), 10, separator=5)
-    with pytest.raises(CodesError, match="token 0 is 3; expected the separator 99"):
+    with pytest.raises(CodesError, match="token 0: expected the separator 99 before a coarse frame, got 3"):
         TokenLayout((2, 1), 10, separator=99).unflatten(torch.tensor([[3, 4, 5, 6]]))
 
 
@@ -387,13 +387,13 @@ def test_rows_have_their_inverse(data: st.DataObject, batch: int, coarse: int, s
 
 def test_rows_that_are_none_are_named() -> None:
     layout = RowLayout((2, 1), 10, (0, 1))
-    with pytest.raises(ConfigError, match=r"delays are \[0\]; expected 2 numbers of steps"):
+    with pytest.raises(ConfigError, match=r"delays: expected 2 numbers of steps from 0 on, got \[0\]"):
         RowLayout((2, 1), 10, (0,))
-    with pytest.raises(ConfigError, match="pad is 3, a code"):
+    with pytest.raises(ConfigError, match="pad: expected .*, got the code 3"):
         RowLayout((2, 1), 10, pad=3)
-    with pytest.raises(CodesError, match=r"rows came as \(1, 3, 4\); expected \(batch, 2, steps\)"):
+    with pytest.raises(CodesError, match=r"rows: expected \(batch, 2, steps\), got \(1, 3, 4\)"):
         layout.from_rows(torch.zeros(1, 3, 4).long())
-    with pytest.raises(CodesError, match="4 steps came; expected 1 of delay and a multiple of 2"):
+    with pytest.raises(CodesError, match="rows: expected 1 steps of delay and a multiple of 2, got 4"):
         layout.from_rows(torch.zeros(1, 2, 4).long())
-    with pytest.raises(CodesError, match="row 1 holds 0 to 10; expected 0 to 9"):
+    with pytest.raises(CodesError, match="row 1: expected 0 to 9, got 0 to 10"):
         layout.from_rows(torch.tensor([[[0, 0, 10], [10, 0, 10]]]))

@@ -66,7 +66,7 @@ def test_mean_and_spread_by_hand() -> None:
     [
         ("bases = 'x'", "unknown key bases; base, seeds"),
         ("base = 'smoke'", r"no base or no \[variants.NAME\]"),
-        ("base = 'smoke'\n[variants.a]\n'model.noise' = 3", "variant a: noise is 3"),
+        ("base = 'smoke'\n[variants.a]\n'model.noise' = 3", "variant a: noise: expected true or false, got 3"),
         ("base = 'smoke'\n[variants.a]\n'schedule.minutes' = 3", "budget by the clock is not equal"),
     ],
 )

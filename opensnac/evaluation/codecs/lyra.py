@@ -17,7 +17,7 @@ from opensnac.recordings import audio
 MODELS = ("soundstream_encoder.tflite", "quantizer.tflite", "lyragan.tflite")
 FRAME = 320  # samples: 20 ms
 INDEX_BITS = 4
-MOST_QUANTIZERS = 46  # what the quantiser's decoder takes; those unused are -1
+MAX_QUANTIZERS = 46  # what the quantiser's decoder takes; those unused are -1
 
 
 class Lyra(Codec):
@@ -95,7 +95,7 @@ class Lyra(Codec):
 
     def _decode(self, packet: bytes, quantizer: Any, decoder: Any) -> np.ndarray:
         pairs = np.frombuffer(packet, np.uint8)
-        indices = np.full((MOST_QUANTIZERS, 1, 1), -1, np.int32)
+        indices = np.full((MAX_QUANTIZERS, 1, 1), -1, np.int32)
         nibbles = np.stack([pairs >> INDEX_BITS, pairs & 15], axis=1).ravel()
         indices[: self._num_quantizers, 0, 0] = nibbles[: self._num_quantizers]
         features = quantizer.get_signature_runner("decode")(encoding_indices=indices)["output_0"]

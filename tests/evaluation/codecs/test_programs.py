@@ -110,7 +110,7 @@ def test_opensnac_counts_the_snac_file_and_shows_its_codes(model_folder, clip):
 
 
 def test_a_model_that_is_not_there_is_missing_with_a_message():
-    assert "no model 'nowhere'" in by_name("opensnac:nowhere").missing()
+    assert "got 'nowhere'" in by_name("opensnac:nowhere").missing()
 
 
 @pytest.mark.parametrize(

@@ -61,9 +61,9 @@ export class Header {
         `${this.channels} channels with vqStrides [${this.vqStrides.join(", ")}] make ${codes} codes a coarse frame and ` +
           `${MAX_CODES_PER_COARSE_FRAME} are possible; mix down to fewer channels`,
       );
-    checkRange("frameMultiple", this.frameMultiple, 1, 255 * this.coarseFrame);
-    if (this.frameMultiple % this.coarseFrame)
-      throw new HeaderError(`frameMultiple is ${this.frameMultiple}; expected a multiple of the coarse frame of ${this.coarseFrame} frames`);
+    checkRange("frameMultiple", this.frameMultiple, 1, 255 * this.coarseStride);
+    if (this.frameMultiple % this.coarseStride)
+      throw new HeaderError(`frameMultiple is ${this.frameMultiple}; expected a multiple of the coarse frame of ${this.coarseStride} frames`);
   }
 
   // Bits of one code.
@@ -72,13 +72,13 @@ export class Header {
   }
 
   // Frames of a coarse frame, the shortest stretch that holds whole codes of every scale.
-  get coarseFrame() {
+  get coarseStride() {
     return leastCommonMultiple(this.vqStrides);
   }
 
   // Codes of one channel in a coarse frame, scale by scale.
   get codesPerCoarseFrame() {
-    return this.vqStrides.map((stride) => this.coarseFrame / stride);
+    return this.vqStrides.map((stride) => this.coarseStride / stride);
   }
 
   // Bits of a coarse frame's codes, all channels and scales.
@@ -88,7 +88,7 @@ export class Header {
 
   // Bit rate of the codes, without the stream's own bytes.
   get bitsPerSecond() {
-    return (this.bitsPerCoarseFrame * this.samplingRate) / (this.coarseFrame * this.hopLength);
+    return (this.bitsPerCoarseFrame * this.samplingRate) / (this.coarseStride * this.hopLength);
   }
 
   // Frames that code `samples` samples of one channel at the original rate, padding included.
@@ -130,7 +130,7 @@ export class Header {
       ...bigEndian(this.originalRate, 3),
       ...bigEndian(this.hopLength, 2),
       ...bigEndian(this.codebookSize - 1, 2),
-      this.frameMultiple / this.coarseFrame,
+      this.frameMultiple / this.coarseStride,
       this.vqStrides.length,
       ...this.vqStrides,
       ...this.weightsHash.match(/../g).map((digits) => parseInt(digits, 16)),

@@ -37,7 +37,7 @@ export class Header implements HeaderFields {
   readonly codebookSize: number;
   readonly frameMultiple: number;
   readonly bitsPerCode: number;
-  readonly coarseFrame: number;
+  readonly coarseStride: number;
   readonly codesPerCoarseFrame: number[];
   readonly bitsPerCoarseFrame: number;
   readonly bitsPerSecond: number;

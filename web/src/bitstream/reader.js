@@ -102,7 +102,7 @@ export class Reader {
       throw new CorruptStreamError(`${this.#packetName}, payload at byte ${start}: ${error.problem}`);
     }
     this.numPackets += 1;
-    this.numFrames += coarseFrames * this.header.coarseFrame;
+    this.numFrames += coarseFrames * this.header.coarseStride;
     return codes;
   }
 

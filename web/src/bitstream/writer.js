@@ -42,7 +42,7 @@ export class Writer {
     this.#requireOpen();
     const coming = countCoarseFrames(codes, this.#header);
     const added = codes.map((scale) => scale.map((channel) => Uint16Array.from(channel)));
-    const frames = (this.#waiting + coming) * this.#header.coarseFrame;
+    const frames = (this.#waiting + coming) * this.#header.coarseStride;
     this.#pending = joinCodes([this.#pending, added], frames, this.#header);
     this.#waiting += coming;
     return this.#take(this.#waiting - (this.#waiting % this.#perPacket));
@@ -57,7 +57,7 @@ export class Writer {
   // The rest and the end record. CodesError if the codes cannot be those of so many samples at the original rate.
   close(numSamples) {
     this.#requireOpen();
-    const frames = this.numFrames + this.#waiting * this.#header.coarseFrame;
+    const frames = this.numFrames + this.#waiting * this.#header.coarseStride;
     const counted = Number.isInteger(numSamples) && numSamples >= 0 && numSamples < 256 ** NUM_SAMPLES_BYTES;
     if (!counted || !this.#header.fits(frames, numSamples))
       throw new CodesError(
@@ -84,7 +84,7 @@ export class Writer {
     const counts = this.#header.codesPerCoarseFrame;
     this.#pending = this.#pending.map((scale, index) => scale.map((channel) => channel.slice(stop * counts[index])));
     this.#waiting -= stop;
-    this.numFrames += stop * this.#header.coarseFrame;
+    this.numFrames += stop * this.#header.coarseStride;
     return joined(parts);
   }
 

@@ -18,7 +18,7 @@ FULL_SCALES = {"8": 1 << 7, "16": 1 << 15, "24": 1 << 23, "32": 1 << 31}  # of i
 
 
 @dataclass(frozen=True)
-class Treatment:
+class Preprocessing:
     """What is done to recordings on their way in.
 
     `mono` mixes the channels; `channel`, counted from 1, takes one of them alone instead. `gain_db` makes all samples
@@ -37,25 +37,27 @@ class Treatment:
         return 1 if self.mono or self.channel is not None else channels
 
 
-class Intake:
+class Preprocessor:
     """One recording, open. `num_samples`, at its own rate, is known once `blocks` have ended; so are all `remarks`."""
 
-    def __init__(self, recording: Source, sampling_rate: int, treatment: Treatment, max_channels: int = 255) -> None:
+    def __init__(
+        self, recording: Source, sampling_rate: int, preprocessing: Preprocessing, max_channels: int = 255
+    ) -> None:
         self.rate = recording.rate
-        self.channels = treatment.channels_of(recording.channels)
+        self.channels = preprocessing.channels_of(recording.channels)
         self.num_samples = 0
         self.remarks = recording.remarks
-        self._recording, self._treatment, self._sampling_rate = recording, treatment, sampling_rate
+        self._recording, self._preprocessing, self._sampling_rate = recording, preprocessing, sampling_rate
         if self.channels > max_channels:
             raise AudioError(
                 f"{recording.name}: has {self.channels} channels; at most {max_channels} can be coded: "
                 "mix down with --mono"
             )
-        if not 1 <= (treatment.channel or 1) <= recording.channels:
+        if not 1 <= (preprocessing.channel or 1) <= recording.channels:
             raise AudioError(
-                f"{recording.name}: expected a channel from 1 to {recording.channels}, got {treatment.channel}"
+                f"{recording.name}: expected a channel from 1 to {recording.channels}, got {preprocessing.channel}"
             )
-        if treatment.normalize and not recording.repeatable:
+        if preprocessing.normalize and not recording.repeatable:
             raise AudioError(
                 f"{recording.name}: is read twice with --normalize, which samples from a pipe cannot be; "
                 "give a file, or --gain"
@@ -64,18 +66,18 @@ class Intake:
     def blocks(self, report: Callable[[float], None] = lambda share: None) -> Iterator[np.ndarray]:
         """Float32 (channels, samples) at the model's rate."""
         resampler = Resampler(self.rate, self._sampling_rate, self.channels)
-        for block in self._treated():
+        for block in self._preprocessed():
             yield resampler.push(block).clip(-1, 1)
             if self._recording.num_samples:
                 report(min(1.0, self.num_samples / self._recording.num_samples))
         yield resampler.finish().clip(-1, 1)
 
-    def _treated(self) -> Iterator[np.ndarray]:
+    def _preprocessed(self) -> Iterator[np.ndarray]:
         """At the recording's rate, mixed and scaled."""
-        treatment = self._treatment
+        preprocessing = self._preprocessing
         mix, gain = self._survey()
         clipping = _Clipping()
-        unseen = treatment.mono and treatment.channel is None and not self._recording.repeatable
+        unseen = preprocessing.mono and preprocessing.channel is None and not self._recording.repeatable
         balance = Balance(self._recording.channels, self.rate) if unseen and mix else None
         for block in self._recording.blocks():
             self.num_samples += block.shape[1]
@@ -92,13 +94,13 @@ class Intake:
 
     def _survey(self) -> tuple[Mix | None, float]:
         """How channels are mixed, None for not at all, and the factor; for some of that the recording is read once."""
-        treatment, recording = self._treatment, self._recording
-        alone = None if treatment.channel is None else channel_alone(treatment.channel, recording.channels)
-        mixes = treatment.mono and recording.channels > 1 and alone is None
-        gain = 10 ** (treatment.gain_db / 20)
-        if alone is not None and not treatment.normalize:
+        preprocessing, recording = self._preprocessing, self._recording
+        alone = None if preprocessing.channel is None else channel_alone(preprocessing.channel, recording.channels)
+        mixes = preprocessing.mono and recording.channels > 1 and alone is None
+        gain = 10 ** (preprocessing.gain_db / 20)
+        if alone is not None and not preprocessing.normalize:
             return alone, gain
-        if not recording.repeatable or not (mixes or treatment.normalize):
+        if not recording.repeatable or not (mixes or preprocessing.normalize):
             return (mean_of(recording.channels) if mixes else None), gain
         balance = Balance(recording.channels, self.rate)
         peaks, mean_peak = np.zeros(recording.channels), 0.0
@@ -109,7 +111,7 @@ class Intake:
         mix = balance.mix() if mixes else alone
         if mix is not None and mix.remark:
             self.remarks.add(mix.remark)
-        if treatment.normalize:
+        if preprocessing.normalize:
             mean = mixes and mix is not None and not mix.remark
             peak = mean_peak if mean else float((peaks * (mix.weights if mix else 1)).max())
             gain *= 10 ** (NORMAL_DB / 20) / peak if peak else 1

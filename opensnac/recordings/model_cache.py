@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 RUNTIMES = ("torch", "onnx")
 
 
-class ModelShelf:
+class ModelCache:
     """Models by name, each loaded once, whichever thread asks for it first. `only` stands for every name.
 
     `runtime` is "torch" or "onnx"; PyTorch where it is installed if None. With PyTorch `reduced` lets them multiply in

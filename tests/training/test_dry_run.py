@@ -14,7 +14,7 @@ from miniature import config_of, values_of, write_corpus
 
 from opensnac import kernels
 from opensnac.engine.codec import SNAC
-from opensnac.training import compiling, plan
+from opensnac.training import compiling, dry_run
 from opensnac.training.benchmark import PARTS, run_benchmark
 from opensnac.training.compiling import compile_if_faster
 from opensnac.training.config import TrainConfig
@@ -32,7 +32,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_plan_is_the_configuration_and_what_follows_from_it(corpus: Path) -> None:
     (corpus / "broken.wav").write_bytes(b"RIFF")
-    text = plan.describe(config_of(corpus, 150))
+    text = dry_run.describe(config_of(corpus, 150))
     again = TrainConfig.from_dict(tomllib.loads(text))
     assert again == config_of(corpus, 150)
     for line in (
@@ -54,9 +54,9 @@ def test_the_memory_that_is_foreseen_is_what_graphs_keep(corpus: Path, monkeypat
     config = config_of(corpus, 150)
     with torch.device("meta"):
         models = SNAC.from_config(config.model), Discriminators(config.discriminator)
-    foreseen = plan.activation_bytes(config, *models, 4, CROP)
+    foreseen = dry_run.activation_bytes(config, *models, 4, CROP)
     real = SNAC.from_config(config.model), Discriminators(config.discriminator)
-    counted = plan.activation_bytes(config, *real, 4, CROP)
+    counted = dry_run.activation_bytes(config, *real, 4, CROP)
     assert foreseen == pytest.approx(counted, rel=0.05)
     assert 1e6 < foreseen < 1e9
 

@@ -78,31 +78,31 @@ def activation_bytes(
         return audio_hat, losses.codebook_loss(quantized.z_e, quantized.z_q)
 
     audio_hat = reconstruct()[0].detach()
-    generating = _kept(reconstruct, parameters)
-    judging = hearing = 0
+    generating = _saved_bytes(reconstruct, parameters)
+    discriminating = fooling = 0
     if config.schedule.discriminate_from < config.schedule.steps:
-        judging = _kept(lambda: discriminators(torch.cat([audio, audio_hat])), parameters)
+        discriminating = _saved_bytes(lambda: discriminators(torch.cat([audio, audio_hat])), parameters)
         discriminators.requires_grad_(False)
-        hearing = _kept(lambda: discriminators(audio_hat.requires_grad_()), parameters)
-    measuring = _kept(
+        fooling = _saved_bytes(lambda: discriminators(audio_hat.requires_grad_()), parameters)
+    measuring = _saved_bytes(
         lambda: losses.mel_loss(audio_hat.requires_grad_(), audio, config.model.sampling_rate), parameters
     )
-    return generating + max(judging, hearing + measuring)
+    return generating + max(discriminating, fooling + measuring)
 
 
-def _kept(forward: Callable[[], object], parameters: set[int]) -> int:
+def _saved_bytes(forward: Callable[[], object], parameters: set[int]) -> int:
     """Bytes of the storages that a forward pass saves for its backward, parameters left out."""
-    kept: dict[int, int] = {}
+    saved: dict[int, int] = {}
     alive: list[object] = []
 
     def note(tensor: Tensor) -> Tensor:
         if id(tensor) not in parameters:
             storage = tensor.untyped_storage()
             alive.append(storage)  # so that no two have one address
-            kept[storage._cdata] = storage.nbytes()
+            saved[storage._cdata] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         result = forward()
         alive.append(weakref.ref(result) if isinstance(result, Tensor) else result)
-    return sum(kept.values())
+    return sum(saved.values())

@@ -21,10 +21,10 @@ from opensnac.recordings.source import Source, stream_name
 
 LONGEST_SECONDS = 60.0  # of all channels together; what is longer is coded in pieces, by itself
 VOICED_SECONDS = 0.02  # in which the level is measured that --trim-silence looks at
-KEPT_SECONDS = 0.1  # of silence before and after what is heard
+KEPT_SECONDS = 0.1  # of silence before and after what is loaded
 
 
-class LeftOut(Exception):  # noqa: N818
+class Excluded(Exception):  # noqa: N818
     """A recording that the selection leaves out: no failure."""
 
 
@@ -39,7 +39,7 @@ class Cut:
 
 
 @dataclass
-class Heard:
+class Loaded:
     """A recording as it was read: channels, rate (Hz) and samples that are coded, and their levels, segment by segment.
 
     `samples`, (channels, samples) at the codec's rate within ±1, are those of a short one; None where it is too long.
@@ -72,10 +72,10 @@ def opened(place: Place) -> Iterator[Source]:
             source.close()
 
 
-def hear(place: Place, settings: Settings, config: CodecConfig) -> Heard:
+def load(place: Place, settings: Settings, config: CodecConfig) -> Loaded:
     """Read a short recording; of a long one no more than must be known before it is coded.
 
-    LeftOut where the selection does not want it, AudioError or OSError where it cannot be read.
+    Excluded where the selection does not want it, AudioError or OSError where it cannot be read.
     """
     with opened(place) as recording:
         channels = 1 if settings.mono else recording.channels
@@ -86,18 +86,18 @@ def hear(place: Place, settings: Settings, config: CodecConfig) -> Heard:
     cut = Cut(mix=mix)
     if settings.trim_silence is not None or settings.loudness is not None or (long and settings.max_seconds):
         cut = _scan(place, settings, mix)
-    heard = Heard(channels, rate, cut, Levels(channels, segment_borders(settings, config, rate)))
+    loaded = Loaded(channels, rate, cut, Levels(channels, segment_borders(settings, config, rate)))
     if not long:
         with opened(place) as recording:
-            parts = [*at_codec_rate(blocks_of(recording, heard, settings), heard, config)]
-        check_length(heard, settings)
-        heard.samples = np.concatenate(parts, axis=1)
-    return heard
+            parts = [*at_codec_rate(blocks_of(recording, loaded, settings), loaded, config)]
+        check_length(loaded, settings)
+        loaded.samples = np.concatenate(parts, axis=1)
+    return loaded
 
 
-def blocks_of(recording: Source, heard: Heard, settings: Settings) -> Iterator[np.ndarray]:
-    """(channels, samples) blocks of what is coded, at the recording's rate; `heard.levels` learns of each."""
-    position, cut = 0, heard.cut
+def blocks_of(recording: Source, loaded: Loaded, settings: Settings) -> Iterator[np.ndarray]:
+    """(channels, samples) blocks of what is coded, at the recording's rate; `loaded.levels` learns of each."""
+    position, cut = 0, loaded.cut
     for block in recording.blocks():
         block = block if cut.mix is None else cut.mix(block)
         stop = None if cut.stop is None else max(0, cut.stop - position)
@@ -105,23 +105,23 @@ def blocks_of(recording: Source, heard: Heard, settings: Settings) -> Iterator[n
         position += block.shape[1]
         if part.shape[1]:
             part = part if cut.gain == 1 else part * np.float32(cut.gain)
-            heard.levels.add(part)
+            loaded.levels.add(part)
             yield part
 
 
-def at_codec_rate(blocks: Iterable[np.ndarray], heard: Heard, config: CodecConfig) -> Iterator[np.ndarray]:
+def at_codec_rate(blocks: Iterable[np.ndarray], loaded: Loaded, config: CodecConfig) -> Iterator[np.ndarray]:
     """Blocks of a recording as the model takes them: at its rate, within full scale."""
-    resampler = Resampler(heard.rate, config.sampling_rate, heard.channels)
+    resampler = Resampler(loaded.rate, config.sampling_rate, loaded.channels)
     for block in blocks:
         yield resampler.push(block).clip(-1, 1)
     yield resampler.finish().clip(-1, 1)
 
 
-def check_length(heard: Heard, settings: Settings) -> None:
-    """LeftOut for a recording of another length than is wanted."""
-    seconds = heard.num_samples / heard.rate
+def check_length(loaded: Loaded, settings: Settings) -> None:
+    """Excluded for a recording of another length than is wanted."""
+    seconds = loaded.num_samples / loaded.rate
     if seconds < settings.min_seconds or seconds > (settings.max_seconds or math.inf):
-        raise LeftOut
+        raise Excluded
 
 
 def segment_frames(settings: Settings, config: CodecConfig) -> int | None:
@@ -160,7 +160,7 @@ def _scan(place: Place, settings: Settings, mix: Mix | None) -> Cut:
             block = block if mix is None else mix(block)
             length += block.shape[1]
             if settings.trim_silence is None and length > (settings.max_seconds or math.inf) * recording.rate:
-                raise LeftOut
+                raise Excluded
             if settings.trim_silence is not None:
                 voiced.add(block)
             if settings.loudness is not None:
@@ -168,7 +168,7 @@ def _scan(place: Place, settings: Settings, mix: Mix | None) -> Cut:
         start, stop = voiced.ends(length) if settings.trim_silence is not None else (0, length)
         gain = 1.0 if settings.loudness is None else loudness.gain_to(settings.loudness)
         if stop - start > (settings.max_seconds or math.inf) * recording.rate:
-            raise LeftOut
+            raise Excluded
         return Cut(start, stop, gain, mix)
 
 
@@ -196,7 +196,7 @@ class _Voiced:
         self._count += whole
 
     def ends(self, length: int) -> tuple[int, int]:
-        """Samples from where to where the recording is heard, with a margin. LeftOut for silence."""
+        """Samples from where to where the recording is loaded, with a margin. Excluded for silence."""
         if self._first is None:
             raise AudioError(f"is silent: expected something above {-abs(self._threshold_db or 0):g} dB")
         return (
