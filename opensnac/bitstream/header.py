@@ -1,4 +1,4 @@
-"""The first record of a `.snac` stream: which model its codes need and how they are laid out."""
+"""The first record of a `.snac` stream: the model that its codes need, and their layout."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from opensnac.errors import (
 MAGIC = b"SNAC"
 FORMAT_VERSION = 1
 PAYLOAD_FIXED_WIDTH = 0
-WEIGHTS_HASH_DIGITS = 16  # the file keeps the first 8 bytes of a model's 32-byte fingerprint
+WEIGHTS_HASH_DIGITS = 16  # a file stores the first 8 bytes of a model's 32-byte fingerprint
 
 MAX_RATE = (1 << 24) - 1
 MAX_SCALES = 16
 MAX_CODES_PER_COARSE_FRAME = 4096  # of all channels and scales: bounds the memory of one packet
 
 # After magic and version: payload type, channels, both rates (3 bytes each), hop length, codebook size - 1,
-# frame multiple in coarse frames, number of scales. Big-endian, like every number of the stream.
+# frame multiple in coarse frames, number of scales. Big-endian, like every number in the stream.
 _FIXED = struct.Struct(">BB3s3sHHBB")
 
 _FOREIGN_MAGIC = {
@@ -43,15 +43,15 @@ _FOREIGN_MAGIC = {
 
 @dataclass(frozen=True)
 class Header:
-    """What a reader must know before the first packet. HeaderError names a value out of bounds.
+    """What a reader needs before the first packet. HeaderError names a value out of range.
 
-    model_name      bundled name, folder's name or hub id of the model; 1 to 255 bytes of UTF-8
+    model_name      bundled name, folder name or hub id of the model; 1 to 255 bytes of UTF-8
     weights_hash    first 16 hex digits of the model's fingerprint
     sampling_rate   of the codec, Hz
     original_rate   of the recording before it was resampled to the codec's rate, Hz
-    channels        1 to 255, each coded by itself
-    hop_length      samples of one frame at `sampling_rate`
-    vq_strides      frames of one code, scale by scale, coarse to fine
+    channels        1 to 255, each coded independently
+    hop_length      samples per frame at `sampling_rate`
+    vq_strides      frames per code of each scale, coarse to fine
     codebook_size   2 to 65536; codes are smaller than this
     frame_multiple  an intact recording's frames are a multiple of this; itself one of `coarse_stride`
     """
@@ -71,8 +71,8 @@ class Header:
         _check_name(self.model_name)
         if not re.fullmatch(rf"[0-9a-f]{{{WEIGHTS_HASH_DIGITS}}}", self.weights_hash):
             raise HeaderError(
-                f"weights_hash is {self.weights_hash!r}; expected the first {WEIGHTS_HASH_DIGITS} lower-case hex "
-                "digits of the model's fingerprint"
+                f"weights_hash: expected the first {WEIGHTS_HASH_DIGITS} lower-case hex digits of the model's "
+                f"fingerprint, got {self.weights_hash!r}"
             )
         _check_range("sampling_rate", self.sampling_rate, 1, MAX_RATE)
         _check_range("original_rate", self.original_rate, 1, MAX_RATE)
@@ -88,60 +88,60 @@ class Header:
         codes = self.channels * sum(self.codes_per_coarse_frame)
         if codes > MAX_CODES_PER_COARSE_FRAME:
             raise HeaderError(
-                f"{self.channels} channels with vq_strides {list(self.vq_strides)} make {codes} codes a "
-                f"coarse frame and {MAX_CODES_PER_COARSE_FRAME} are possible; mix down to fewer channels"
+                f"expected at most {MAX_CODES_PER_COARSE_FRAME} codes per coarse frame, got {codes} from {self.channels} "
+                f"channels with vq_strides {list(self.vq_strides)}; mix down to fewer channels"
             )
         _check_range("frame_multiple", self.frame_multiple, 1, 255 * self.coarse_stride)
         if self.frame_multiple % self.coarse_stride:
             raise HeaderError(
-                f"frame_multiple is {self.frame_multiple}; expected a multiple of the coarse frame of "
-                f"{self.coarse_stride} frames (the least common multiple of vq_strides)"
+                f"frame_multiple: expected a multiple of {self.coarse_stride}, the frames of a coarse frame, "
+                f"got {self.frame_multiple}"
             )
 
     @property
     def model(self) -> str:
-        """The model that coded the stream, in words."""
+        """The model that encoded the stream, for messages."""
         return f"{self.model_name!r} (weights {self.weights_hash})"
 
     @property
     def bits_per_code(self) -> int:
-        """Bits of one code at fixed width."""
+        """Bits per code at fixed width."""
         return (self.codebook_size - 1).bit_length()
 
     @property
     def coarse_stride(self) -> int:
-        """Frames of one coarse frame, the shortest stretch that holds whole codes of every scale."""
+        """Frames per coarse frame, the shortest stretch with whole codes of every scale."""
         return math.lcm(*self.vq_strides)
 
     @property
     def codes_per_coarse_frame(self) -> tuple[int, ...]:
-        """Codes of one channel in a coarse frame, scale by scale."""
+        """Codes per coarse frame in one channel, scale by scale."""
         return tuple(self.coarse_stride // stride for stride in self.vq_strides)
 
     @property
     def bits_per_coarse_frame(self) -> int:
-        """Bits of a coarse frame's codes, all channels and scales."""
+        """Bits per coarse frame, all channels and scales."""
         return self.channels * sum(self.codes_per_coarse_frame) * self.bits_per_code
 
     @property
     def bits_per_second(self) -> float:
-        """Bit rate of the codes, all channels and scales, without the stream's own bytes."""
+        """Bitrate of the codes, all channels and scales, without header and checksums."""
         return self.bits_per_coarse_frame * self.sampling_rate / (self.coarse_stride * self.hop_length)
 
     def num_frames(self, num_samples: int) -> int:
-        """Frames that code `num_samples` samples (per channel, at `original_rate`), padding included."""
+        """Frames for `num_samples` samples (per channel, at `original_rate`), padding included."""
         samples = -(-num_samples * self.sampling_rate // self.original_rate)
         return -(-samples // (self.hop_length * self.frame_multiple)) * self.frame_multiple
 
     def num_samples(self, num_frames: int) -> int:
-        """Whole samples (per channel, at `original_rate`) that `num_frames` frames last."""
+        """Duration of `num_frames` frames in whole samples (per channel, at `original_rate`)."""
         return num_frames * self.hop_length * self.original_rate // self.sampling_rate
 
     def fits(self, num_frames: int, num_samples: int) -> bool:
-        """Whether `num_samples` samples at `original_rate` can have been coded as `num_frames` frames.
+        """Whether `num_samples` samples at `original_rate` can have been encoded as `num_frames` frames.
 
-        Resamplers round either way, to floor or ceil of the exact number of samples at `sampling_rate`; of a
-        recording that is not empty at least one sample is coded.
+        Resamplers may round the number of samples at `sampling_rate` down or up; a recording that is not empty has at
+        least one.
         """
         if num_frames % self.frame_multiple:
             return False
@@ -151,7 +151,7 @@ class Header:
         return shortest <= coded < longest + self.frame_multiple * self.hop_length
 
     def to_bytes(self) -> bytes:
-        """The header record, its checksum included."""
+        """The header record, including its checksum."""
         name = self.model_name.encode()
         fixed = _FIXED.pack(
             PAYLOAD_FIXED_WIDTH,
@@ -169,21 +169,21 @@ class Header:
 
 
 def read_header(source: ByteSource) -> Header:
-    """Take the header record from the start of a stream.
+    """Read the header record at the start of a stream.
 
-    NotSnacError for another kind of file, UnsupportedFormatError for a newer one, else DamagedStreamError.
+    NotSnacError for another kind of file, UnsupportedFormatError for a newer format, DamagedStreamError for damage.
     """
     try:
         _check_magic(source)
         _check_version(source.take(1, "the header")[0])
         return _read_fields(source)
     except DamagedStreamError as error:
-        advice = "without its header nothing of a stream can be decoded: fetch or encode it again"
+        advice = "without its header a stream cannot be decoded: fetch or encode it again"
         raise type(error)(error.problem, advice) from None
 
 
 def _read_fields(source: ByteSource) -> Header:
-    """What follows magic and version, its checksum checked before any of it is believed."""
+    """What follows magic and version; the checksum is verified before any of it is used."""
     fixed = source.take(_FIXED.size, "the header")
     payload_type, channels, rate, original_rate, hop, max_code, multiple, scales = _FIXED.unpack(fixed)
     strides = tuple(source.take(scales, "the header"))
@@ -192,7 +192,7 @@ def _read_fields(source: ByteSource) -> Header:
     _check_checksum(source)
     if payload_type != PAYLOAD_FIXED_WIDTH:
         raise UnsupportedFormatError(
-            f"payload type {payload_type} is not supported by this version, it needs a newer opensnac"
+            f"payload type: expected {PAYLOAD_FIXED_WIDTH}, got {payload_type}, which needs a newer opensnac"
         )
     try:
         return Header(
@@ -207,7 +207,7 @@ def _read_fields(source: ByteSource) -> Header:
             frame_multiple=multiple * math.lcm(*strides),
         )
     except (HeaderError, UnicodeDecodeError) as error:
-        raise CorruptStreamError(f"the header holds an impossible value: {error}") from error
+        raise CorruptStreamError(f"the header has an invalid value: {error}") from error
 
 
 def _check_magic(source: ByteSource) -> None:
@@ -215,42 +215,42 @@ def _check_magic(source: ByteSource) -> None:
     if magic == MAGIC:
         return
     if not magic:
-        raise NotSnacError("the input is empty (0 bytes); expected a .snac stream")
+        raise NotSnacError("expected a .snac stream, got an empty input (0 bytes)")
     if MAGIC.startswith(magic):
         raise TruncatedStreamError(f"the stream ends at byte {len(magic)}, inside the header")
     foreign = [kind for start, kind in _FOREIGN_MAGIC.items() if magic.startswith(start)]
-    looks = f" and looks like {foreign[0]}: encode it first" if foreign else ""
-    raise NotSnacError(f"no .snac stream: it starts with {magic!r}, expected {MAGIC!r}{looks}")
+    looks = f", apparently {foreign[0]}: encode it first" if foreign else ""
+    raise NotSnacError(f"expected a .snac stream, which starts with {MAGIC!r}, got {magic!r}{looks}")
 
 
 def _check_version(version: int) -> None:
     if version > FORMAT_VERSION:
         raise UnsupportedFormatError(
-            f"the stream has format version {version} and this opensnac reads version {FORMAT_VERSION}; "
-            "install a newer opensnac (or fetch the file again, if that byte is damaged)"
+            f"format version: expected {FORMAT_VERSION}, got {version}; install a newer opensnac (or fetch the file "
+            "again, if that byte is damaged)"
         )
     if version < FORMAT_VERSION:
-        raise CorruptStreamError(f"the header has format version {version}, which never was")
+        raise CorruptStreamError(f"format version: expected {FORMAT_VERSION}, got {version}, which never existed")
 
 
 def _check_checksum(source: ByteSource) -> None:
-    needed = source.crc32
-    came = int.from_bytes(source.take(4, "the header"))
-    if came != needed:
+    computed = source.crc32
+    stored = int.from_bytes(source.take(4, "the header"))
+    if stored != computed:
         raise CorruptStreamError(
-            f"the header (bytes 0 to {source.position - 1}) was changed: its checksum is {came:08x} and its "
-            f"content has {needed:08x}"
+            f"the header (bytes 0 to {source.position - 1}) is corrupt: expected the checksum {computed:08x} of its "
+            f"content, got {stored:08x}"
         )
 
 
 def _check_name(name: str) -> None:
     size = len(name.encode(errors="replace"))
     if not 1 <= size <= 255:
-        raise HeaderError(f"model_name has {size} bytes of UTF-8; 1 to 255 are possible")
+        raise HeaderError(f"model_name: expected 1 to 255 bytes of UTF-8, got {size}")
     if re.search(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", name):
-        raise HeaderError(f"model_name is {name!r}; control characters are not possible in it")
+        raise HeaderError(f"model_name: expected no control characters, got {name!r}")
 
 
 def _check_range(field: str, value: int, low: int, high: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise HeaderError(f"{field} is {value!r}; expected a whole number from {low} to {high}")
+        raise HeaderError(f"{field}: expected an integer from {low} to {high}, got {value!r}")

@@ -1,4 +1,4 @@
-"""How much of a stranger's stream or recording a process that faces a network takes; docs/threat-model.md says why."""
+"""Limits on untrusted streams and recordings, for processes that face a network; docs/threat-model.md says why."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from opensnac.errors import LimitError
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds for one stream or recording; each method raises LimitError for what lies beyond.
+    """Limits for one stream or recording; each method raises LimitError beyond them.
 
-    channels        each of them is coded by itself
+    channels        each is coded independently
     rates           lowest and highest, Hz: of the codec and of the recording
     bits_per_second of the codes
-    packet_frames   coarse frames of one packet
+    packet_frames   coarse frames per packet
     packet_bytes    of the codes in one packet
-    seconds         of sound that comes or is promised
-    packet_seconds  to wait for the header or for one packet, and again to decode it
+    seconds         of audio, received or declared
+    packet_seconds  for the header or a packet to arrive, and again to decode it
     stream_seconds  from the first byte to the last
     file_bytes      of a recording that is not a `.snac` stream
     """
@@ -36,7 +36,7 @@ class Limits:
     file_bytes: int = 1 << 28
 
     def check_layout(self, channels: int, *rates: int) -> None:
-        """The channels, and rates in Hz, that a header has."""
+        """Check a header's channels and rates (Hz)."""
         if channels > self.channels:
             raise LimitError(f"expected at most {_counted(self.channels, 'channel')}, got {channels}")
         lowest, highest = self.rates
@@ -45,7 +45,7 @@ class Limits:
                 raise LimitError(f"expected rates of {lowest} to {highest} Hz, got {rate} Hz")
 
     def check_header(self, header: Header) -> None:
-        """What a `.snac` stream says of itself."""
+        """Check a `.snac` stream's header."""
         self.check_layout(header.channels, header.sampling_rate, header.original_rate)
         if header.bits_per_second > self.bits_per_second:
             raise LimitError(
@@ -53,7 +53,7 @@ class Limits:
             )
 
     def check_packet(self, coarse_frames: int, header: Header) -> None:
-        """A packet that a stream announces."""
+        """Check the size of a packet before reading it."""
         if coarse_frames > self.packet_frames:
             raise LimitError(
                 f"expected packets of at most {_counted(self.packet_frames, 'coarse frame')}, got {coarse_frames}"
@@ -63,27 +63,27 @@ class Limits:
             raise LimitError(f"expected packets of at most {_counted(self.packet_bytes, 'byte')}, got {size}")
 
     def check_length(self, num_samples: int, rate: int) -> None:
-        """Samples of one channel at `rate` Hz."""
+        """Check a duration: samples of one channel at `rate` Hz."""
         if num_samples > self.seconds * rate:
-            raise LimitError(f"expected at most {self.seconds:g} s of sound, got {num_samples / rate:.3f} s")
+            raise LimitError(f"expected at most {self.seconds:g} s of audio, got {num_samples / rate:.3f} s")
 
     def check_frames(self, num_frames: int, header: Header) -> None:
-        """Frames of a stream; those that pad a recording of the longest length are not counted."""
+        """Check a stream's frames, allowing for the padding of a recording of the longest duration."""
         if num_frames > header.num_frames(int(self.seconds * header.original_rate)):
             self.check_length(header.num_samples(num_frames), header.original_rate)
 
     def check_size(self, num_bytes: int) -> None:
-        """Bytes of a recording's file."""
+        """Check the bytes of a recording's file."""
         if num_bytes > self.file_bytes:
             raise LimitError(f"expected a file of at most {self.file_bytes} bytes, got {num_bytes}")
 
     def clock(self) -> Clock:
-        """What measures the time that one stream takes, from now on."""
+        """A clock for one stream, started now."""
         return Clock(self)
 
 
 class Clock:
-    """The time that one stream takes, and the part of it that has begun last."""
+    """The time taken by a stream and by its current part."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -91,16 +91,18 @@ class Clock:
         self._part: tuple[str, float] | None = None
 
     def begin(self, part: str) -> None:
-        """A part begins, a packet say that is waited for or decoded."""
+        """Start a part, such as waiting for a packet or decoding it."""
         self._part = (part, time.monotonic())
 
     def check(self) -> None:
-        """LimitError where the part or the whole takes too long."""
+        """LimitError if the part or the stream takes too long."""
         now, limits = time.monotonic(), self._limits
         if self._part is not None and now - self._part[1] > limits.packet_seconds:
-            raise LimitError(f"expected {self._part[0]} within {limits.packet_seconds:g} s, it took longer")
+            took = now - self._part[1]
+            raise LimitError(f"expected {self._part[0]} within {limits.packet_seconds:g} s, got {took:.3g} s")
         if now - self._began > limits.stream_seconds:
-            raise LimitError(f"expected the whole within {limits.stream_seconds:g} s, it took longer")
+            took = now - self._began
+            raise LimitError(f"expected the whole stream within {limits.stream_seconds:g} s, got {took:.3g} s")
 
 
 def _counted(count: int, noun: str) -> str:

@@ -29,22 +29,22 @@ Codes = list[NDArray[np.int64]]
 class Reader:
     """Reads one recording from a binary file or pipe.
 
-    `header` is there from the start. Iterating gives the codes of each intact packet as it arrives: one int64
-    array (channels, n_i) a scale, coarse to fine. Iteration that ends without an error has seen the whole
-    stream intact and the input end after it; else a DamagedStreamError says what is wrong and where.
+    `header` is available at once. Iterating yields the codes of each intact packet as it arrives: one int64 array
+    (channels, n_i) per scale, coarse to fine. If iteration ends without an error, the whole stream was intact and the
+    input ended after it; else a DamagedStreamError says what is wrong and where.
 
-    With `limits` a LimitError ends the stream before more of it is read, or where it comes too slowly. A read that
-    never returns is not interrupted: sockets need a timeout of their own.
+    With `limits`, LimitError ends a stream that is too large, before reading more of it, or too slow. A read that never
+    returns is not interrupted: sockets need a timeout.
 
-    `num_frames`, `num_packets` and `num_bytes` count what was read so far; `num_samples` (of one channel, at
-    `header.original_rate`) is known once the end record was read, None before.
+    `num_frames`, `num_packets` and `num_bytes` count what has been read; `num_samples` (of one channel, at
+    `header.original_rate`) is None until the end record has been read.
     """
 
     def __init__(self, file: BinaryIO, limits: Limits | None = None) -> None:
         self.limits = limits
         self._clock = None if limits is None else limits.clock()
         if self._clock is not None:
-            self._clock.begin("the header to come")
+            self._clock.begin("the header")
         self._source = ByteSource(file, None if self._clock is None else self._clock.check)
         self.header = read_header(self._source)
         if limits is not None:
@@ -59,17 +59,17 @@ class Reader:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes taken from the file so far."""
+        """Bytes read so far."""
         return self._source.position
 
     @property
     def usable_frames(self) -> int:
-        """Frames read so far, cut to a multiple of `header.frame_multiple`: what a model can decode."""
+        """Frames read so far, rounded down to a multiple of `header.frame_multiple`: what a model can decode."""
         return self.num_frames - self.num_frames % self.header.frame_multiple
 
     @property
     def usable_samples(self) -> int:
-        """Samples (of one channel, at `header.original_rate`) of the usable frames; exact at the end."""
+        """Samples (of one channel, at `header.original_rate`) of the usable frames; exact after the end record."""
         return self.header.num_samples(self.usable_frames) if self.num_samples is None else self.num_samples
 
     def _read_packets(self) -> Iterator[Codes]:
@@ -92,11 +92,11 @@ class Reader:
 
     def _take_count(self) -> int:
         if self._clock is not None:
-            self._clock.begin(f"{self._packet_name} to come")
+            self._clock.begin(self._packet_name)
         count = self._source.take_up_to(1)
         if not count:
             where = f"after packet {self.num_packets}" if self.num_packets else "after the header"
-            raise TruncatedStreamError(f"the stream ends at byte {self._source.position}, {where}: no end record came")
+            raise TruncatedStreamError(f"the stream ends at byte {self._source.position}, {where}, without end record")
         return count[0]
 
     def _take_payload(self, coarse_frames: int) -> bytes:
@@ -104,14 +104,14 @@ class Reader:
 
     def _take_checksum(self, body: bytes, preceding: bytes) -> bytes:
         start = self._source.position - len(body)
-        came = self._source.take(CHECKSUM_BYTES, self._packet_name)
-        needed = checksum(body, preceding)
-        if came != needed:
+        stored = self._source.take(CHECKSUM_BYTES, self._packet_name)
+        computed = checksum(body, preceding)
+        if stored != computed:
             raise CorruptStreamError(
-                f"{self._packet_name} (bytes {start} to {self._source.position - 1}) was changed, or one "
-                f"before it is missing: its checksum is {came.hex()} and its content has {needed.hex()}"
+                f"{self._packet_name} (bytes {start} to {self._source.position - 1}) is corrupt, or one before it is "
+                f"missing: expected the checksum {computed.hex()} of its content, got {stored.hex()}"
             )
-        return came
+        return stored
 
     def _accept(self, payload: bytes, coarse_frames: int) -> Codes:
         try:
@@ -127,19 +127,18 @@ class Reader:
     def _take_end_record(self) -> None:
         start = self._source.position - 1
         num_samples = int.from_bytes(self._source.take(NUM_SAMPLES_BYTES, "the end record"))
-        needed = self._source.crc32
-        came = int.from_bytes(self._source.take(4, "the end record"))
-        if came != needed:
+        computed = self._source.crc32
+        stored = int.from_bytes(self._source.take(4, "the end record"))
+        if stored != computed:
             raise CorruptStreamError(
-                f"the end record at byte {start} does not fit the stream: its checksum is {came:08x} and the "
-                f"bytes before have {needed:08x}"
+                f"the end record at byte {start} does not match the stream: expected the checksum {computed:08x} of "
+                f"the bytes before it, got {stored:08x}"
             )
         if not self.header.fits(self.num_frames, num_samples):
-            needed_frames = self.header.num_frames(num_samples)
+            expected = self.header.num_frames(num_samples)
             raise CorruptStreamError(
-                f"the end record at byte {start} promises {num_samples} samples at "
-                f"{self.header.original_rate} Hz, which need {needed_frames} frames; the packets hold "
-                f"{self.num_frames}"
+                f"the end record at byte {start} declares {num_samples} samples at {self.header.original_rate} Hz: "
+                f"expected {expected} frames, got {self.num_frames}"
             )
         if self.limits is not None:
             self.limits.check_length(num_samples, self.header.original_rate)
@@ -167,8 +166,8 @@ class Reader:
 class Recording:
     """A whole stream in memory.
 
-    codes: one int64 array (channels, n_i) a scale, coarse to fine. num_samples: of one channel, at
-    `header.original_rate`; exact, or what the frames kept last where `damage` took the end record.
+    codes: one int64 array (channels, n_i) per scale, coarse to fine. num_samples: of one channel, at
+    `header.original_rate`; exact, or the duration of the frames where `damage` took the end record.
     """
 
     header: Header
@@ -180,7 +179,7 @@ class Recording:
 
     @property
     def num_frames(self) -> int:
-        """Frames of each channel."""
+        """Frames per channel."""
         return self.codes[0].shape[1] * self.header.vq_strides[0]
 
     @property
@@ -189,7 +188,7 @@ class Recording:
         return self.num_samples / self.header.original_rate
 
     def info(self) -> dict[str, Any]:
-        """Everything there is to know about the stream but the codes, as plain JSON values."""
+        """Everything about the stream except the codes, as JSON values."""
         return {
             "format_version": FORMAT_VERSION,
             "payload_type": PAYLOAD_FIXED_WIDTH,
@@ -208,10 +207,10 @@ class Recording:
 
 
 def read(file: BinaryIO, salvage: bool = False, limits: Limits | None = None) -> Recording:
-    """Read a whole stream, of which every byte must be intact; `limits` as in Reader.
+    """Read a whole stream; raises Reader's errors unless every byte is intact. `limits` is as in Reader.
 
-    With `salvage` a damaged stream gives what precedes the damage, cut to whole multiples of
-    `header.frame_multiple`, and the error as `damage`; it is raised where nothing can be kept.
+    With `salvage` a damaged stream gives what precedes the damage, cut to a multiple of `header.frame_multiple`, and
+    the error as `damage`; the error is raised if nothing can be kept.
     """
     reader = Reader(file, limits)
     packets: list[Codes] = []
@@ -234,7 +233,7 @@ def read(file: BinaryIO, salvage: bool = False, limits: Limits | None = None) ->
 
 
 def _join(packets: list[Codes], num_frames: int, header: Header) -> Codes:
-    """The packets' codes end to end, scale by scale, cut to `num_frames` frames."""
+    """The packets' codes concatenated, scale by scale, cut to `num_frames` frames."""
     none = np.zeros((header.channels, 0), dtype=np.int64)
     return [
         np.concatenate([none, *(packet[i] for packet in packets)], axis=1)[:, : num_frames // stride]

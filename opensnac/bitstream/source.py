@@ -1,4 +1,4 @@
-"""Exact reads from a file or pipe, counted and checksummed on the way."""
+"""Exact reads from a file or pipe, with a byte count and a running checksum."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ from typing import BinaryIO
 
 from opensnac.errors import BitstreamError, TruncatedStreamError
 
-PIECE = 1 << 16  # bytes asked for at once: memory follows what arrives, not what a length promises
+PIECE = 1 << 16  # bytes per read: memory grows with what arrives, not with what a length field declares
 
 
 class ByteSource:
-    """Reads a binary file forwards only, so that a pipe will do.
+    """Reads a binary file forwards only, so that a pipe works too.
 
-    `position` counts the bytes taken so far and `crc32` is their running CRC-32. `in_time` is called whenever some have
-    come, and raises where that took too long.
+    `position` counts the bytes read so far and `crc32` is their running CRC-32. `in_time` is called after every read,
+    and raises if that took too long.
     """
 
     def __init__(self, file: BinaryIO, in_time: Callable[[], None] | None = None) -> None:
-        self._read = file.read if in_time is None else getattr(file, "read1", file.read)  # read1: what is there now
+        self._read = file.read if in_time is None else getattr(file, "read1", file.read)  # read1: what is available
         self._in_time = in_time
         self.position = 0
         self.crc32 = 0
 
     def take(self, count: int, part: str) -> bytes:
-        """The next `count` bytes, which are `part` of the stream; TruncatedStreamError if it ends before."""
+        """The next `count` bytes, a part of the stream called `part`; TruncatedStreamError if it ends before."""
         data = self.take_up_to(count)
         if len(data) < count:
             raise TruncatedStreamError(
-                f"the stream ends at byte {self.position}, inside {part}, which needs at least {count - len(data)} more"
+                f"the stream ends at byte {self.position}, inside {part}: expected at least {count - len(data)} more"
             )
         return data
 
     def take_up_to(self, count: int) -> bytes:
-        """The next `count` bytes, or fewer where the file ends; short reads of a pipe are joined."""
+        """The next `count` bytes, or fewer at the end of the file; a pipe's short reads are joined."""
         data = bytearray()
         while len(data) < count:
             piece = self._read(min(count - len(data), PIECE))
             if piece is None:
-                raise BitstreamError("the input is non-blocking and empty now; open it in blocking mode")
+                raise BitstreamError("expected a blocking input, got a non-blocking one; open it in blocking mode")
             if not piece:
                 break
             data += piece

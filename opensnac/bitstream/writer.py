@@ -29,9 +29,8 @@ DEFAULT_COARSE_FRAMES_PER_PACKET = 64
 class Writer:
     """Writes one recording to a binary file or pipe, which stays open.
 
-    Packets hold `coarse_frames_per_packet` coarse frames (1 to 255): 1 gives a live listener each coarse
-    frame at once, more spend fewer bytes. Without `close` the stream has no end record and reads
-    as truncated.
+    Packets hold `coarse_frames_per_packet` coarse frames (1 to 255): 1 has the least latency, more have less overhead.
+    Without `close` the stream has no end record and reads as truncated.
     """
 
     def __init__(
@@ -42,7 +41,7 @@ class Writer:
     ) -> None:
         if not 1 <= coarse_frames_per_packet <= MAX_COARSE_FRAMES:
             raise BitstreamError(
-                f"coarse_frames_per_packet is {coarse_frames_per_packet}; expected 1 to {MAX_COARSE_FRAMES}"
+                f"coarse_frames_per_packet: expected 1 to {MAX_COARSE_FRAMES}, got {coarse_frames_per_packet}"
             )
         self.header = header
         self.num_frames = 0
@@ -56,9 +55,9 @@ class Writer:
         self._put(header.to_bytes())
 
     def write(self, codes: Sequence[NDArray[np.integer]]) -> None:
-        """Append codes: one integer array (channels, n_i) a scale, coarse to fine, whole coarse frames.
+        """Append codes: one integer array (channels, n_i) per scale, coarse to fine, whole coarse frames.
 
-        Full packets are written at once, the rest is kept for the next. CodesError if the codes do not fit.
+        Full packets are written immediately, the rest is buffered. CodesError if the codes do not fit the header.
         """
         self._require_open()
         grid = np.concatenate([self._pending, codes_to_grid(codes, self.header)])
@@ -68,7 +67,7 @@ class Writer:
         self._pending = grid[whole:].copy()
 
     def flush(self) -> None:
-        """Write what is kept as a packet of its own and flush the file, so that a listener gets it now."""
+        """Write buffered codes as a packet and flush the file."""
         self._require_open()
         if len(self._pending):
             self._put_packet(self._pending)
@@ -76,18 +75,18 @@ class Writer:
         self._file.flush()
 
     def close(self, num_samples: int) -> None:
-        """Write the rest and the end record, and flush. The file stays open.
+        """Write buffered codes and the end record, and flush. The file stays open.
 
-        num_samples: samples of one channel of the recording at `header.original_rate`. CodesError if the
-        codes written cannot be those of so many samples.
+        num_samples: samples of one channel of the recording at `header.original_rate`. CodesError if that does not
+        match the number of codes written.
         """
         self._require_open()
         num_samples = operator.index(num_samples)
         num_frames = self.num_frames + len(self._pending) * self.header.coarse_stride
         if not 0 <= num_samples < 1 << 8 * NUM_SAMPLES_BYTES or not self.header.fits(num_frames, num_samples):
             raise CodesError(
-                f"codes of {num_frames} frames were written; {num_samples} samples at "
-                f"{self.header.original_rate} Hz need {self.header.num_frames(num_samples)}"
+                f"close: expected {self.header.num_frames(num_samples)} frames for {num_samples} samples at "
+                f"{self.header.original_rate} Hz, got {num_frames}"
             )
         self.flush()
         self._put(bytes([END_OF_STREAM]) + num_samples.to_bytes(NUM_SAMPLES_BYTES))
@@ -105,12 +104,12 @@ class Writer:
         self.num_frames += len(grid) * self.header.coarse_stride
 
     def _put(self, data: bytes) -> None:
-        """Write all of `data`, however little the file takes at a time."""
+        """Write all of `data`, in as many writes as the file needs."""
         rest = memoryview(data)
         while rest:
             taken = self._file.write(rest)
             if taken is None:
-                raise BitstreamError("the output is non-blocking and full now; open it in blocking mode")
+                raise BitstreamError("expected a blocking output, got a non-blocking one; open it in blocking mode")
             rest = rest[taken:]
         self._crc32 = zlib.crc32(data, self._crc32)
         self._preceding = data[-CHECKSUM_BYTES:]
@@ -118,7 +117,7 @@ class Writer:
 
 
 def write(file: BinaryIO, header: Header, codes: Sequence[NDArray[np.integer]], num_samples: int) -> None:
-    """Write a whole recording: `Writer` with all its codes at once, closed."""
+    """Write a whole recording and close the stream."""
     writer = Writer(file, header)
     writer.write(codes)
     writer.close(num_samples)

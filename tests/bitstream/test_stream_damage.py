@@ -79,14 +79,14 @@ def test_a_prefix_gives_every_complete_packet(recording: Sample) -> None:
 def test_a_cut_says_where_it_is_and_what_can_be_kept() -> None:
     recording = sample(SPEECH, multiples=20, coarse_frames_per_packet=8)
     for size, message in [
-        (30, "ends at byte 30, inside the header, .* without its header nothing of a stream can be decoded"),
+        (30, "ends at byte 30, inside the header.*; without its header a stream cannot be decoded"),
         (
             59,
-            "ends at byte 59, after the header: no end record came; nothing before the damage can be decoded",
+            "ends at byte 59, after the header, without end record; nothing before the damage can be decoded",
         ),
-        (146, "after packet 1: no end record came; decode with --salvage to keep the first 0.7 s"),
-        (200, "inside packet 2, which needs at least 31 more; decode with --salvage to keep the first 0.7 s"),
-        (len(recording.data) - 1, "inside the end record, which needs at least 1 more; .* the first 1.7 s"),
+        (146, "after packet 1, without end record; decode with --salvage to keep the first 0.7 s"),
+        (200, "inside packet 2: expected at least 31 more; decode with --salvage to keep the first 0.7 s"),
+        (len(recording.data) - 1, "inside the end record: expected at least 1 more; .* the first 1.7 s"),
     ]:
         with pytest.raises(TruncatedStreamError, match=message):
             read(io.BytesIO(recording.data[:size]))
@@ -135,7 +135,7 @@ def test_a_burst_of_16_bits_is_found_in_its_packet(packet: int, start: int, burs
     position = low + start % (high - low + 1)
     shift = 8 * len(recording.data) - position - 16
     changed = int.from_bytes(recording.data) ^ burst << shift
-    name = f"packet {packet + 1} .bytes {bounds[packet]} to {bounds[packet + 1] - 1}. was changed"
+    name = f"packet {packet + 1} .bytes {bounds[packet]} to {bounds[packet + 1] - 1}. is corrupt"
     reader = Reader(io.BytesIO(changed.to_bytes(len(recording.data))))
     with pytest.raises(CorruptStreamError, match=name):
         list(reader)
@@ -151,7 +151,7 @@ def test_lost_repeated_and_displaced_packets_are_found(order: tuple[int, ...], i
     bounds = packet_bounds(SMALL[0])
     packets = [data[start:stop] for start, stop in pairwise(bounds)]
     reader = Reader(io.BytesIO(data[: bounds[0]] + b"".join(packets[i] for i in order) + data[bounds[-1] :]))
-    with pytest.raises(CorruptStreamError, match=f"packet {intact + 1} .* was changed, or one before it is missing"):
+    with pytest.raises(CorruptStreamError, match=f"packet {intact + 1} .* is corrupt, or one before it is missing"):
         list(reader)
     assert reader.num_packets == intact
 
@@ -159,7 +159,7 @@ def test_lost_repeated_and_displaced_packets_are_found(order: tuple[int, ...], i
 def test_a_lost_last_packet_shows_at_the_end_record() -> None:
     data = SMALL[0].data
     bounds = packet_bounds(SMALL[0])
-    with pytest.raises(CorruptStreamError, match=f"the end record at byte {bounds[-2]} does not fit the stream"):
+    with pytest.raises(CorruptStreamError, match=f"the end record at byte {bounds[-2]} does not match the stream"):
         read(io.BytesIO(data[: bounds[-2]] + data[bounds[-1] :]))
 
 
@@ -196,7 +196,7 @@ def stream_of(header: Header, *packets: bytes, num_samples: int) -> bytes:
 def test_codes_beyond_the_codebook_are_found(code: int) -> None:
     payload = (code << 100).to_bytes(15)  # in the second place of 10 bits
     data = stream_of(STEREO, b"\2" + payload, num_samples=2 * 1881)
-    message = f"packet 1, payload at byte 36: it holds code {code}; expected 0 to 999; nothing before"
+    message = f"packet 1, payload at byte 36: expected codes of 0 to 999, got {code}; nothing before"
     with pytest.raises(CorruptStreamError, match=message):
         read(io.BytesIO(data))
 
@@ -204,14 +204,14 @@ def test_codes_beyond_the_codebook_are_found(code: int) -> None:
 def test_padding_bits_must_be_zero() -> None:
     read(io.BytesIO(stream_of(STEREO, b"\1" + b"\0" * 8, num_samples=1881)))
     data = stream_of(STEREO, b"\1" + b"\0" * 7 + b"\4", num_samples=1881)
-    with pytest.raises(CorruptStreamError, match=r"its padding bits \[0, 1, 0, 0\] must be zero"):
+    with pytest.raises(CorruptStreamError, match=r"expected zero padding bits, got \[0, 1, 0, 0\]"):
         read(io.BytesIO(data))
 
 
 @pytest.mark.parametrize("num_samples", [0, 1884, (1 << 40) - 1])
 def test_a_promise_of_samples_that_the_frames_do_not_hold_is_found(num_samples: int) -> None:
     data = stream_of(STEREO, b"\1" + b"\0" * 8, num_samples=num_samples)
-    message = f"end record at byte 46 promises {num_samples} samples at 44100 Hz, which need .* packets hold 2;"
+    message = f"end record at byte 46 declares {num_samples} samples at 44100 Hz: expected .* frames, got 2;"
     with pytest.raises(CorruptStreamError, match=message):
         read(io.BytesIO(data))
     assert read(io.BytesIO(data), salvage=True).num_samples == 1881
@@ -219,7 +219,7 @@ def test_a_promise_of_samples_that_the_frames_do_not_hold_is_found(num_samples: 
 
 def test_frames_that_are_no_frame_multiple_are_found() -> None:
     header = replace(STEREO, frame_multiple=4)
-    with pytest.raises(CorruptStreamError, match="which need 4 frames; the packets hold 2"):
+    with pytest.raises(CorruptStreamError, match="expected 4 frames, got 2"):
         read(io.BytesIO(stream_of(header, b"\1" + b"\0" * 8, num_samples=1881)))
 
 
@@ -269,6 +269,6 @@ def test_an_unclosed_stream_reads_as_truncated() -> None:
     file = io.BytesIO()
     writer = Writer(file, SPEECH, coarse_frames_per_packet=2)
     writer.write([np.zeros((1, 3 * n), int) for n in (1, 2, 4)])
-    with pytest.raises(TruncatedStreamError, match="no end record came"):
+    with pytest.raises(TruncatedStreamError, match="without end record"):
         read(io.BytesIO(file.getvalue()))
     assert read(io.BytesIO(file.getvalue()), salvage=True).num_frames == 8

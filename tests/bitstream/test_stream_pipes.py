@@ -90,7 +90,7 @@ def test_a_live_listener_gets_each_coarse_frame_before_the_next_is_written() -> 
 
 
 def test_a_non_blocking_file_is_refused() -> None:
-    with pytest.raises(BitstreamError, match="the input is non-blocking"):
+    with pytest.raises(BitstreamError, match="expected a blocking input"):
         Reader(cast(BinaryIO, NonBlocking()))
-    with pytest.raises(BitstreamError, match="the output is non-blocking"):
+    with pytest.raises(BitstreamError, match="expected a blocking output"):
         Writer(cast(BinaryIO, NonBlocking()), SPEECH)

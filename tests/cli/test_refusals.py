@@ -83,7 +83,7 @@ def _flip(stream: bytes) -> bytes:
         (lambda stream: b"RIFF" + stream[4:], "looks like a WAV file"),
         (lambda stream: stream[:20], "the stream ends at byte 20"),
         (lambda stream: stream[:-20], "the stream ends at byte"),
-        (_flip, "was changed"),
+        (_flip, "is corrupt"),
         (lambda stream: stream + b"x", "1 byte follows the end"),
     ],
 )
@@ -194,7 +194,7 @@ def test_unreadable_files_and_unwritable_folders(here: Path, model: list[str]) -
     (here / "file").touch()
     assert "file: File exists" in refuse(1, "encode", "a.wav", "-o", "file/b.snac", *model)
     said = refuse(1, "decode", "a.wav", "-o", "b.wav", *model)
-    assert "a.wav: no .snac stream" in said
+    assert "a.wav: expected a .snac stream" in said
 
 
 def test_what_nobody_foresaw_is_one_line_too(here: Path, model: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,9 +185,7 @@ def test_bad_codes_are_named(tiny: SNAC, case: str) -> None:
 def test_good_codes_pass_and_bad_num_samples_is_named(tiny: SNAC) -> None:
     assert tiny.decode(good_codes(), 256).shape == (1, 1, 256)
     for wrong in (257, -1):
-        with pytest.raises(
-            CodesError, match=f"num_samples: expected 0 to 256, .* 8 frames of 32, got {wrong}"
-        ):
+        with pytest.raises(CodesError, match=f"num_samples: expected 0 to 256, .* 8 frames of 32, got {wrong}"):
             tiny.decode(good_codes(), wrong)
 
 

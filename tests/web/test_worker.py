@@ -194,7 +194,7 @@ def codes_of(page, audio: np.ndarray, options: str) -> list:
         ("codec.decoder().push([[[1]]])", "CodesError: codes have 1 scales, expected 3"),
         ("codec.decoder().push([[[1]], [[1, 2]], [[1, 2, 3, 4096]]])", "CodesError: scale 2 has the code 4096"),
         ("codec.decoder().push([[[1]], [[1, 2]], [[1, 2, 3]]])", "CodesError: scale 2 has 3 codes, expected 4"),
-        ("codec.decode(new Uint8Array(5))", "NotSnacError: no .snac stream"),
+        ("codec.decode(new Uint8Array(5))", "NotSnacError: expected a .snac stream"),
         ("codec.decode(write(new Header({ ...codec.header(), weightsHash: 'f'.repeat(16) }), [[[]], [[]], [[]]], 0))",
          "ModelMismatchError: the file was coded by tiny (ffffffffffffffff), expected tiny ("),
         ("Codec.open({ model: 'nowhere', runtime: 'ort' })", "/nowhere/opensnac.json cannot be fetched (404)"),

@@ -47,7 +47,7 @@ export class Header {
   #check() {
     checkName(this.modelName);
     if (!/^[0-9a-f]{16}$/.test(this.weightsHash))
-      throw new HeaderError(`weightsHash is ${this.weightsHash}; expected the first 16 lower-case hex digits of the model's fingerprint`);
+      throw new HeaderError(`weightsHash: expected the first 16 lower-case hex digits of the model's fingerprint, got ${this.weightsHash}`);
     checkRange("samplingRate", this.samplingRate, 1, MAX_RATE);
     checkRange("originalRate", this.originalRate, 1, MAX_RATE);
     checkRange("channels", this.channels, 1, 255);
@@ -58,15 +58,17 @@ export class Header {
     const codes = this.channels * sum(this.codesPerCoarseFrame);
     if (codes > MAX_CODES_PER_COARSE_FRAME)
       throw new HeaderError(
-        `${this.channels} channels with vqStrides [${this.vqStrides.join(", ")}] make ${codes} codes a coarse frame and ` +
-          `${MAX_CODES_PER_COARSE_FRAME} are possible; mix down to fewer channels`,
+        `expected at most ${MAX_CODES_PER_COARSE_FRAME} codes per coarse frame, got ${codes} from ${this.channels} ` +
+          `channels with vqStrides [${this.vqStrides.join(", ")}]; mix down to fewer channels`,
       );
     checkRange("frameMultiple", this.frameMultiple, 1, 255 * this.coarseStride);
     if (this.frameMultiple % this.coarseStride)
-      throw new HeaderError(`frameMultiple is ${this.frameMultiple}; expected a multiple of the coarse frame of ${this.coarseStride} frames`);
+      throw new HeaderError(
+        `frameMultiple: expected a multiple of ${this.coarseStride}, the frames of a coarse frame, got ${this.frameMultiple}`,
+      );
   }
 
-  // Bits of one code.
+  // Bits per code.
   get bitsPerCode() {
     return 32 - Math.clz32(this.codebookSize - 1);
   }
@@ -164,7 +166,7 @@ function* readFields(source) {
   yield* checkChecksum(source);
   if (fixed[0] !== PAYLOAD_FIXED_WIDTH)
     throw new UnsupportedFormatError(
-      `payload type ${fixed[0]} is not supported by this version, it needs a newer opensnac`,
+      `payload type: expected ${PAYLOAD_FIXED_WIDTH}, got ${fixed[0]}, which needs a newer opensnac`,
     );
   try {
     return new Header({
@@ -179,18 +181,18 @@ function* readFields(source) {
       frameMultiple: fixed[12] * leastCommonMultiple(strides),
     });
   } catch (error) {
-    throw new CorruptStreamError(`the header holds an impossible value: ${error.message}`);
+    throw new CorruptStreamError(`the header has an invalid value: ${error.message}`);
   }
 }
 
 function* checkMagic(source) {
   const magic = yield* source.takeUpTo(MAGIC.length);
-  if (!magic.length) throw new NotSnacError("the input is empty (0 bytes); expected a .snac stream");
+  if (!magic.length) throw new NotSnacError("expected a .snac stream, got an empty input (0 bytes)");
   if (!magic.every((byte, index) => byte === MAGIC[index])) {
     const text = String.fromCharCode(...magic);
     const [, kind] = FOREIGN.find(([start]) => text.startsWith(start)) ?? [];
-    const looks = kind ? ` and looks like ${kind}: encode it first` : "";
-    throw new NotSnacError(`no .snac stream: it starts with ${JSON.stringify(text)}, expected "SNAC"${looks}`);
+    const looks = kind ? `, apparently ${kind}: encode it first` : "";
+    throw new NotSnacError(`expected a .snac stream, which starts with "SNAC", got ${JSON.stringify(text)}${looks}`);
   }
   if (magic.length < MAGIC.length)
     throw new TruncatedStreamError(`the stream ends at byte ${magic.length}, inside the header`);
@@ -199,34 +201,34 @@ function* checkMagic(source) {
 function checkVersion(version) {
   if (version > FORMAT_VERSION)
     throw new UnsupportedFormatError(
-      `the stream has format version ${version} and this opensnac reads version ${FORMAT_VERSION}; install a newer ` +
-        "opensnac (or fetch the file again, if that byte is damaged)",
+      `format version: expected ${FORMAT_VERSION}, got ${version}; install a newer opensnac (or fetch the file ` +
+        "again, if that byte is damaged)",
     );
   if (version < FORMAT_VERSION)
-    throw new CorruptStreamError(`the header has format version ${version}, which never was`);
+    throw new CorruptStreamError(`format version: expected ${FORMAT_VERSION}, got ${version}, which never existed`);
 }
 
 function* checkChecksum(source) {
-  const needed = source.crc32;
-  const came = number(yield* source.take(4, "the header"));
-  if (came !== needed)
+  const computed = source.crc32;
+  const stored = number(yield* source.take(4, "the header"));
+  if (stored !== computed)
     throw new CorruptStreamError(
-      `the header (bytes 0 to ${source.position - 1}) was changed: its checksum is ${hex(came, 8)} and its content ` +
-        `has ${hex(needed, 8)}`,
+      `the header (bytes 0 to ${source.position - 1}) is corrupt: expected the checksum ${hex(computed, 8)} of its ` +
+        `content, got ${hex(stored, 8)}`,
     );
 }
 
 function checkName(name) {
   const size = new TextEncoder().encode(name).length;
   if (typeof name !== "string" || size < 1 || size > 255)
-    throw new HeaderError(`modelName has ${size} bytes of UTF-8; 1 to 255 are possible`);
+    throw new HeaderError(`modelName: expected 1 to 255 bytes of UTF-8, got ${size}`);
   if (CONTROL.test(name))
-    throw new HeaderError(`modelName is ${JSON.stringify(name)}; control characters are not possible in it`);
+    throw new HeaderError(`modelName: expected no control characters, got ${JSON.stringify(name)}`);
 }
 
 function checkRange(field, value, low, high) {
   if (!Number.isInteger(value) || value < low || value > high)
-    throw new HeaderError(`${field} is ${value}; expected a whole number from ${low} to ${high}`);
+    throw new HeaderError(`${field}: expected an integer from ${low} to ${high}, got ${value}`);
 }
 
 // The number that big-endian bytes make.

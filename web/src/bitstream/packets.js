@@ -18,26 +18,26 @@ export function payloadBytes(coarseFrames, header) {
 export function countCoarseFrames(codes, header) {
   const each = header.codesPerCoarseFrame;
   if (codes.length !== each.length)
-    throw new CodesError(`codes of ${codes.length} scales came; expected ${each.length}`);
+    throw new CodesError(`codes: expected ${each.length} scales, got ${codes.length}`);
   codes.forEach((scale, index) => checkScale(scale, index, header));
   const lengths = codes.map((scale) => scale[0].length);
   const coarseFrames = Math.floor(lengths[0] / each[0]);
   if (lengths.some((length, index) => length !== coarseFrames * each[index]))
     throw new CodesError(
-      `the scales have [${lengths.join(", ")}] codes a channel; expected the same multiple of [${each.join(", ")}] ` +
-        "(whole coarse frames)",
+      `codes: expected whole coarse frames, a common multiple of [${each.join(", ")}] codes per channel, ` +
+        `got [${lengths.join(", ")}]`,
     );
   return coarseFrames;
 }
 
 function checkScale(scale, index, header) {
   if (scale.length !== header.channels || scale.some((channel) => channel.length !== scale[0].length))
-    throw new CodesError(`scale ${index} has ${scale.length} channels; expected ${header.channels} of one length`);
+    throw new CodesError(`codes of scale ${index}: expected ${header.channels} channels of one length, got ${scale.length}`);
   for (const channel of scale) {
     for (const code of channel) {
       if (!Number.isInteger(code) || code < 0 || code >= header.codebookSize)
         throw new CodesError(
-          `scale ${index} has the code ${code}; expected 0 to ${header.codebookSize - 1}: is it the model that made them?`,
+          `codes of scale ${index}: expected 0 to ${header.codebookSize - 1}, got ${code}: are they from this model?`,
         );
     }
   }
@@ -57,7 +57,7 @@ export function pack(codes, start, stop, header) {
   return bytes;
 }
 
-// The inverse of `pack`. CorruptStreamError for a code too large or padding bits that are not zero.
+// The inverse of `pack`. CorruptStreamError for a code out of range or padding bits that are not zero.
 export function unpack(payload, coarseFrames, header) {
   const width = header.bitsPerCode;
   const codes = header.codesPerCoarseFrame.map((count) =>
@@ -68,7 +68,7 @@ export function unpack(payload, coarseFrames, header) {
   const last = payload[payload.length - 1] & ((1 << padding) - 1);
   if (last) {
     const digits = last.toString(2).padStart(padding, "0");
-    throw new CorruptStreamError(`its padding bits [${[...digits].join(", ")}] must be zero`);
+    throw new CorruptStreamError(`expected zero padding bits, got [${[...digits].join(", ")}]`);
   }
   forEachCode(0, coarseFrames, header, (scale, channel, place) => {
     for (; bits < width; bits += 8) held = (held << 8) | payload[at++];
@@ -79,7 +79,7 @@ export function unpack(payload, coarseFrames, header) {
     codes[scale][channel][place] = code;
   });
   if (largest >= header.codebookSize)
-    throw new CorruptStreamError(`it holds code ${largest}; expected 0 to ${header.codebookSize - 1}`);
+    throw new CorruptStreamError(`expected codes of 0 to ${header.codebookSize - 1}, got ${largest}`);
   return codes;
 }
 

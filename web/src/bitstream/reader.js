@@ -82,15 +82,15 @@ export class Reader {
     const count = yield* this.#source.takeUpTo(1);
     if (count.length) return count[0];
     const where = this.numPackets ? `after packet ${this.numPackets}` : "after the header";
-    throw new TruncatedStreamError(`the stream ends at byte ${this.numBytes}, ${where}: no end record came`);
+    throw new TruncatedStreamError(`the stream ends at byte ${this.numBytes}, ${where}, without end record`);
   }
 
-  *#takeChecksum(payload, needed, start) {
-    const came = number(yield* this.#source.take(CHECKSUM_BYTES, this.#packetName));
-    if (came === needed) return came;
+  *#takeChecksum(payload, computed, start) {
+    const stored = number(yield* this.#source.take(CHECKSUM_BYTES, this.#packetName));
+    if (stored === computed) return stored;
     throw new CorruptStreamError(
-      `${this.#packetName} (bytes ${start} to ${this.numBytes - 1}) was changed, or one before it is missing: its ` +
-        `checksum is ${hex(came, 4)} and its content has ${hex(needed, 4)}`,
+      `${this.#packetName} (bytes ${start} to ${this.numBytes - 1}) is corrupt, or one before it is missing: expected ` +
+        `the checksum ${hex(computed, 4)} of its content, got ${hex(stored, 4)}`,
     );
   }
 
@@ -109,17 +109,17 @@ export class Reader {
   *#takeEndRecord() {
     const start = this.numBytes - 1;
     const samples = number(yield* this.#source.take(NUM_SAMPLES_BYTES, "the end record"));
-    const needed = this.#source.crc32;
-    const came = number(yield* this.#source.take(4, "the end record"));
-    if (came !== needed)
+    const computed = this.#source.crc32;
+    const stored = number(yield* this.#source.take(4, "the end record"));
+    if (stored !== computed)
       throw new CorruptStreamError(
-        `the end record at byte ${start} does not fit the stream: its checksum is ${hex(came, 8)} and the bytes before ` +
-          `have ${hex(needed, 8)}`,
+        `the end record at byte ${start} does not match the stream: expected the checksum ${hex(computed, 8)} of the ` +
+          `bytes before it, got ${hex(stored, 8)}`,
       );
     if (!this.header.fits(this.numFrames, samples))
       throw new CorruptStreamError(
-        `the end record at byte ${start} promises ${samples} samples at ${this.header.originalRate} Hz, which need ` +
-          `${this.header.numFrames(samples)} frames; the packets hold ${this.numFrames}`,
+        `the end record at byte ${start} declares ${samples} samples at ${this.header.originalRate} Hz: expected ` +
+          `${this.header.numFrames(samples)} frames, got ${this.numFrames}`,
       );
     this.numSamples = samples;
   }

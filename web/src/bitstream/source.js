@@ -26,7 +26,7 @@ export class ByteSource {
     const bytes = yield* this.takeUpTo(count);
     if (bytes.length === count) return bytes;
     throw new TruncatedStreamError(
-      `the stream ends at byte ${this.position}, inside ${part}, which needs at least ${count - bytes.length} more`,
+      `the stream ends at byte ${this.position}, inside ${part}: expected at least ${count - bytes.length} more`,
     );
   }
 

@@ -31,7 +31,7 @@ export class Writer {
 
   constructor(header, { coarseFramesPerPacket = 64 } = {}) {
     if (!(coarseFramesPerPacket >= 1 && coarseFramesPerPacket <= MAX_COARSE_FRAMES))
-      throw new BitstreamError(`coarseFramesPerPacket is ${coarseFramesPerPacket}; expected 1 to ${MAX_COARSE_FRAMES}`);
+      throw new BitstreamError(`coarseFramesPerPacket: expected 1 to ${MAX_COARSE_FRAMES}, got ${coarseFramesPerPacket}`);
     this.#header = header;
     this.#perPacket = coarseFramesPerPacket;
     this.#pending = joinCodes([], 0, header);
@@ -61,8 +61,10 @@ export class Writer {
     const counted = Number.isInteger(numSamples) && numSamples >= 0 && numSamples < 256 ** NUM_SAMPLES_BYTES;
     if (!counted || !this.#header.fits(frames, numSamples))
       throw new CodesError(
-        `codes of ${frames} frames were written; ${numSamples} samples at ${this.#header.originalRate} Hz need ` +
-          `${counted ? this.#header.numFrames(numSamples) : "a whole number of them"}`,
+        counted
+          ? `close: expected ${this.#header.numFrames(numSamples)} frames for ${numSamples} samples at ` +
+              `${this.#header.originalRate} Hz, got ${frames}`
+          : `close: expected a whole number of samples, got ${numSamples}`,
       );
     const rest = this.#take(this.#waiting);
     const end = this.#put([END_OF_STREAM, ...bigEndian(numSamples, NUM_SAMPLES_BYTES)]);
