@@ -88,8 +88,8 @@ class Header:
         codes = self.channels * sum(self.codes_per_coarse_frame)
         if codes > MAX_CODES_PER_COARSE_FRAME:
             raise HeaderError(
-                f"expected at most {MAX_CODES_PER_COARSE_FRAME} codes per coarse frame, got {codes} from {self.channels} "
-                f"channels with vq_strides {list(self.vq_strides)}; mix down to fewer channels"
+                f"expected at most {MAX_CODES_PER_COARSE_FRAME} codes per coarse frame, got {codes} from "
+                f"{self.channels} channels with vq_strides {list(self.vq_strides)}; mix down to fewer channels"
             )
         _check_range("frame_multiple", self.frame_multiple, 1, 255 * self.coarse_stride)
         if self.frame_multiple % self.coarse_stride:
