@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. What needs torch is imported by the command that needs it."""
+"""The command line: parse, call, print. Commands import torch only where they need it."""
 
 from opensnac.cli import coding, corpus, exporting, measuring, serving, training
 from opensnac.cli.app import app, main

@@ -1,4 +1,4 @@
-"""The command itself: what all of its commands hang on."""
+"""The command-line application that the commands register with."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ Model = Annotated[str | None, typer.Option(help="A bundled model's name, a folde
 
 
 class Command(typer.core.TyperCommand):
-    """A command that, called with nothing, says what to try."""
+    """A command that prints an example when called without arguments."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As typer does; where nothing was given and something is needed, the error has the example."""
+        """As typer does; where a required argument is missing and none was given, the error shows the example."""
         given = bool(args)
         try:
             return super().parse_args(ctx, args)
@@ -41,13 +41,13 @@ class Command(typer.core.TyperCommand):
 
 
 def command(panel: str, example: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A command of the line: the group that help lists it in, and an example of its use."""
+    """Register a command, with the panel of the help that lists it and an example of its use."""
     return app.command(cls=Command, rich_help_panel=panel, epilog=f"Example: [bold]{example}[/bold]")
 
 
 def main() -> None:
     """The `opensnac` command."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # unwind, so that nothing half-written stays
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # unwind, to clean up temporary files
     app()
 
 
@@ -57,8 +57,8 @@ def opensnac(
 ) -> None:
     """opensnac, a neural audio codec: speech at about one kilobit a second.
 
-    Exit codes: 0 all done, 1 something failed and is listed (the rest was done), 2 wrong use.
-    OPENSNAC_DEBUG=1 in the environment shows where an unexpected error came from.
+    Exit codes: 0 success, 1 some inputs failed and are listed (the others are done), 2 wrong usage.
+    OPENSNAC_DEBUG=1 in the environment prints the traceback of an unexpected error.
     """
     if version:
         print(f"opensnac {__version__}")

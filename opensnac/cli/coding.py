@@ -29,23 +29,25 @@ Out = Annotated[
     str | None,
     typer.Option("--out", "-o", help="A file, a folder, or - for standard output. Default: beside each input."),
 ]
-Jobs = Annotated[int, typer.Option(min=1, help="Files worked on at once; they share the cores.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Files processed in parallel; they share the cores.")]
 Runtime = Annotated[
     str | None,
     typer.Option(metavar="torch|onnx", help="What runs the model. Default: PyTorch where it is installed."),
 ]
 Device = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda or cuda:N.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace outputs that exist.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace existing outputs.")]
 SkipExisting = Annotated[
     bool,
     typer.Option(
-        "--skip-existing", help="Leave outputs that exist and are whole, of this input, and by this model and settings."
+        "--skip-existing", help="Skip inputs whose output exists, is complete and matches input, model and settings."
     ),
 ]
 KeepEnding = Annotated[
-    bool, typer.Option("--keep-ending", help="Name outputs after the whole input: a.mp3 becomes a.mp3.snac.")
+    bool, typer.Option("--keep-ending", help="Keep the input's extension in output names: a.mp3 becomes a.mp3.snac.")
 ]
-Follow = Annotated[bool, typer.Option("--follow/--no-follow", help="Follow links to folders, each folder once.")]
+Follow = Annotated[
+    bool, typer.Option("--follow/--no-follow", help="Follow symbolic links to folders, each folder once.")
+]
 
 
 @command(CODE, "opensnac encode talks/ -o coded/ --jobs 2")
@@ -53,29 +55,27 @@ def encode(
     inputs: Inputs,
     out: Out = None,
     model: Model = None,
-    mono: Annotated[bool, typer.Option("--mono", help="Mix all channels into one.")] = False,
+    mono: Annotated[bool, typer.Option("--mono", help="Mix all channels down to one.")] = False,
     channel: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Take channel N alone, counted from 1, instead of a mix.")
+        int | None, typer.Option(min=1, metavar="N", help="Encode channel N only, counted from 1.")
     ] = None,
-    gain: Annotated[float, typer.Option(metavar="DB", help="Make recordings so many decibels louder first.")] = 0.0,
+    gain: Annotated[float, typer.Option(metavar="DB", help="Amplify recordings by this many decibels first.")] = 0.0,
     normalize: Annotated[
-        bool, typer.Option("--normalize", help="Bring each recording's loudest sample to -1 dB of full scale first.")
+        bool, typer.Option("--normalize", help="Scale each recording's peak to -1 dBFS first.")
     ] = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse recordings that there would be a warning about.")
-    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail on recordings that would cause a warning.")] = False,
     raw: Annotated[
         str | None,
-        typer.Option(metavar="RATE[:CHANNELS]", help="The input is headerless 16-bit little-endian samples."),
+        typer.Option(metavar="RATE[:CHANNELS]", help="The input is headerless 16-bit little-endian PCM."),
     ] = None,
     live: Annotated[
-        bool, typer.Option("--live", help="Send each coarse frame at once, in a packet of its own.")
+        bool, typer.Option("--live", help="Write each coarse frame immediately, in its own packet.")
     ] = False,
     reduced: Annotated[
         bool,
         typer.Option(
             "--reduced",
-            help="Multiply in bfloat16 where the processor can: faster; a third of the codes differ, scores hardly.",
+            help="Multiply in bfloat16 where the CPU can: faster; a third of the codes change, quality hardly.",
         ),
     ] = False,
     device: Device = "cpu",
@@ -85,8 +85,8 @@ def encode(
         typer.Option(
             min=0.0,
             metavar="SECONDS",
-            help="Code short recordings of similar length in batches of so much audio; 0: one by one. "
-            "Default: 60 on a GPU; 0 on the processor, which one recording keeps busy: no faster in batches.",
+            help="Encode short recordings of similar length in batches of this much audio; 0: one by one. "
+            "Default: 60 on a GPU; 0 on a CPU, which batches do not speed up.",
         ),
     ] = None,
     keep_ending: KeepEnding = False,
@@ -95,16 +95,18 @@ def encode(
     skip_existing: SkipExisting = False,
     force: Force = False,
 ) -> None:
-    """Code recordings (WAV, FLAC, OGG, Opus, MP3, ...) into .snac files.
+    """Encode recordings (WAV, FLAC, OGG, Opus, MP3, ...) as .snac files.
 
-    A folder is searched for recordings, whose tree is kept; what it holds besides is listed at the end. What exists is
-    not replaced without --force. M4A, AAC, WebM, WMA, AMR and films need: pip install 'opensnac\\[media]'
+    Folders are searched recursively and their tree is kept; files that are not recordings are listed at the end.
+    Existing outputs are replaced only with --force. M4A, AAC, WebM, WMA, AMR and video files need:
+    pip install 'opensnac\\[media]'
+
     A live source: [bold]arecord -t raw -f S16_LE -r 24000 | opensnac encode - --raw 24000 --live | ...[/bold]
     """
     with reporting():
         layout = _raw_layout(raw)
         if mono and channel is not None:
-            raise UsageError("--mono mixes all channels and --channel takes one; give one of the two")
+            raise UsageError("expected either --mono or --channel, got both")
         left_out, search = LeftOut(), Search.for_recordings([SNAC], follow)
         batch = _jobs(inputs, out, search, [SNAC], keep_ending=keep_ending, left_out=left_out)
         from opensnac.recordings import finished, model_cache, transcode
@@ -112,7 +114,7 @@ def encode(
 
         models = model_cache.ModelCache(model, reduced, device, runtime=runtime, workers=jobs)
         if together and models.runtime == "onnx":
-            raise BackendError("batches need the runtime torch; leave out --together or --runtime onnx")
+            raise BackendError("--together: expected runtime torch, got onnx; leave out one of the two")
         codec = models.get()
         preprocessing = Preprocessing(mono, gain, normalize, strict, channel)
         pending = _Pending(batch, force, skip_existing)
@@ -150,7 +152,7 @@ def decode(
     out: Out = None,
     model: Annotated[
         str | None,
-        typer.Option(help="A bundled model's name, a folder, or a hub id. Default: the one each file names."),
+        typer.Option(help="A bundled model's name, a folder, or a hub id. Default: the model that each file names."),
     ] = None,
     sample_rate: Annotated[
         int | None,
@@ -158,23 +160,23 @@ def decode(
     ] = None,
     audio_format: Annotated[
         str | None,
-        typer.Option("--format", metavar="wav|flac|ogg|raw", help="Default: as -o ends, else wav; raw is for pipes."),
+        typer.Option(
+            "--format", metavar="wav|flac|ogg|raw", help="Default: from the name of -o, else wav; raw is for pipes."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the decoder's noise.")] = 0,
-    noise: Annotated[bool, typer.Option("--noise/--no-noise", help="The decoder's noise.")] = True,
+    seed: Annotated[int, typer.Option(help="Seed of the decoder's noise.")] = 0,
+    noise: Annotated[bool, typer.Option("--noise/--no-noise", help="Add the decoder's noise, or leave it out.")] = True,
     reduced: Annotated[
         bool,
-        typer.Option("--reduced", help="Multiply in bfloat16 where the processor can: faster, its error below -35 dB."),
+        typer.Option("--reduced", help="Multiply in bfloat16 where the CPU can: faster, error below -35 dB."),
     ] = False,
-    salvage: Annotated[
-        bool, typer.Option("--salvage", help="Of a damaged file, decode what precedes the damage.")
-    ] = False,
+    salvage: Annotated[bool, typer.Option("--salvage", help="Decode the intact beginning of damaged files.")] = False,
     trust: Annotated[
         list[str] | None,
         typer.Option(
             metavar="HUB_ID",
-            help="Download this model where a file names it; OWNER/* for all of an owner's. Give it again for more. "
-            "Without, files may name bundled and cached models only.",
+            help="Allow this model to be downloaded when a file names it; OWNER/* for all of an owner's; repeatable. "
+            "Otherwise only bundled and cached models are used.",
         ),
     ] = None,
     device: Device = "cpu",
@@ -185,10 +187,11 @@ def decode(
     skip_existing: SkipExisting = False,
     force: Force = False,
 ) -> None:
-    """Decode .snac files into WAV, FLAC (16 bit) or OGG (Vorbis) files.
+    """Decode .snac files to WAV, FLAC (16 bit) or OGG (Vorbis) files.
 
-    A folder is searched for .snac files, whose tree is kept. Each output has exactly the recording's length.
-    To listen as packets come: [bold]... | opensnac decode - --format raw | aplay -f S16_LE -r 24000[/bold]
+    Folders are searched recursively and their tree is kept. Each output has exactly the recording's length.
+
+    To play packets as they arrive: [bold]... | opensnac decode - --format raw | aplay -f S16_LE -r 24000[/bold]
     """
     with reporting():
         ending = _ending(audio_format)
@@ -228,9 +231,9 @@ def info(
         list[str],
         typer.Argument(metavar="FILE", help=".snac files, folders of them, or - for standard input."),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line for each file.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per file and line.")] = False,
 ) -> None:
-    """Show what .snac files hold: model, length, rates, bits per second, codes per scale."""
+    """Show the contents of .snac files: model, length, rates, bitrate, codes per scale."""
     with reporting():
         from opensnac import bitstream
 
@@ -243,12 +246,12 @@ def info(
 
         run_jobs(batch, show)
         if not as_json:
-            print(f"\nOn this processor files are decoded by {processor.backend()}.")
+            print(f"\nBackend on this CPU: {processor.backend()}.")
 
 
 @command(CODE, "opensnac models")
 def models() -> None:
-    """List the models that need no download: bundled ones, and those in the hub's cache."""
+    """List the models available without a download: bundled ones, and those in the hub's cache."""
     with reporting():
         from opensnac.models import DEFAULT_MODEL, bundled_models, cached_models
 
@@ -256,20 +259,20 @@ def models() -> None:
             print(f"{name}  bundled{', default' if name == DEFAULT_MODEL else ''}")
         for name in cached_models():
             print(f"{name}  cached")
-        print(f"\nOn this processor they run by {processor.backend()}.")
+        print(f"\nBackend on this CPU: {processor.backend()}.")
 
 
 def _batches(codec: Any, files: list[Path], seconds: float | None, preprocessing: Preprocessing) -> Batcher:
-    """Batches of short recordings, for a model of PyTorch."""
+    """Batches of short recordings, for a PyTorch model."""
     from opensnac.recordings.grouping import BATCH_SECONDS, Batcher
 
     return Batcher(codec, files, BATCH_SECONDS if seconds is None else seconds, preprocessing)
 
 
 class _Pending:
-    """The jobs of a batch that are still to be done: with `skip`, those without a finished output.
+    """The jobs still to be done: with `skip`, those without a complete output.
 
-    Unless `force` is given, outputs that are there and not finished stay, and their jobs fail in time.
+    Without `force`, existing outputs are not replaced; their jobs fail when their turn comes.
     """
 
     def __init__(self, batch: list[Job], force: bool, skip: bool) -> None:
@@ -279,7 +282,7 @@ class _Pending:
         self._other: dict[Job, str] = {}
 
     def compare(self, difference: Callable[[Path, Path], str | None]) -> None:
-        """Leave out the jobs whose output `difference` finds to be what it should be."""
+        """Drop the jobs whose existing output is as expected: `difference` returns None."""
         if not self._skip:
             return
         jobs = []
@@ -294,11 +297,11 @@ class _Pending:
 
     @property
     def writable(self) -> list[Job]:
-        """The jobs whose output is not in the way."""
+        """The jobs whose output does not exist or may be replaced."""
         return [job for job in self.jobs if self._force or job.target is None or not job.target.exists()]
 
     def refuse_existing(self, job: Job) -> None:
-        """FileExistsError, with what was found there, where a job's output is in the way."""
+        """FileExistsError, with the reason, where a job's output exists, differs and may not be replaced."""
         if job in self._other and not self._force:
             raise FileExistsError(f"{job.target}: exists and {self._other[job]}; --force replaces it")
 
@@ -315,13 +318,13 @@ def _jobs(
 ) -> list[Job]:
     batch = find_jobs(inputs, out, search, write, ending, **options)
     if batch[0].target is None and sys.stdout.isatty():
-        raise UsageError("standard output is a terminal; name a file with -o, or pipe the bytes on")
+        raise UsageError("standard output: expected a file or a pipe, got a terminal; give a file with -o")
     return batch
 
 
 def _ending(audio_format: str | None) -> str | None:
     if audio_format not in (None, "wav", "flac", "ogg", "raw"):
-        raise UsageError(f"--format is {audio_format!r}; it must be wav, flac, ogg or raw")
+        raise UsageError(f"--format: expected wav, flac, ogg or raw, got {audio_format!r}")
     return f".{audio_format}" if audio_format else None
 
 
@@ -331,7 +334,7 @@ def _raw_layout(raw: str | None) -> tuple[int, int] | None:
         return None
     rate, _, channels = raw.partition(":")
     if not rate.isdecimal() or not (channels or "1").isdecimal() or not int(channels or 1):
-        raise UsageError(f"--raw is {raw!r}; expected a rate in Hz, or a rate and channels such as 48000:2")
+        raise UsageError(f"--raw: expected a rate in Hz, or a rate and channels such as 48000:2, got {raw!r}")
     return int(rate), int(channels or 1)
 
 
@@ -344,7 +347,7 @@ def _target(job: Job) -> Path | BinaryIO:
 
 
 def _describe(facts: dict[str, Any]) -> str:
-    """What `info` shows of a stream."""
+    """The text that `info` prints for a stream."""
     strides, counts = facts["vq_strides"], facts["codes_per_scale"]
     channels = "1 channel" if facts["channels"] == 1 else f"{facts['channels']} channels"
     rate, hop = facts["sampling_rate"], facts["hop_length"]

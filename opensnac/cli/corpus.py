@@ -16,8 +16,8 @@ from opensnac.recordings.jobs import UsageError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-LINE_EVERY = 60.0  # seconds between lines of progress where there is no terminal
-SHOWN = 5  # recordings that failed, one by one at the end
+LINE_EVERY = 60.0  # seconds between lines of progress without a terminal
+SHOWN = 5  # failed recordings listed at the end
 
 
 @command(CORPORA, "opensnac tokenize talks/ -o corpus/ --segment 20 --mono")
@@ -27,7 +27,7 @@ def tokenize(
         typer.Argument(
             metavar="IN",
             help="Folders, files, globs, CSV, TSV, JSONL or Parquet manifests, tar shards; paths or URLs. With --check "
-            "or --stats: a folder that this command wrote.",
+            "or --stats: a corpus that this command wrote.",
         ),
     ],
     out: Annotated[str | None, typer.Option("--out", "-o", metavar="DIR", help="Folder or URL of the corpus.")] = None,
@@ -38,67 +38,73 @@ def tokenize(
         str | None,
         typer.Option(
             metavar="tree|tree:OFFSET|orpheus",
-            help="One flat list of tokens a row in this layout, instead of a list of codes a scale.",
+            help="Store one flat list of tokens per row in this layout, instead of one list of codes per scale.",
         ),
     ] = None,
     model: Model = None,
-    mono: Annotated[bool, typer.Option("--mono", help="Mix channels into one; else each is a row.")] = False,
-    min_seconds: Annotated[float, typer.Option(min=0, help="Leave out what is shorter.")] = 0.0,
-    max_seconds: Annotated[float | None, typer.Option(min=0, help="Leave out recordings that are longer.")] = None,
+    mono: Annotated[bool, typer.Option("--mono", help="Mix channels down to one; else each is a row.")] = False,
+    min_seconds: Annotated[float, typer.Option(min=0, help="Leave out shorter recordings and segments.")] = 0.0,
+    max_seconds: Annotated[float | None, typer.Option(min=0, help="Leave out longer recordings.")] = None,
     segment: Annotated[
-        float | None, typer.Option(min=0.01, metavar="SECONDS", help="Cut codes of recordings into rows so long.")
+        float | None, typer.Option(min=0.01, metavar="SECONDS", help="Split recordings into rows of this length.")
     ] = None,
     trim_silence: Annotated[
         float | None,
-        typer.Option(metavar="DB", help="Cut what is softer off both ends, such as -50. Default: nothing."),
+        typer.Option(metavar="DB", help="Trim both ends below this level, such as -50. Default: no trimming."),
     ] = None,
     loudness: Annotated[
-        float | None, typer.Option(metavar="LUFS", help="Bring every recording to it, such as -23. Default: as it is.")
+        float | None,
+        typer.Option(metavar="LUFS", help="Normalise loudness to this level, such as -23. Default: unchanged."),
     ] = None,
     drop_repeated_frames: Annotated[
         bool,
         typer.Option(
             "--drop-repeated-frames",
-            help="Leave out a coarse frame whose coarsest code is that of the one before, as Orpheus' recipe does.",
+            help="Drop coarse frames with the same coarsest code as the frame before, as in Orpheus' recipe.",
         ),
     ] = False,
-    licence: Annotated[str | None, typer.Option(help="Of recordings that no column `licence` names one for.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Licence of recordings without a column `licence`.")] = None,
     shard_megabytes: Annotated[
-        float | None, typer.Option(min=0.001, help="Recordings of a shard. Default: 4 to 256 MB, by the corpus's size.")
+        float | None,
+        typer.Option(min=0.001, help="Size of a shard's recordings. Default: 4 to 256 MB, by the corpus's size."),
     ] = None,
     reduced: Annotated[bool, typer.Option("--reduced", help="Multiply in bfloat16, as in `encode`.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda (all GPUs) or cuda:N.")] = "cpu",
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that code. Default: one a core or GPU; 0: this one alone.")
+        int | None, typer.Option(min=0, help="Processes that encode. Default: one per core or GPU; 0: only this one.")
     ] = None,
     readers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that read for each of them. Default: 4 on a GPU, else 0.")
+        int | None, typer.Option(min=0, help="Processes per worker that read ahead. Default: 4 on a GPU, else 0.")
     ] = None,
     engine: Annotated[str, typer.Option(metavar="local|ray", help="Where workers run.")] = "local",
-    address: Annotated[str | None, typer.Option(help="Of a Ray cluster. Default: one is started here.")] = None,
+    address: Annotated[str | None, typer.Option(help="Address of a Ray cluster. Default: start one here.")] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Verify a corpus: files, counts, and some codes against the recordings.")
+        bool,
+        typer.Option("--check", help="Verify a corpus: files, counts, and a sample of codes against the recordings."),
     ] = False,
-    sample: Annotated[int, typer.Option(min=0, help="Recordings that --check codes again.")] = 10,
+    sample: Annotated[int, typer.Option(min=0, help="Recordings that --check encodes again.")] = 10,
     stats: Annotated[
-        bool, typer.Option("--stats", help="Write statistics of a corpus, a page and JSON: stats.html, stats.json.")
+        bool,
+        typer.Option("--stats", help="Write statistics of a corpus as a page and as JSON: stats.html, stats.json."),
     ] = False,
     by: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="What --stats groups by. Default: the first folder of an id.")
+        str | None,
+        typer.Option(metavar="COLUMN", help="Column that --stats groups by. Default: the first folder of the id."),
     ] = None,
 ) -> None:
-    """Code recordings into a data set of tokens: for language models, with any number of processes, always the same.
+    """Encode recordings into a data set of tokens for language models; the result is the same for any --workers.
 
-    A killed run goes on where it was when the same command is given again. Recordings that cannot be read are listed in
-    DIR/failed.parquet; the rest is done. docs/corpus.md has the formats, Ray, and how to read tokens in training.
+    A killed run resumes when the same command is given again. Recordings that cannot be read are listed in
+    DIR/failed.parquet, and the others are done. docs/corpus.md describes the formats, Ray, and reading tokens in
+    training.
     """
     with reporting():
         needs_extra("corpus", "pyarrow")
         if check or stats:
-            _look_at(inputs, check, stats, sample, by)
+            _inspect(inputs, check, stats, sample, by)
             return
         if out is None:
-            raise UsageError("expected a folder for the corpus, got none; give it with -o DIR")
+            raise UsageError("--out: expected a folder for the corpus, got none; give it with -o DIR")
         if engine not in ("local", "ray"):
             raise UsageError(f"--engine: expected local or ray, got {engine!r}")
         if engine == "ray":
@@ -124,7 +130,7 @@ def tokenize(
             licence=licence,
             shard_megabytes=shard_megabytes,
         )
-        with _Watch() as watch:
+        with _ProgressReporter() as progress:
             totals = run(
                 out,
                 settings,
@@ -133,20 +139,20 @@ def tokenize(
                 device=device,
                 readers=(4 if device.startswith("cuda") else 0) if readers is None else readers,
                 address=address,
-                on=watch.on,
+                on=progress.on,
             )
         print(
             f"{out}: {_length(totals.seconds)} in {totals.rows:,} rows of {_recordings(totals.recordings)}, "
-            f"{totals.tokens:,} codes{watch.speed()}"
+            f"{totals.tokens:,} codes{progress.speed()}"
         )
         if totals.left_out:
             print(f"{_recordings(totals.left_out)} left out by the selection")
         if totals.failed:
-            _say_failed(out, totals.failed)
+            _print_failed(out, totals.failed)
             raise typer.Exit(FAILED)
 
 
-def _say_failed(out: str, count: int) -> None:
+def _print_failed(out: str, count: int) -> None:
     from opensnac.corpus.tokenize import failures
 
     for failure in failures(out, SHOWN):
@@ -164,7 +170,7 @@ def _length(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:,.2f} h"
 
 
-def _look_at(folders: list[str], check: bool, stats: bool, sample: int, by: str | None) -> None:
+def _inspect(folders: list[str], check: bool, stats: bool, sample: int, by: str | None) -> None:
     problems = 0
     for folder in folders:
         if stats:
@@ -183,8 +189,8 @@ def _look_at(folders: list[str], check: bool, stats: bool, sample: int, by: str 
         raise typer.Exit(FAILED)
 
 
-class _Watch:
-    """What a run tells, as a bar on a terminal or as a line now and then."""
+class _ProgressReporter:
+    """Reports a run's progress: a bar on a terminal, else a line every minute."""
 
     def __init__(self) -> None:
         self.seconds = self.failed = 0.0
@@ -193,7 +199,7 @@ class _Watch:
         self._bytes = self._total = 0
         self._start = self._line = time.monotonic()
 
-    def __enter__(self) -> _Watch:
+    def __enter__(self) -> _ProgressReporter:
         self._bar = _bar()
         self._bar.__enter__()
         self._task = self._bar.add_task("listing recordings", total=None)
@@ -203,7 +209,7 @@ class _Watch:
         self._bar.__exit__(*error)
 
     def on(self, event: str, value: Any) -> None:
-        """Take what is told."""
+        """Handle one event of the run."""
         if event == "plan":
             self._begin(*value)
         elif event == "again":
@@ -221,10 +227,10 @@ class _Watch:
             print(f"opensnac: {value}", file=sys.stderr)
 
     def speed(self) -> str:
-        """How fast it was, where anything was done."""
+        """The speed, if anything was done."""
         taken = time.monotonic() - self._start
         speed = f"; {self._coded / taken:,.1f} times real time" if self._coded else ""
-        return speed if self._made else "; nothing was left to do"
+        return speed if self._made else "; nothing left to do"
 
     def _begin(self, plan: Any, done: list[Any]) -> None:
         self._start = self._line = time.monotonic()
@@ -251,10 +257,10 @@ class _Watch:
 
 
 def _tried_again(failed: int, mended: int, lost: int) -> str:
-    """What a look at a finished corpus found: recordings that had failed, shards that these are of, shards lost."""
-    found = [f"{lost:,} of its shards are not as they were written"] if lost else []
+    """A line on a finished corpus that is resumed: failed recordings, shards they are in, and shards lost."""
+    found = [f"{lost:,} of its shards are missing or changed"] if lost else []
     if failed:
-        found.append(f"{_recordings(failed)} had failed, of which {'some' if mended else 'none'} can be coded now")
+        found.append(f"{_recordings(failed)} had failed, of which {'some' if mended else 'none'} can be encoded now")
     return "; ".join(found) + (f"; making {lost + mended:,} shards again" if lost or mended else "")
 
 
@@ -277,15 +283,15 @@ def _bar() -> Progress:
 def detokenize(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="A folder or URL that `tokenize` wrote.")],
     rows: Annotated[str, typer.Option(metavar="1,5,7-9", help="Rows by number, from 0; or --rows all.")] = "0",
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the recordings.")] = Path("detokenized"),
-    form: Annotated[str, typer.Option("--format", metavar="wav|flac|ogg", help="Of the recordings.")] = "wav",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the audio files.")] = Path("detokenized"),
+    form: Annotated[str, typer.Option("--format", metavar="wav|flac|ogg", help="Format of the audio files.")] = "wav",
     model: Annotated[
         str | None,
-        typer.Option(help="A bundled model's name, a folder, or a hub id. Default: the one that the corpus names."),
+        typer.Option(help="A bundled model's name, a folder, or a hub id. Default: the model that the corpus names."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace outputs that exist.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing outputs.")] = False,
 ) -> None:
-    """Make rows of a corpus audible."""
+    """Decode rows of a corpus to audio files."""
     with reporting():
         needs_extra("corpus", "pyarrow")
         from opensnac.corpus.detokenize import detokenize as make

@@ -24,14 +24,18 @@ def export(
         list[str] | None,
         typer.Option(
             metavar="fp32|fp16|int8",
-            help="How weights are stored; give it again for more files. Default: fp32. int8 is for the decoder, whose "
-            "encoder has fp16.",
+            help="Storage type of the weights; repeatable. Default: fp32. int8 applies to the decoder; the encoder is "
+            "then fp16.",
         ),
     ] = None,
-    noise: Annotated[str, typer.Option(metavar="exact|none", help="The decoder's noise.")] = "exact",
-    stream: Annotated[bool, typer.Option("--stream", help="Also graphs that take a signal in pieces.")] = False,
+    noise: Annotated[
+        str, typer.Option(metavar="exact|none", help="Include the decoder's noise, or leave it out.")
+    ] = "exact",
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Also write streaming graphs, which take a signal in pieces.")
+    ] = False,
 ) -> None:
-    """Write a model in ONNX, for other programs: ONNX Runtime, browsers, transformers.js.
+    """Export a model to ONNX, for other programs: ONNX Runtime, browsers, transformers.js.
 
     Needs: pip install 'opensnac\\[export]'
     """
@@ -41,12 +45,12 @@ def export(
         from opensnac.export import folder
 
         if noise not in ("exact", "none"):
-            raise ConfigError(f"--noise is {noise!r}, expected exact or none")
+            raise ConfigError(f"--noise: expected exact or none, got {noise!r}")
         folder.export(_weights(model), out, weights or ["fp32"], noise=noise == "exact", stream=stream)
 
 
 def _weights(model: str | None) -> Weights:
-    """A model's weights; PyTorch is needed for those that are not in `model.safetensors` alone."""
+    """A model's weights. Needs PyTorch unless they are in `model.safetensors`."""
     from opensnac.export.weights import Weights
     from opensnac.models import locate
 

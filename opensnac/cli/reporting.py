@@ -1,4 +1,4 @@
-"""What a user is told: progress, failures in one line, exit codes."""
+"""Output to the user: progress, one line per failure, exit codes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from opensnac.recordings.transcode import Result
 
-EXTRAS = {  # what brings a module that not every installation has
+EXTRAS = {  # what to install for an optional module
     "torch": "opensnac",
     "onnx": "'opensnac[export]'",
     "onnxruntime": "'opensnac[onnx]'",
@@ -37,9 +37,9 @@ def run_jobs(
     left_out: LeftOut | None = None,
     finished: int = 0,
 ) -> None:
-    """Do the work with a progress bar on a terminal; say what was odd, what failed and what was left out.
+    """Run the jobs, with a progress bar on a terminal; print warnings, failures and what was left out.
 
-    `finished` jobs of the same command were done before. Exits with 1 if any fails.
+    `finished` is the number of jobs that were already done. Exits with 1 if any job fails.
     """
     with _progress_bar() as bar:
         progress = _Progress(bar, batch)
@@ -51,7 +51,7 @@ def run_jobs(
         def work_and_warn(job: Job, report: Report) -> None:
             result = work(job, report)
             if result is not None and result.damage:
-                _say(f"{job.name}: only the first {result.seconds:.1f} s could be kept: {result.damage}")
+                _say(f"{job.name}: only the first {result.seconds:.1f} s were recovered: {result.damage}")
             for warning in result.warnings if result is not None else ():
                 _say(f"{job.name}: {warning}")
 
@@ -59,7 +59,7 @@ def run_jobs(
     for line in left_out.lines() if left_out is not None else ():
         _say(line)
     if finished:
-        _say(f"{finished} of {len(batch) + finished} files were there already, whole")
+        _say(f"{finished} of {len(batch) + finished} files were already done")
     if failures:
         if len(batch) > 1:
             _say(f"{failures} of {len(batch)} files failed")
@@ -67,16 +67,16 @@ def run_jobs(
 
 
 class _Progress:
-    """The bar of a batch: each report costs the same, however many jobs there are."""
+    """A batch's progress bar, updated in constant time however many jobs there are."""
 
     def __init__(self, bar: Progress, batch: Sequence[Job]) -> None:
         self._bar, self._lock = bar, threading.Lock()
-        self._shares: dict[Job, float] = {}  # of jobs that have begun and not ended
+        self._shares: dict[Job, float] = {}  # of running jobs
         self._done = 0.0  # bytes
         self._task = None if bar.disable else bar.add_task("", total=sum(job.bytes for job in batch))
 
     def advance(self, job: Job, share: float) -> None:
-        """So much of a job is done."""
+        """Set the share of a job that is done."""
         if self._task is None:
             return
         with self._lock:
@@ -97,14 +97,14 @@ def _progress_bar() -> Progress:
         TimeRemainingColumn(),
         console=Console(stderr=True),
         disable=not sys.stderr.isatty(),
-        redirect_stdout=sys.stdout.isatty(),  # else it carries bytes
+        redirect_stdout=sys.stdout.isatty(),  # otherwise it may carry binary output
         transient=True,
     )
 
 
 @contextmanager
 def reporting() -> Iterator[None]:
-    """Turn what a command raises into one line on stderr and an exit code."""
+    """Turn exceptions into one line on stderr and an exit code."""
     try:
         yield
         sys.stdout.flush()
@@ -114,9 +114,9 @@ def reporting() -> Iterator[None]:
         _say(str(error))
         raise typer.Exit(MISUSED) from error
     except KeyboardInterrupt as error:
-        _say("interrupted; what was finished stays, nothing is half-written")
+        _say("interrupted; finished outputs are kept, no partial ones")
         raise typer.Exit(INTERRUPTED) from error
-    except BrokenPipeError as error:  # whoever read our output has gone: no complaint, nor at shutdown
+    except BrokenPipeError as error:  # the reader of our output is gone: no message, also at shutdown
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(FAILED) from error
     except Exception as error:
@@ -125,7 +125,7 @@ def reporting() -> Iterator[None]:
 
 
 def _message(error: Exception, job: Job | None = None) -> str:
-    """One line about an error, which names the file."""
+    """One line about an error, including the file's name."""
     if os.environ.get("OPENSNAC_DEBUG"):
         traceback.print_exception(error)
     if isinstance(error, OSError) and error.strerror:
@@ -136,7 +136,7 @@ def _message(error: Exception, job: Job | None = None) -> str:
     elif isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
         text = f"{error.name} is not installed; run: pip install {EXTRAS[error.name]}"
     elif isinstance(error, MemoryError):
-        text = "there is not enough memory for this file"
+        text = "not enough memory for this file"
     else:
         text = f"unexpected {type(error).__name__}: {error} (OPENSNAC_DEBUG=1 shows where)"
     named = job is None or any(str(path) in text for path in (job.source, job.target) if path)
@@ -148,12 +148,12 @@ def _say(text: str) -> None:
 
 
 def shown(text: str) -> str:
-    """Text that can be printed: the bytes of names that are no UTF-8 appear as \\xNN."""
+    """Printable text: bytes of file names that are not UTF-8 appear as \\xNN."""
     return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def needs_extra(extra: str, *packages: str) -> None:
-    """OpensnacError that says what to install where one of an extra's packages is missing."""
+    """OpensnacError with the pip command if one of an extra's packages is missing."""
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
         raise OpensnacError(f"{', '.join(missing)} is not installed; run: pip install 'opensnac[{extra}]'")

@@ -17,28 +17,35 @@ EXTRA = "opensnac[serve]"
 @command(ELSEWHERE, "opensnac serve --port 8000 --token-file tokens")
 def serve(
     host: Annotated[
-        str, typer.Option(help="Address to listen at; the default is for this machine only.")
+        str, typer.Option(help="Address to listen on; the default accepts this machine only.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 8000,
     model: Model = None,
     device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda or cuda:N.")] = "cpu",
     max_streams: Annotated[int, typer.Option(min=1, help="Streams open at once.")] = 64,
-    max_seconds: Annotated[float, typer.Option(min=1.0, help="Of sound in one recording over HTTP.")] = 600.0,
-    buffered: Annotated[float, typer.Option(min=0.5, help="Seconds of a stream that wait unworked, or unread.")] = 10.0,
-    idle: Annotated[float, typer.Option(min=0.5, help="Seconds without a word before a stream is ended.")] = 60.0,
-    drain: Annotated[float, typer.Option(min=0.0, help="Seconds that SIGTERM leaves running streams to end.")] = 30.0,
-    ping: Annotated[float, typer.Option(min=0.1, help="Seconds between WebSocket pings, and to answer one.")] = 20.0,
+    max_seconds: Annotated[float, typer.Option(min=1.0, help="Longest recording over HTTP, in seconds.")] = 600.0,
+    buffered: Annotated[
+        float, typer.Option(min=0.5, help="Seconds of a stream that may be queued, unprocessed or unread.")
+    ] = 10.0,
+    idle: Annotated[float, typer.Option(min=0.5, help="Seconds without a message before a stream is closed.")] = 60.0,
+    drain: Annotated[
+        float, typer.Option(min=0.0, help="Seconds that running streams have to end after SIGTERM.")
+    ] = 30.0,
+    ping: Annotated[
+        float, typer.Option(min=0.1, help="Seconds between WebSocket pings, and until one must be answered.")
+    ] = 20.0,
     token_file: Annotated[
-        Path | None, typer.Option(help="Bearer tokens, one a line; without, nobody is asked for one.")
+        Path | None, typer.Option(help="File of bearer tokens, one per line; without it, no authentication.")
     ] = None,
     origin: Annotated[
-        list[str] | None, typer.Option(help="A page elsewhere that may use the server, such as https://example.org.")
+        list[str] | None,
+        typer.Option(help="Origin of other pages that may use the server, such as https://example.org; repeatable."),
     ] = None,
     public_host: Annotated[
-        list[str] | None, typer.Option(help="A host name that the server is called by, behind a balancer say.")
+        list[str] | None, typer.Option(help="Host name that clients use, such as a load balancer's; repeatable.")
     ] = None,
 ) -> None:
-    """Serve many live streams over HTTP and WebSockets, and a page to talk through (docs/serving.md).
+    """Serve many live streams over HTTP and WebSockets, with a demo page (docs/serving.md).
 
     Needs: pip install 'opensnac\\[serve]'
     """

@@ -15,24 +15,28 @@ from opensnac.recordings.jobs import UsageError
 
 @command(TRAIN, "opensnac train speech.toml --set data.batch_size=8 --out runs/speech")
 def train(
-    config: Annotated[str, typer.Argument(help="What to train, and on what: a TOML file, or a shipped one's name.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of checkpoints and logs.")] = None,
+    config: Annotated[str, typer.Argument(help="Training configuration: a TOML file, or a shipped one's name.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for checkpoints and logs.")] = None,
     changes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key, such as schedule.steps=100.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as schedule.steps=100; repeatable."),
     ] = None,
     init: Annotated[
         str | None, typer.Option(help="Start from a bundled model, a folder, a hub id or a slim checkpoint.")
     ] = None,
     freeze: Annotated[
-        list[str] | None, typer.Option(help="encoder or codebooks; give both to keep tokens valid.")
+        list[str] | None,
+        typer.Option(help="encoder or codebooks; repeatable; freeze both to keep existing tokens valid."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint there.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be trained, and stop.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the last checkpoint.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the configuration, sizes and memory, without training.")
+    ] = False,
     benchmark: Annotated[
-        bool, typer.Option("--benchmark", help="Measure the speed of a step and where its time goes, and stop.")
+        bool, typer.Option("--benchmark", help="Measure the speed of a training step by part, without training.")
     ] = False,
     against: Annotated[
-        Path | None, typer.Option(help="With --benchmark: take turns with another checkout of opensnac, on the CPU.")
+        Path | None, typer.Option(help="With --benchmark: compare with another checkout of opensnac, on the CPU.")
     ] = None,
 ) -> None:
     """Train a model from a configuration file.
@@ -48,10 +52,10 @@ def train(
         given = [*(changes or []), *([f"init={json.dumps(init)}"] if init else [])]
         given += [f"freeze={json.dumps(freeze)}"] if freeze else []
         if against and not benchmark:
-            raise UsageError(f"--against {against} without --benchmark: there is nothing to compare")
+            raise UsageError("--against: expected --benchmark too, got none")
         path = find_config(config)
         if not path.is_file():
-            raise UsageError(f"{config}: no such file, nor a configuration that comes with the package")
+            raise UsageError(f"{config}: expected a TOML file or a shipped configuration's name, got neither")
         wanted = TrainConfig.from_toml(path, given)
         if dry_run:
             from opensnac.training.dry_run import describe
@@ -71,20 +75,20 @@ def train(
 
 @command(TRAIN, "opensnac ablate speech_24khz --out runs/ablations")
 def ablate(
-    recipe: Annotated[str, typer.Argument(help="What to vary: a TOML file, or a shipped one's name.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs and the table.")] = Path("ablations"),
+    recipe: Annotated[str, typer.Argument(help="Ablation recipe: a TOML file, or a shipped one's name.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the runs and the table.")] = Path("ablations"),
     changes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of every run.")
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of every run; repeatable.")
     ] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Train this variant; give it again for more.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Train only this variant; repeatable.")] = None,
 ) -> None:
-    """Train variants of a model at one budget from several seeds, and write one table of what they are worth."""
+    """Train variants of a model with equal budgets and several seeds, and write a table of their results."""
     with reporting():
         needs_extra("train", "accelerate")
         from opensnac.training import ablate as training
 
         path = training.find_recipe(recipe)
         if not path.is_file():
-            raise UsageError(f"{recipe}: no such file, nor a recipe that comes with the package")
+            raise UsageError(f"{recipe}: expected a TOML file or a shipped recipe's name, got neither")
         table = training.ablate(path, out, changes or [], only or [])
         print(table.read_text(encoding="utf-8"), end="")

@@ -1,1 +1,1 @@
-"""Files of sound in, `.snac` files out."""
+"""Audio files in, `.snac` files out, and back."""

@@ -18,12 +18,12 @@ from opensnac.recordings.source import BLOCK_SAMPLES, Source, stream_name
 def read(source: str | Path | BinaryIO, strict: bool = False) -> tuple[np.ndarray, int]:
     """Read a whole recording: float32 of shape (channels, samples), and its rate in Hz. Errors as in Source.
 
-    What is odd about it is a RecordingWarning.
+    Anything unusual about it is a RecordingWarning.
     """
     samples = np.empty((0, 0), np.float32)
     length = 0
     with Source(source, strict=strict) as recording:
-        for block in recording.blocks():  # grown block by block: a header may promise more than memory holds
+        for block in recording.blocks():  # grown block by block: a header may declare more than fits in memory
             if length + block.shape[1] > len(samples):  # realloc in place: no second copy of an hour of audio
                 grown = max(2 * len(samples), length + block.shape[1], BLOCK_SAMPLES)
                 samples.resize((grown, recording.channels), refcheck=False)
@@ -42,18 +42,16 @@ def write(
     ending: str | None = None,
     force: bool = False,
 ) -> None:
-    """Write (channels, samples) at once; the rest is as in Sink."""
+    """Write a whole recording, (channels, samples); otherwise as Sink."""
     if audio.ndim != 2 or audio.shape[1] == 0:
-        raise AudioError(
-            f"{stream_name(target)}: audio to write has shape {audio.shape}; (channels, samples) is needed"
-        )
+        raise AudioError(f"{stream_name(target)}: expected audio of shape (channels, samples), got {audio.shape}")
     with Sink(target, len(audio), rate, ending, force, at_most=audio.shape[1]) as sink:
         for start in range(0, audio.shape[1], BLOCK_SAMPLES):
             sink.write(audio[:, start : start + BLOCK_SAMPLES])
 
 
 def resample(audio: np.ndarray, from_rate: int, to_rate: int, num_samples: int | None = None) -> np.ndarray:
-    """Resample (channels, samples) at once, to `num_samples` if given; the rest is as in Resampler."""
+    """Resample a whole signal, (channels, samples), to `num_samples` if given; otherwise as Resampler."""
     resampler = Resampler(from_rate, to_rate, len(audio))
     starts = range(0, audio.shape[1], BLOCK_SAMPLES)
     blocks = [resampler.push(audio[:, start : start + BLOCK_SAMPLES]) for start in starts]

@@ -1,4 +1,4 @@
-"""WAV, RF64, AIFF, Wave64, CAF and AU: containers whose samples lie in one chunk that says how long it is."""
+"""WAV, RF64, AIFF, Wave64, CAF and AU: containers with the samples in one chunk that declares its size."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from dataclasses import dataclass
 from opensnac.recordings.containers import Found
 from opensnac.recordings.views import Bytes, View
 
-W64_GUID = bytes.fromhex("2e91cf11a5d628db04c10000")  # what the names of Wave64's first chunk end in
+W64_GUID = bytes.fromhex("2e91cf11a5d628db04c10000")  # end of the first chunk's name in Wave64
 LONGEST_NAME = 16
-WRAPPED = 1 << 32  # where sizes of 32 bits begin again
+WRAPPED = 1 << 32  # where 32-bit sizes wrap around
 
 
 @dataclass(frozen=True)
 class _Form:
-    """How a container writes its chunks: name, then size, from `first` on."""
+    """A container's chunk layout: name, then size, from byte `first` on."""
 
     kind: str
     magic: bytes
     first: int
-    data: bytes  # name of the chunk of samples
-    size: str = "<I"  # as struct has it
+    data: bytes  # name of the samples' chunk
+    size: str = "<I"  # struct format
     align: int = 2
-    preamble: int = 0  # bytes of the chunk that are no samples
+    preamble: int = 0  # bytes of the chunk before the samples
     size_holds_header: bool = False
-    outer_at: int | None = 4  # where the size of the whole is
+    outer_at: int | None = 4  # position of the size of the whole
     type_at: int = 8
 
     @property
     def header(self) -> int:
-        """Bytes in front of a chunk's content."""
+        """Bytes before a chunk's content."""
         return len(self.data) + struct.calcsize(self.size)
 
 
@@ -50,22 +50,22 @@ TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")
 
 @dataclass(frozen=True)
 class _Samples:
-    """Where the samples begin, how many bytes of them are promised, and what holds that number."""
+    """Where the samples begin, how many bytes of them are declared, and where that size is."""
 
     start: int
     promised: int
     size_at: int
-    outer_end: int | None  # where the whole ends, as its header has it
+    outer_end: int | None  # end of the whole according to its header
 
 
 def examine(content: Bytes, start: int) -> Found:
-    """Find the chunk of samples and compare what it promises with what is there."""
+    """Find the samples' chunk and compare its declared size with the bytes present."""
     if content.at(start, 4) == b".snd":
         return _examine_au(content, start)
     form = next(form for form in _FORMS if content.at(start, LONGEST_NAME).startswith(form.magic))
     kinds = _WAVE_KINDS.get(form.kind)
     if kinds and content.at(start + form.type_at, 4) not in kinds:
-        return Found("", [View(content, start)])  # an AVI film, say
+        return Found("", [View(content, start)])  # such as AVI
     samples, ds64 = _find_samples(content, form, start)
     if samples is None:
         return Found(form.kind, [View(content, start)])
@@ -73,7 +73,7 @@ def examine(content: Bytes, start: int) -> Found:
 
 
 def _find_samples(content: Bytes, form: _Form, start: int) -> tuple[_Samples | None, int | None]:
-    """The chunk of samples, and where an RF64 file has its long sizes."""
+    """The samples' chunk, and the position of an RF64 file's 64-bit sizes."""
     outer_end, ds64, long_size = None, None, None
     if form.outer_at is not None:
         outer = _number(content, start + form.outer_at, form.size)
@@ -99,16 +99,16 @@ def _find_samples(content: Bytes, form: _Form, start: int) -> tuple[_Samples | N
 
 
 class _Mending:
-    """What is promised of one container, what is there, and the view that says the same."""
+    """Compares one container's header with the bytes present, and makes a view with a corrected header."""
 
     def __init__(self, content: Bytes, form: _Form, start: int, samples: _Samples, ds64: int | None) -> None:
         self.content, self.form, self.start, self.samples, self.ds64 = content, form, start, samples, ds64
 
     def found(self) -> Found:
-        """The samples that are there, and a remark where these are not what the header says."""
+        """The samples that are present, with remarks where the header says otherwise."""
         samples, there = self.samples, self.content.size - self.samples.start
         if (wrapped := self._wrapped(there)) is not None:
-            what = "its header counts in 32 bits and began again at 4 GiB; the samples that fit its count were read"
+            what = "its header's 32-bit size wrapped around at 4 GiB; the samples that match it were read"
             return Found(self.form.kind, [self._view(wrapped)], [what])
         if _is_open_end(self.form, samples.promised, there):
             return Found(self.form.kind, [self._view(there)])
@@ -118,23 +118,25 @@ class _Mending:
         end = unpadded + -(unpadded - self.start) % self.form.align
         tail = _Tail(self.content, self.form, end)
         if tail.more_samples and not (other := _Tail(self.content, self.form, unpadded)).more_samples:
-            tail = other  # of a writer that forgets the byte behind an odd number of them
+            tail = other  # from a writer that omits the padding byte after an odd size
         if tail.another is not None:
             what = f"another {self.form.kind} file follows at byte {tail.another} and is not read; split the file there"
             return Found(self.form.kind, [View(self.content, self.start, tail.another)], [what])
         if (tail.more_samples or (tail.zeros and samples.promised <= 0)) and self._was_left_open(end):
             if samples.promised <= 0:
-                what = "its header was never completed, as by a recorder that stopped; what follows it was read"
+                what = (
+                    "its header was never completed, as when a recorder is interrupted; the samples after it were read"
+                )
             else:
-                what = f"{there - samples.promised} bytes more than its header says are there, and were read too"
+                what = f"it has {there - samples.promised} bytes more than its header declares, which were read too"
             return Found(self.form.kind, [self._view(there)], [what])
-        remarks = ["it has several chunks of samples; the first was read"] if tail.samples_again else []
+        remarks = ["it has several chunks of samples; only the first was read"] if tail.samples_again else []
         if tail.unknown:
-            remarks.append(f"{tail.unknown} bytes at its end are neither samples nor a known chunk, and were not read")
+            remarks.append(f"{tail.unknown} bytes at its end are neither samples nor a known chunk; they were skipped")
         return Found(self.form.kind, [View(self.content, self.start)], remarks)
 
     def _wrapped(self, there: int) -> int | None:
-        """Bytes of samples of a WAV beyond 4 GiB whose writer counted modulo 2^32; None where it did not."""
+        """Bytes of samples of a WAV beyond 4 GiB whose size wrapped modulo 2^32; None if it did not."""
         if self.form.size != "<I" or self.ds64 is not None or self.samples.promised <= 0 or there < WRAPPED:
             return None
         size = self.samples.promised + (there - self.samples.promised) // WRAPPED * WRAPPED
@@ -143,12 +145,12 @@ class _Mending:
         return size if whole else None
 
     def _was_left_open(self, end: int) -> bool:
-        """Whether no samples are promised, or the size of the whole does not reach beyond those that are."""
+        """Whether no samples are declared, or the size of the whole does not extend beyond them."""
         outer_end = self.samples.outer_end
         return self.samples.promised <= 0 or (outer_end is not None and outer_end <= end + 1)
 
     def _view(self, there: int) -> View:
-        """The same file, whose header says that `there` bytes are samples."""
+        """The same file with a header that declares `there` bytes of samples."""
         form, samples = self.form, self.samples
         stop = samples.start + there
         if self.ds64 is not None:
@@ -156,7 +158,7 @@ class _Mending:
             return View(self.content, self.start, stop, patches={self.ds64: sizes, samples.size_at: b"\xff" * 4})
         size = there + form.preamble + (form.header if form.size_holds_header else 0)
         whole = stop - self.start - (0 if form.size_holds_header else 8)
-        if form.size == "<I" and whole > 0xFFFF_FFFF:  # RF64 is WAV with long sizes
+        if form.size == "<I" and whole > 0xFFFF_FFFF:  # RF64 is WAV with 64-bit sizes
             prefix = b"RF64\xff\xff\xff\xffWAVEds64" + struct.pack("<IQQQI", 28, whole + 36, there, 0, 0)
             return View(self.content, self.start + 12, stop, prefix, {samples.size_at: b"\xff" * 4})
         patches = {samples.size_at: struct.pack(form.size, min(size, _largest(form)))}
@@ -168,7 +170,7 @@ class _Mending:
 
 
 class _Tail:
-    """What lies behind the samples: chunks, tags, zeros, another file, or samples that the header does not know of."""
+    """What follows the samples: chunks, tags, zeros, another file, or samples that the header does not declare."""
 
     def __init__(self, content: Bytes, form: _Form, start: int) -> None:
         self.another: int | None = None
@@ -182,7 +184,7 @@ class _Tail:
                 return
             if name.startswith(TAGS):
                 return
-            if not any(content.at(position, 4096)):  # padding, or the silence that a recording begins with
+            if not any(content.at(position, 4096)):  # padding, or silence at the start of a recording
                 self.zeros = position == start
                 return
             size = _number(content, position + len(form.data), form.size)
@@ -196,7 +198,7 @@ class _Tail:
 
 
 def _is_open_end(form: _Form, promised: int, there: int) -> bool:
-    """Whether a size means that its writer, a pipe say, did not know it: the largest there is, or nearly."""
+    """Whether a size is a placeholder, as from a pipe: the largest value, or nearly."""
     if promised <= there and form.kind != "CAF":
         return form.size == "<I" and there >= WRAPPED and promised >= 0xFFFF_0000 - 64
     if struct.calcsize(form.size) == 8:
@@ -216,11 +218,12 @@ def _examine_au(content: Bytes, start: int) -> Found:
     if content.at(end, 4) == b".snd":
         what = f"another AU file follows at byte {end} and is not read; split the file there"
         return Found("AU", [View(content, start, end)], [what])
-    return Found("AU", [mended], [f"{there - promised} bytes more than its header says are there, and were read too"])
+    what = f"it has {there - promised} bytes more than its header declares, which were read too"
+    return Found("AU", [mended], [what])
 
 
 def _aiff_frames(content: Bytes, start: int, num_bytes: int) -> dict[int, bytes]:
-    """The number of sample frames in the chunk COMM, put right."""
+    """A patch with the right number of sample frames for the chunk COMM."""
     position = start + 12
     while position + 26 <= content.size:
         name, size = struct.unpack(">4sI", content.at(position, 8))
@@ -242,7 +245,7 @@ def _largest(form: _Form) -> int:
 
 
 def _after(form: _Form, position: int, size: int) -> int:
-    """Where the chunk behind one of `size` at `position` begins."""
+    """Where the chunk after one of `size` bytes at `position` begins."""
     end = position + size + (0 if form.size_holds_header else form.header)
     return end + -end % form.align if form.align != 2 else end + size % 2
 

@@ -1,4 +1,4 @@
-"""What files are coded with, in NumPy: a model on PyTorch or on ONNX Runtime."""
+"""The interface of a model for coding files, in NumPy: on PyTorch or on ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ Arrays = list[NDArray[Any]]
 
 
 class Encoder(Protocol):
-    """Streams of samples, side by side."""
+    """An encoder of parallel streams."""
 
     def push(self, audio: NDArray[np.float32], /) -> Arrays:
-        """Take (streams, samples); the codes that became certain, (streams, n) of each scale."""
+        """Take (streams, samples); returns the codes that are final, (streams, n) of each scale."""
 
     def flush(self) -> Arrays:
-        """End the streams; the rest of their codes."""
+        """End the streams; returns the rest of their codes."""
 
 
 class Decoder(Protocol):
-    """Streams of codes, side by side."""
+    """A decoder of parallel streams."""
 
     look_ahead: int
 
     def push(self, codes: Sequence[NDArray[np.integer[Any]]], /) -> NDArray[np.float32]:
-        """Take codes (streams, n / stride) of each scale; the new samples, (streams, samples)."""
+        """Take codes (streams, n / stride) of each scale; returns the new samples, (streams, samples)."""
 
     def flush(self, *, drop_partial: bool = False) -> NDArray[np.float32]:
-        """End the streams; the rest of their samples. `drop_partial` leaves out frames that fill no group."""
+        """End the streams; returns the rest of their samples. `drop_partial` drops an incomplete group of frames."""
 
 
 class Codec(Protocol):
@@ -47,10 +47,10 @@ class Codec(Protocol):
     config: CodecConfig
 
     def stream_encoder(self, streams: int = 1) -> Encoder:
-        """Streams that begin side by side."""
+        """An encoder for `streams` parallel streams."""
 
     def stream_decoder(self, streams: int = 1, *, seed: int = 0, noise: bool = True) -> Decoder:
-        """Streams that begin side by side, and their noise."""
+        """A decoder for `streams` parallel streams, and their noise."""
 
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
 
 def in_arrays(model: Model) -> Codec:
-    """The model, behind NumPy's arrays if it is one of PyTorch."""
+    """The model with a NumPy interface, wrapped if it is a PyTorch model."""
     if hasattr(model, "stream_encoder"):
         return cast(Codec, model)
     from opensnac.streaming.arrays import ArrayCodec

@@ -1,8 +1,8 @@
-"""What the bytes of a recording say about themselves, and what of it is wrong.
+"""Checks of the container format of a recording, and corrections for damaged headers.
 
-libsndfile believes headers: it stops where a wrong one says so, reads the first of several recordings in a row only,
-and says nothing. So the frame of each container that people's files come in is walked here first. `examine` gives the
-parts of a file that libsndfile reads one by one, their headers put right, and a line for whatever was not in order.
+libsndfile trusts headers: it stops where a wrong one says so, reads only the first of several concatenated recordings,
+and does not warn. So the structure of the common containers is parsed here first. `examine` returns the parts of a file
+that libsndfile reads one by one, with corrected headers, and a remark for each irregularity.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from opensnac.recordings.views import Bytes, View
 
 
 class BrokenFileError(Exception):
-    """What keeps a file from being read, in words that its name goes in front of."""
+    """Why a file cannot be read; the message goes after the file's name."""
 
 
 @dataclass
 class Found:
-    """The parts of a recording, in order, and remarks. `kind` names the container, "" where it is none of ours.
+    """The parts of a recording, in order, and remarks. `kind` names the container, "" if it is not one of ours.
 
-    `promised` is what the header says to be there, `there` what is, in bytes; both 0 where they agree.
+    `promised` is what the header declares, `there` what is present, in bytes; both 0 where they agree.
     """
 
     kind: str
@@ -32,8 +32,8 @@ class Found:
 
 
 def examine(content: Bytes) -> Found:
-    """Look through a file. Nothing is decoded; FLAC, Ogg and MP3 files are read once, of others only the headers."""
-    from opensnac.recordings import chunks, flac, mp3, ogg  # they need Found
+    """Scan a file without decoding: FLAC, Ogg and MP3 files are read once, others only their headers."""
+    from opensnac.recordings import chunks, flac, mp3, ogg  # they import Found
 
     start = id3_end(content, 0)
     head = content.at(start, 64)
@@ -51,7 +51,7 @@ def examine(content: Bytes) -> Found:
 
 
 def id3_end(content: Bytes, start: int) -> int:
-    """Where what follows an ID3v2 tag at `start` begins; `start` where there is none."""
+    """The end of an ID3v2 tag at `start`; `start` if there is none."""
     while (head := content.at(start, 10))[:3] == b"ID3" and len(head) == 10 and max(head[6:10]) < 0x80:
         size = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]
         start += 10 + size + (10 if head[5] & 0x10 else 0)

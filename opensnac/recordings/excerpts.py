@@ -1,4 +1,4 @@
-"""Any stretch of a recording, by seeking, once its file was looked through."""
+"""Excerpts of a recording by seeking, after its file has been scanned once."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from opensnac.errors import AudioError
 from opensnac.recordings.source import Source
 from opensnac.recordings.views import Bytes, View, ViewSpec
 
-TWO_PAGES = 2 * 65_307  # bytes of Ogg at most
-MPEG_STATE = 1 << 13  # samples from which an MP3 decoder gathers its state: seven frames
+TWO_PAGES = 2 * 65_307  # largest size of two Ogg pages, in bytes
+MPEG_STATE = 1 << 13  # samples of context of an MP3 decoder: seven frames
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a file was found to hold: plain values, which can be kept and sent to other processes.
+    """The result of scanning a file: plain values, which can be stored and sent to other processes.
 
-    `parts` are those of its bytes that hold samples one after the other, and how many; none where it cannot be sought
-    in, and is read from its beginning.
+    `parts` are its byte ranges with samples and their numbers of samples; empty if it cannot seek and is read from the
+    start.
     """
 
     rate: int
@@ -35,7 +35,7 @@ class Layout:
 
 
 def scan(file: str | Path | BinaryIO) -> Layout:
-    """A recording's layout. Errors as in Source."""
+    """Scan a recording for its layout. Errors as in Source."""
     with Source(file) as recording:
         return Layout(
             recording.rate,
@@ -47,9 +47,9 @@ def scan(file: str | Path | BinaryIO) -> Layout:
 
 
 def read_excerpt(file: BinaryIO, layout: Layout, start: int, length: int) -> np.ndarray:
-    """Float32 (channels, samples): `length` samples from `start` on, fewer at the end.
+    """Read `length` samples from `start` on, fewer at the end: float32 (channels, samples).
 
-    AudioError or OSError where they cannot be read.
+    AudioError or OSError if they cannot be read.
     """
     if not layout.parts:
         return _from_the_beginning(file, start, length)
@@ -83,7 +83,7 @@ def _seek(content: Bytes, spec: ViewSpec, first: int, last: int) -> np.ndarray:
 
 
 def _before_last_page(content: Bytes, spec: ViewSpec) -> int:
-    """A sample from which libvorbis finds its way through a stream's last page: sought inside, it may miss."""
+    """The first sample of a stream's last page, inside which libvorbis may seek to the wrong sample."""
     tail = content.at(max(spec.start, spec.stop - TWO_PAGES), TWO_PAGES)
     page = tail.rfind(b"OggS", 0, max(0, tail.rfind(b"OggS")))
     return max(0, int.from_bytes(tail[page + 6 : page + 14], "little", signed=True)) if page >= 0 else 0

@@ -1,4 +1,4 @@
-"""Whether an output that is there is what the same command would write again, so that it need not."""
+"""Whether an existing output is what the same command would write again, for --skip-existing."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 def coded_already(
     source: Path, target: Path, model: Model, preprocessing: Preprocessing, raw: tuple[int, int] | None = None
 ) -> str | None:
-    """None if `target` is a whole `.snac` file of `source` by `model`; else what it is instead.
+    """None if `target` is a complete `.snac` file of `source` by `model`; else how it differs.
 
-    What a file does not tell, such as the gain, is not compared.
+    Settings that a file does not record, such as the gain, are not compared.
     """
     try:
         with open(target, "rb") as file:
@@ -35,17 +35,17 @@ def coded_already(
         return f"cannot be compared: {error}"
     if replace(there.header, model_name=wanted.model_name) != wanted:
         return (
-            f"is of {there.header.channels} channels at {there.header.original_rate} Hz by the model "
-            f"{there.header.model_name!r} (weights {there.header.weights_hash}), not of {wanted.channels} at "
+            f"has {there.header.channels} channels at {there.header.original_rate} Hz by the model "
+            f"{there.header.model_name!r} (weights {there.header.weights_hash}), not {wanted.channels} at "
             f"{wanted.original_rate} Hz by {wanted.model_name!r} (weights {wanted.weights_hash})"
         )
     if length is not None and there.num_samples != length:
-        return f"is of {there.num_samples} samples, not of {length}"
+        return f"has {there.num_samples} samples, not {length}"
     return None
 
 
 def decoded_already(source: Path, target: Path, sample_rate: int | None) -> str | None:
-    """None if `target` is a whole recording as long as what `source` decodes to; else what it is instead."""
+    """None if `target` is a complete recording as long as what `source` decodes to; else how it differs."""
     try:
         with open(source, "rb") as file:
             coded = bitstream.read(file)
@@ -57,5 +57,5 @@ def decoded_already(source: Path, target: Path, sample_rate: int | None) -> str 
     length = resampled_length(coded.num_samples, coded.header.original_rate, rate)
     wanted = (coded.header.channels, rate, length)
     if there != wanted:
-        return "is of {} channels at {} Hz, {} samples, not of {} at {} Hz, {}".format(*there, *wanted)
+        return "has {} channels at {} Hz, {} samples, not {} at {} Hz, {}".format(*there, *wanted)
     return None

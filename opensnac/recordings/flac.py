@@ -1,4 +1,4 @@
-"""FLAC files: several in a row, and how long each really is, from the number that its last frame carries (RFC 9639)."""
+"""FLAC files: concatenated ones, and each one's true length from the number in its last frame (RFC 9639)."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import struct
 from opensnac.recordings.containers import BrokenFileError, Found, id3_end
 from opensnac.recordings.views import Bytes, View
 
-START = b"fLaC\x00\x00\x00\x22"  # or 0x80 where the first block of metadata is the only one
-START_ALONE = b"fLaC\x80\x00\x00\x22"
-TOTAL_AT = 21  # of the low 36 bits that hold the number of samples
-LAST_FRAMES = 1 << 20  # bytes at the end that are searched for the last frame
+START = b"fLaC\x00\x00\x00\x22"
+START_ALONE = b"fLaC\x80\x00\x00\x22"  # the first metadata block is the only one
+TOTAL_AT = 21  # position of the number of samples, the low 36 bits
+LAST_FRAMES = 1 << 20  # bytes at the end searched for the last frame
 _BLOCK_SIZES = {1: 192, **{n: 576 << (n - 2) for n in range(2, 6)}, **{n: 256 << (n - 8) for n in range(8, 16)}}
 
 
 def examine(content: Bytes, start: int) -> Found:
-    """The recordings in the file, each with its true number of samples in its header."""
+    """The recordings in the file, with their true numbers of samples in the headers."""
     starts = [start, *_further_starts(content, start)]
     found = Found("FLAC", [])
     for first, stop in zip(starts, [*starts[1:], content.size], strict=True):
@@ -40,18 +40,20 @@ def _part(content: Bytes, start: int, stop: int, remarks: list[str]) -> View:
     there = _length(content, start, stop)
     if there is None:
         if not promised:
-            raise BrokenFileError("its header does not know its length, and its last frame is not whole; it was cut")
-        return View(content, start, stop)  # libsndfile refuses what is cut
+            raise BrokenFileError(
+                "expected a length in its header or a complete last frame, got neither; it is cut off"
+            )
+        return View(content, start, stop)  # libsndfile refuses truncated files
     if there == promised:
         return View(content, start, stop)
     if promised:
-        remarks.append(f"its header promises {promised} samples and {there} are there, which were read")
+        remarks.append(f"its header declares {promised} samples; {there} are present and were read")
     total = struct.pack(">BI", high & 0xF0 | there >> 32, there & 0xFFFF_FFFF)
     return View(content, start, stop, patches={start + TOTAL_AT: total})
 
 
 def _before_tags(content: Bytes, start: int, stop: int) -> int:
-    """Where tags begin that other programs put behind a FLAC, though they should not."""
+    """The start of tags after the FLAC stream, which some programs append although they should not."""
     if content.at(stop - 128, 3) == b"TAG":
         stop -= 128
     first = max(start, stop - LAST_FRAMES)
@@ -60,7 +62,7 @@ def _before_tags(content: Bytes, start: int, stop: int) -> int:
 
 
 def _length(content: Bytes, start: int, stop: int) -> int | None:
-    """Samples up to the end of the last frame; None where no whole frame is last."""
+    """Samples up to the end of the last frame; None if it is incomplete."""
     block_size = struct.unpack(">H", content.at(start + 8, 2).ljust(2, b"\0"))[0]
     first = max(start, stop - LAST_FRAMES)
     data = content.at(first, stop - first)
@@ -72,7 +74,7 @@ def _length(content: Bytes, start: int, stop: int) -> int | None:
 
 
 def _frame_end(data: bytes, at: int, block_size: int) -> int | None:
-    """The number of the first sample behind the frame whose header is at `at`; None where no header is."""
+    """The index of the first sample after the frame whose header is at `at`; None if there is no header."""
     if len(data) - at < 8 or data[at + 1] & 0xFE != 0xF8:
         return None
     code, rate = data[at + 2] >> 4, data[at + 2] & 15
@@ -90,7 +92,7 @@ def _frame_end(data: bytes, at: int, block_size: int) -> int | None:
 
 
 def _coded_number(data: bytes, at: int) -> tuple[int, int] | None:
-    """A number of one to seven bytes, as UTF-8 would write it, and where it ends."""
+    """A number of one to seven bytes in UTF-8 coding, and where it ends."""
     first = data[at]
     if first < 0x80:
         return first, at + 1

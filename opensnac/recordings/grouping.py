@@ -1,4 +1,4 @@
-"""Short recordings coded together: which go into a batch, and their codes when their turn comes."""
+"""Short recordings encoded in batches: which go together, and their codes when needed."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from opensnac.recordings.source import Source
 
 __all__ = ["BATCH_SECONDS", "Batcher", "Coded"]
 
-LONGEST_SECONDS = 30.0  # longer recordings are coded by themselves, in pieces
+LONGEST_SECONDS = 30.0  # longer recordings are encoded individually, in pieces
 
 
 @dataclass(frozen=True)
 class Coded:
-    """A recording as codes, all there: int64 (channels, n_i) of each scale, coarse to fine; length and rate its own."""
+    """All codes of a recording: int64 (channels, n_i) of each scale, coarse to fine; with its own length and rate."""
 
     codes: list[np.ndarray]
     num_samples: int
@@ -38,7 +38,7 @@ class Coded:
 
 @dataclass
 class _Group:
-    """Files that are coded together, and their codes once they are."""
+    """Files of one batch, and their codes once encoded."""
 
     files: list[Path]
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -46,10 +46,11 @@ class _Group:
 
 
 class Batcher:
-    """Codes of many short files, a batch of similar lengths whenever one of its files is asked for.
+    """Encodes many short files in batches of similar length, each when the first of its files is requested.
 
-    `batch_seconds` of audio, padding included, bound the memory. A file that cannot be read is left out of its batch:
-    whoever codes it alone will learn why. Threads read batches side by side; the model works on one at a time.
+    `batch_seconds` of audio per batch, padding included, bounds the memory. Files that cannot be read are left out of
+    their batch; encoding them individually reports the error. Threads read batches in parallel; the model encodes one
+    at a time.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Batcher:
         self._model, self._seconds = frozen(model), batch_seconds
         self._preprocessing = preprocessing or Preprocessing()
         self._coding = threading.Lock()
-        clips = [clip for file in files for clip in _clips(file, self._preprocessing)]  # one a channel
+        clips = [clip for file in files for clip in _clips(file, self._preprocessing)]  # one per channel
         groups = group_by_length([length for _, length in clips], round(1000 * batch_seconds))
         self._group: dict[Path, _Group] = {}
         for members in groups:
@@ -66,7 +67,7 @@ class Batcher:
             self._group |= dict.fromkeys(group.files, group)
 
     def pop(self, file: Path) -> Coded | None:
-        """A file's codes, once; None if it is to be coded by itself."""
+        """Remove and return a file's codes; None if it must be encoded individually."""
         if (group := self._group.get(file)) is None:
             return None
         with group.lock:
@@ -80,7 +81,7 @@ class Batcher:
         try:
             with self._coding:
                 codes = iter(self._encode(channels))
-        except (OpensnacError, RuntimeError, MemoryError):  # not enough memory, say: one by one, then
+        except (OpensnacError, RuntimeError, MemoryError):  # such as out of memory: encode one by one
             return {}
         coded = {}
         for file, (samples, preprocessor) in found.items():
@@ -107,7 +108,7 @@ class Batcher:
         ]
 
     def _read(self, file: Path) -> tuple[np.ndarray, Preprocessor] | None:
-        """Samples (channels, n) at the model's rate, and what they came from; None if it cannot be read."""
+        """Samples (channels, n) at the model's rate, and their preprocessor; None if the file cannot be read."""
         try:
             with Source(file, strict=self._preprocessing.strict) as recording:
                 preprocessor = Preprocessor(recording, self._model.config.sampling_rate, self._preprocessing)
@@ -117,7 +118,7 @@ class Batcher:
 
 
 def _clips(file: Path, preprocessing: Preprocessing) -> list[tuple[Path, int]]:
-    """The file, and how many milliseconds it lasts as its header has it, once a channel; nothing if it is not short."""
+    """(file, milliseconds according to its header) once per channel; empty if it is not short."""
     try:
         with Source(file) as recording:
             seconds = (recording.num_samples or 0) / recording.rate

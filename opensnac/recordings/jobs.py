@@ -1,4 +1,4 @@
-"""Many files at once: which output each input gets, and the work on all of them, failures collected."""
+"""Batches of files: the output of each input, and running the jobs with failures collected."""
 
 from __future__ import annotations
 
@@ -11,45 +11,45 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-STANDARD = "-"  # standard input or output, in place of a name
-SIGNAL_SECONDS = 0.05  # after which a signal that another thread took is heard
-NAMES_LISTED = 10  # of those left out for one reason
+STANDARD = "-"  # standard input or output
+SIGNAL_SECONDS = 0.05  # latency of a signal that another thread received
+NAMES_LISTED = 10  # per reason for leaving files out
 
 
 class UsageError(Exception):
-    """Inputs and outputs that cannot be what the caller meant: found before any work is done."""
+    """Wrong usage: inputs, outputs or options that cannot be meant. Raised before any work is done."""
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One file to turn into another. `source` or `target` is None where it is standard input or output."""
+    """One input file and its output. `source` or `target` is None for standard input or output."""
 
     source: Path | None
     target: Path | None
 
     @property
     def name(self) -> str:
-        """The source's, or what it is."""
+        """The source's name."""
         return "standard input" if self.source is None else str(self.source)
 
     @cached_property
     def bytes(self) -> int:
-        """Size of the input, as a measure of the work; 1 where it is not known."""
+        """Size of the input, as a measure of the work; 1 if unknown."""
         return self.source.stat().st_size or 1 if self.source is not None and self.source.is_file() else 1
 
 
 class LeftOut:
-    """What folders hold and no job takes, by reason, in the order in which it was found."""
+    """Files in searched folders that have no job, by reason, in the order found."""
 
     def __init__(self) -> None:
         self.paths: dict[str, list[Path]] = {}
 
     def add(self, reason: str, path: Path) -> None:
-        """Note a file, link or folder."""
+        """Add a file, link or folder."""
         self.paths.setdefault(reason, []).append(path)
 
     def lines(self) -> list[str]:
-        """One for each reason, with the number and the first names."""
+        """One line per reason, with the first names and the number of others."""
         return [f"left out, {reason}: {_listed(paths)}" for reason, paths in self.paths.items()]
 
 
@@ -61,10 +61,10 @@ def _listed(paths: Sequence[Path]) -> str:
 
 @dataclass(frozen=True)
 class Search:
-    """How folders are searched: for names that end in one of `endings`.
+    """A recursive search of folders for file names that end in one of `endings`.
 
-    What ends in one of `expected`, such as outputs beside their inputs, is passed over without a word; for others
-    `explained` may say why they are left out. Links to folders are followed, each folder once, unless `follow` is off.
+    Names that end in one of `expected`, such as outputs beside their inputs, are ignored silently; for others
+    `explained` may hold the reason for leaving them out. With `follow`, links to folders are followed, each only once.
     """
 
     endings: Sequence[str]
@@ -74,7 +74,7 @@ class Search:
 
     @classmethod
     def for_recordings(cls, expected: Sequence[str] = (), follow: bool = True, besides: Sequence[str] = ()) -> Search:
-        """For what can be read as sound here, or ends in one of `besides`; what needs an extra is left out with it."""
+        """A search for audio files that can be read here, and for `besides`; names the extra that others need."""
         from opensnac.recordings import media
         from opensnac.recordings.source import READABLE
 
@@ -89,7 +89,7 @@ class Search:
         found: list[Path] = []
         seen: set[tuple[int, int]] = set()
         links = deque([folder])
-        while links:  # folders before links to them, so that files have the names of where they lie
+        while links:  # folders before links to them, so that files get the names of their real folders
             folders = [links.popleft()]
             while folders:
                 self._look_into(folders.pop(), seen, found, folders, links, left_out)
@@ -131,15 +131,15 @@ class Search:
                 found.append(path)
 
     def _refused(self, entry: os.DirEntry[str]) -> str | None:
-        """Why a file is left out; None for what is taken, or expected."""
+        """Why a file is left out; None if it is taken or expected."""
         ending = os.path.splitext(entry.name)[1].lower()
         if ending in self.expected and ending not in self.endings:
             return None
         if ending not in self.endings:
-            return self.explained.get(ending, "another ending")
+            return self.explained.get(ending, "another extension")
         if entry.is_file():
             return None
-        return "no plain file" if os.path.exists(entry) else "a link to nothing"
+        return "not a regular file" if os.path.exists(entry) else "a broken link"
 
 
 def find_jobs(
@@ -154,11 +154,11 @@ def find_jobs(
 ) -> list[Job]:
     """The jobs for `inputs`: names of files and folders, or "-" alone for standard input.
 
-    Folders are searched for names that end in one of `read`, hidden ones left out, and keep their tree under
-    `out`. Without `out` an output lies beside its input (standard input goes to standard output). The ending
-    becomes `ending`, or write[0]; with `keep_ending` that comes behind the old one. One input file may name its output:
-    `out` then ends in one of `write`. `left_out` takes what folders hold besides.
-    Raises UsageError for what is missing or empty, and for outputs that are unclear or fall together.
+    Folders are searched for names that end in one of `read`, except hidden ones, and keep their tree under `out`.
+    Without `out` each output is beside its input (standard input goes to standard output). The extension becomes
+    `ending`, default write[0]; `keep_ending` appends it to the old one. For a single input file, `out` may be a file
+    name that ends in one of `write`. `left_out` collects the other files in folders.
+    UsageError for inputs that are missing or empty, and for outputs that are ambiguous or coincide.
     """
     search = read if isinstance(read, Search) else Search(read)
     left_out = LeftOut() if left_out is None else left_out
@@ -171,13 +171,13 @@ def find_jobs(
         jobs = [Job(Path(inputs[0]), _with_ending(Path(out), ending))]
     else:
         if out and _names_a_file(out, write):
-            raise UsageError(f"{out}: names one file, but the outputs of several inputs need a folder")
+            raise UsageError(f"{out}: expected a folder for the outputs of several inputs, got a file name")
         naming = _Naming(None if out is None else Path(out), ending or write[0], keep_ending)
         jobs = [job for name in inputs for job in _jobs_of(Path(name), naming, search, left_out)]
     if not jobs:
         besides = "".join(f"; {line}" for line in left_out.lines())
         raise UsageError(
-            f"{', '.join(inputs)}: nothing to do, no file there ends in {', '.join(search.endings)}{besides}"
+            f"{', '.join(inputs)}: expected files that end in {', '.join(search.endings)}, got none{besides}"
         )
     _refuse_shared_targets(jobs, keep_ending)
     return jobs
@@ -185,33 +185,33 @@ def find_jobs(
 
 @dataclass(frozen=True)
 class _Naming:
-    """Where outputs go, and how they end."""
+    """The folder and the extension of outputs."""
 
     out: Path | None
     ending: str
     keep: bool
 
     def target(self, folder: Path, inside: Path) -> Path:
-        """The output of what lies at `inside` below `folder`."""
+        """The output of the file at `inside` below `folder`."""
         name = inside.name + self.ending if self.keep else inside.with_suffix(self.ending).name
         return (folder if self.out is None else self.out) / inside.parent / name
 
 
 def _standard_job(inputs: Sequence[str], out: str | None, write: Sequence[str], ending: str | None) -> Job:
     if len(inputs) > 1:
-        raise UsageError("'-' (standard input or output) takes exactly one input")
+        raise UsageError(f"'-' (standard input or output): expected exactly one input, got {len(inputs)}")
     source = None if inputs[0] == STANDARD else Path(inputs[0])
     if source is not None and source.is_dir():
-        raise UsageError(f"{source}: a folder cannot go to standard output; give a folder with -o")
+        raise UsageError(f"{source}: expected a file for standard output, got a folder; give a folder with -o")
     if out is None or out == STANDARD:
         return Job(source, None)
     if not _names_a_file(out, write):
-        raise UsageError(f"{out}: standard input needs a file name to go to, ending in {' or '.join(write)}")
+        raise UsageError(f"{out}: expected a file name for standard input, ending in {' or '.join(write)}")
     return Job(source, _with_ending(Path(out), ending))
 
 
 def _names_a_file(out: str, write: Sequence[str]) -> bool:
-    """Whether `out` means one file rather than a folder. UsageError where neither is plausible."""
+    """Whether `out` is a file rather than a folder. UsageError if neither is plausible."""
     path = Path(out)
     if path.is_dir() or out.endswith(os.sep):
         return False
@@ -219,20 +219,20 @@ def _names_a_file(out: str, write: Sequence[str]) -> bool:
         return True
     if path.exists() or path.suffix:
         raise UsageError(
-            f"{out}: is no folder and does not end in {' or '.join(write)}; "
-            f"name a file so, or a folder with a closing {os.sep}"
+            f"{out}: expected a folder, or a file name that ends in {' or '.join(write)}; "
+            f"end a folder's name with {os.sep}"
         )
     return False
 
 
 def _with_ending(target: Path, ending: str | None) -> Path:
     if ending and target.suffix.lower() != ending:
-        raise UsageError(f"{target}: ends in {target.suffix}, but the format asked for is {ending[1:]}")
+        raise UsageError(f"{target}: expected a name that ends in {ending}, the format given, got {target.suffix}")
     return target
 
 
 def _jobs_of(source: Path, naming: _Naming, search: Search, left_out: LeftOut) -> Iterator[Job]:
-    """The jobs of one input; a folder's files keep their place below it."""
+    """The jobs of one input; a folder's files keep their relative paths."""
     if not source.is_dir():
         yield Job(source, naming.target(source.parent, Path(source.name)))
         return
@@ -241,7 +241,7 @@ def _jobs_of(source: Path, naming: _Naming, search: Search, left_out: LeftOut) -
 
 
 def _refuse_shared_targets(jobs: Sequence[Job], keep_ending: bool) -> None:
-    """UsageError that lists every output that two inputs would share, or that is an input itself."""
+    """UsageError that lists every output that several inputs share, or that is also an input."""
     real = _RealPaths()
     sources = {real(job.source) for job in jobs if job.source}
     sharing: dict[str, list[Job]] = {}
@@ -251,7 +251,7 @@ def _refuse_shared_targets(jobs: Sequence[Job], keep_ending: bool) -> None:
     overwritten = [sharers[0].target for target, sharers in sharing.items() if target in sources]
     if overwritten:
         named = ", ".join(map(str, overwritten))
-        raise UsageError(f"{named}: is an input and would be an output; choose another with -o")
+        raise UsageError(f"{named}: is both input and output; choose another output with -o")
     shared = [
         f"{' and '.join(job.name for job in sharers)} would {'both' if len(sharers) == 2 else 'all'} "
         f"become {sharers[0].target}"
@@ -259,12 +259,12 @@ def _refuse_shared_targets(jobs: Sequence[Job], keep_ending: bool) -> None:
         if len(sharers) > 1
     ]
     if shared:
-        way_out = "rename one" if keep_ending else "rename one, or keep their endings with --keep-ending"
+        way_out = "rename one" if keep_ending else "rename one, or keep their extensions with --keep-ending"
         raise UsageError(f"{'; '.join(shared)}; {way_out}")
 
 
 class _RealPaths:
-    """`os.path.realpath`, which looks at every part of a path, for many paths in few folders."""
+    """`os.path.realpath` with the folders cached, for many paths in few folders."""
 
     def __init__(self) -> None:
         self._folders: dict[Path, str] = {}
@@ -279,10 +279,10 @@ class _RealPaths:
 
 
 class Interrupted(BaseException):
-    """Raised inside a job whose batch was stopped; like KeyboardInterrupt, no failure of the job."""
+    """Raised inside a job whose batch was stopped; like KeyboardInterrupt, not a failure of the job."""
 
 
-Report = Callable[[float], None]  # takes the share of a job that is done, 0 to 1
+Report = Callable[[float], None]  # receives the share of a job that is done, 0 to 1
 
 
 def no_report(share: float) -> None:
@@ -296,10 +296,10 @@ def run(
     on_progress: Callable[[Job, float], None] = lambda job, share: None,
     on_failure: Callable[[Job, Exception], None] = lambda job, error: None,
 ) -> int:
-    """Do `work` on every job, `workers` at a time in threads; the number of jobs that failed.
+    """Run `work` on every job, in `workers` threads; returns the number of jobs that failed.
 
-    One job's failure stops no other. An interrupt (Ctrl-C) stops every job at its next report of progress, so
-    that each leaves nothing half-written, and then goes on to the caller; so does a broken pipe.
+    A failure does not stop other jobs. An interrupt (Ctrl-C) or a broken pipe stops every job at its next progress
+    report, so that none leaves partial output, and is then raised to the caller.
     """
     stopped = threading.Event()
 
@@ -315,7 +315,7 @@ def run(
             report(1)
         except BrokenPipeError:
             raise
-        except Exception as error:  # whatever one file holds, the others are still done
+        except Exception as error:  # one file's failure must not stop the others
             on_failure(job, error)
             return False
         return True
@@ -340,6 +340,6 @@ def run(
             done: set[Future[int]] = set()
             while len(done) < workers and not any(future.exception() for future in done):
                 done, _ = wait(working, SIGNAL_SECONDS, FIRST_EXCEPTION)
-            return sum(future.result() for future in done)  # all of them, or one that raises
+            return sum(future.result() for future in done)  # raises the first exception, if any
         finally:
             stopped.set()

@@ -1,7 +1,7 @@
-"""What libsndfile does not read (M4A, AAC, WebM, WMA, AMR, the sound of films), through PyAV if it is installed.
+"""Formats that libsndfile does not read (M4A, AAC, WebM, WMA, AMR, audio of video files), with PyAV if installed.
 
-The encoder's delay in front and its padding behind are taken off where the container says how long they are: MP4 and
-Matroska do, and so does iTunes' own tag; bare AAC, WMA and AMR do not.
+The encoder's delay and padding are removed where the container declares them: MP4, Matroska and iTunes' tag do; bare
+AAC, WMA and AMR do not.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ ENDINGS = (
     *(".wma", ".wmv", ".asf", ".amr", ".awb", ".avi", ".flv", ".mp2", ".mpg", ".mpeg", ".ts", ".ac3", ".eac3"),
     *(".wv", ".tta", ".ape", ".ogv"),
 )
-# FFmpeg's names of containers that hold sound and nothing but: none that names other files or addresses to open.
+# FFmpeg's names of containers, except those that refer to other files or addresses.
 CONTAINERS = "mov,matroska,asf,amr,aac,avi,flv,mp3,mpeg,mpegts,ac3,eac3,wv,tta,ape,ogg,wav,w64,aiff,caf,au"
-TELLING = ("mov", "matroska", "asf", "avi", "flv", "wv", "tta")  # those whose headers say how long they are
-MAX_PADDING = 1 << 14  # samples; two frames of the longest kind, and more
-GAP_SECONDS = 0.1  # of time stamps that jump: sound that was never recorded, or lost
+TELLING = ("mov", "matroska", "asf", "avi", "flv", "wv", "tta")  # containers whose headers declare the duration
+MAX_PADDING = 1 << 14  # samples; more than two frames of the longest kind
+GAP_SECONDS = 0.1  # smallest jump of time stamps that counts as missing audio
 
 
 def available() -> bool:
@@ -38,9 +38,9 @@ def available() -> bool:
 
 
 class MediaFile:
-    """The first or best stream of sound in a file: its rate in Hz and channels; `num_samples` where it is known.
+    """The best audio stream of a file, with its rate (Hz) and channels; `num_samples` if known.
 
-    BrokenFileError for what FFmpeg cannot read.
+    BrokenFileError if FFmpeg cannot read it.
     """
 
     def __init__(self, content: Bytes, remarks: Remarks) -> None:
@@ -50,10 +50,10 @@ class MediaFile:
         with self._opened() as (container, stream):
             tracks = len(container.streams.audio)
             if tracks > 1:
-                remarks.add(f"it holds {tracks} tracks of sound; track {stream.index} was read")
+                remarks.add(f"it has {tracks} audio tracks; only track {stream.index} was read")
             first = next(self._frames(container, stream), None)
             if first is None:
-                raise BrokenFileError("its sound cannot be decoded")
+                raise BrokenFileError("its audio cannot be decoded")
             self.rate, self.channels = first.sample_rate, len(first.layout.channels)
             self.kind = container.format.name
             self.codec = stream.codec_context.name
@@ -68,7 +68,7 @@ class MediaFile:
         read, end, self._late = 0, Fraction(0), None
         with self._opened() as (container, stream):
             tagged = _itunes_length(container, stream)
-            held = np.zeros((0, self.channels), np.float32)  # only the file's end tells how much of it is padding
+            held = np.zeros((0, self.channels), np.float32)  # the padding is known only at the end of the file
             for frame in self._frames(container, stream):
                 self._check(frame, read)
                 read += frame.samples
@@ -85,7 +85,7 @@ class MediaFile:
         return _Opened(self._content)
 
     def _frames(self, container: Any, stream: Any) -> Iterator[Any]:
-        """Decoded frames; each knows the packet that it came from."""
+        """Decoded frames, each with its packet."""
         import av
 
         try:
@@ -101,7 +101,7 @@ class MediaFile:
     def _check(self, frame: Any, read: int) -> None:
         if (frame.sample_rate, len(frame.layout.channels)) != (self.rate, self.channels):
             raise BrokenFileError(
-                f"changes from {self.channels} channels at {self.rate} Hz to {len(frame.layout.channels)} at "
+                f"expected {self.channels} channels at {self.rate} Hz throughout, got {len(frame.layout.channels)} at "
                 f"{frame.sample_rate} Hz after {read / self.rate:.1f} s; split it there"
             )
         if frame.time is None:
@@ -110,12 +110,12 @@ class MediaFile:
         late = frame.time - position
         jump = 0.0 if self._late is None else late - self._late
         if jump > GAP_SECONDS:
-            self._remarks.add(f"its time stamps jump by {jump:.2f} s at {position:.1f} s; the sound was joined there")
+            self._remarks.add(f"its time stamps jump by {jump:.2f} s at {position:.1f} s; the audio was joined there")
         if self._late is None or jump > GAP_SECONDS:
             self._late = late
 
     def _true_length(self, read: int, end: Fraction, tagged: int | None) -> int:
-        """Samples without the encoder's padding, as far as the container tells."""
+        """Samples without the encoder's padding, as far as the container declares it."""
         if tagged is not None:
             length = tagged
         elif self.kind.startswith("mov") and end:
@@ -125,7 +125,7 @@ class MediaFile:
         elif self.kind.startswith("matroska") and self.codec != "opus" and self.num_samples:
             length = self.num_samples
         else:
-            return read  # FFmpeg has taken off what there is, or nobody knows
+            return read  # FFmpeg has removed the padding, or it is unknown
         return length if 0 <= read - length <= MAX_PADDING else read
 
     def _compare(self, read: int) -> None:
@@ -134,7 +134,7 @@ class MediaFile:
 
 
 class _Opened:
-    """A container and its stream of sound, for as long as a `with` block takes."""
+    """A context manager for a container and its audio stream."""
 
     def __init__(self, content: Bytes) -> None:
         self._content = content
@@ -153,7 +153,7 @@ class _Opened:
         stream = self._container.streams.best("audio")
         if stream is None:
             self._container.close()
-            raise BrokenFileError("it holds no sound")
+            raise BrokenFileError("it has no audio")
         return self._container, stream
 
     def __exit__(self, *_: object) -> None:
@@ -161,14 +161,14 @@ class _Opened:
 
 
 def _end_of(packet: Any) -> Fraction:
-    """When a packet's sound ends, in seconds; 0 where it does not say."""
+    """When a packet's audio ends, in seconds; 0 if unknown."""
     if packet is None or packet.pts is None or not packet.duration:
         return Fraction(0)
     return Fraction((packet.pts + packet.duration) * packet.time_base)
 
 
 def _promised_seconds(container: Any, stream: Any, rate: int, first_pts: int | None) -> Fraction | None:
-    """What the header says, without the delay in front; None where it says nothing, or nothing of this stream."""
+    """The duration declared for this stream, without the delay at the start; None if there is none."""
     if (tagged := _itunes_length(container, stream)) is not None:
         return Fraction(tagged, rate)
     if not container.format.name.startswith(TELLING):
@@ -185,7 +185,7 @@ def _promised_seconds(container: Any, stream: Any, rate: int, first_pts: int | N
 
 
 def _itunes_length(container: Any, stream: Any) -> int | None:
-    """Samples as the tag iTunSMPB has them: flags, delay, padding, length, ... in hexadecimal digits."""
+    """The number of samples in the tag iTunSMPB: flags, delay, padding, length, ... in hex."""
     for key, value in itertools.chain(container.metadata.items(), stream.metadata.items()):
         fields = value.split() if key == "iTunSMPB" else []
         if len(fields) > 3 and all(char in "0123456789abcdefABCDEF" for char in fields[3]):

@@ -1,4 +1,4 @@
-"""Many channels to one: their mean, unless they cancel each other in it; then the loudest channel alone."""
+"""Downmixing: the mean of the channels, or the loudest channel if they cancel each other."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 
 from opensnac.recordings.remarks import RecordingWarning
 
-WINDOW_SECONDS = 0.1  # channels are compared over so much at a time
-CANCELS = 0.25  # a mix with less of the power than this share of what unrelated channels would give
-NOTICED = 0.1  # the share of a recording's sound, by energy, that may cancel before the mix is given up
+WINDOW_SECONDS = 0.1  # of the comparison of channels
+CANCELS = 0.25  # of the power that uncorrelated channels would give: with less, channels cancel
+NOTICED = 0.1  # share of a recording's energy that may cancel before the mean is abandoned
 
 
 @dataclass(frozen=True)
 class Mix:
-    """How channels become one: the weight of each, (channels,) float32, and a remark where that is not their mean."""
+    """A downmix: the weight of each channel, (channels,) float32, and a remark if that is not the mean."""
 
     weights: np.ndarray
     remark: str | None = None
@@ -29,17 +29,17 @@ class Mix:
 
 
 def mean_of(channels: int) -> Mix:
-    """The mean, whatever becomes of it."""
+    """The mean of the channels, even if they cancel."""
     return Mix(np.full(channels, 1 / channels, np.float32))
 
 
 def channel_alone(number: int, channels: int) -> Mix:
-    """One of them, counted from 1."""
+    """A single channel, counted from 1."""
     return Mix(np.eye(channels, dtype=np.float32)[number - 1])
 
 
 class Balance:
-    """What mixing down does to a recording that comes block by block."""
+    """Measures, block by block, what the mean would lose."""
 
     def __init__(self, channels: int, rate: int) -> None:
         self._channels, self._window = channels, max(1, round(WINDOW_SECONDS * rate))
@@ -60,19 +60,19 @@ class Balance:
 
     @property
     def loss(self) -> str | None:
-        """What the mean would lose, in words; None where it is nothing to speak of."""
+        """A description of what the mean would lose; None if that is negligible."""
         total = float(self._loud.sum())
         if not total or self._lost < NOTICED * total:
             return None
         fainter = 10 * np.log10(self._lost / self._channels / max(self._left, 1e-12 * self._lost))
-        return f"mixed down, {self._lost / total:.0%} of its sound would be {fainter:.0f} dB fainter"
+        return f"mixed down, {self._lost / total:.0%} of its energy would be {fainter:.0f} dB lower"
 
     def mix(self) -> Mix:
         """The mean, or the loudest channel."""
         if (loss := self.loss) is None:
             return mean_of(self._channels)
         loudest = int(self._loud.argmax())
-        remark = f"its channels cancel each other: {loss}, so channel {loudest + 1} alone was taken"
+        remark = f"its channels cancel each other: {loss}, so only channel {loudest + 1} was used"
         return Mix(np.eye(self._channels, dtype=np.float32)[loudest], remark)
 
 

@@ -1,4 +1,4 @@
-"""Models by name, for whoever codes files; where PyTorch or ONNX Runtime run them."""
+"""A cache of models by name, on PyTorch or ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ RUNTIMES = ("torch", "onnx")
 
 
 class ModelCache:
-    """Models by name, each loaded once, whichever thread asks for it first. `only` stands for every name.
+    """Models by name, each loaded once, thread-safe. If `only` is given, it is used for every name.
 
-    `runtime` is "torch" or "onnx"; PyTorch where it is installed if None. With PyTorch `reduced` lets them multiply in
-    bfloat16. `trusted` names hub models that streams may have downloaded, OWNER/* all of an owner's. `workers` threads
-    share the cores. ConfigError for a device that is not there, BackendError for what a runtime cannot do.
+    `runtime` is "torch" or "onnx"; None for PyTorch if installed. `reduced` multiplies in bfloat16 (PyTorch only).
+    `trusted` names hub models that may be downloaded when a stream asks for them, OWNER/* all of an owner's. `workers`
+    threads share the cores. ConfigError for an unavailable device, BackendError for what a runtime does not support.
     """
 
     def __init__(
@@ -43,25 +43,25 @@ class ModelCache:
     ) -> None:
         self.runtime = runtime or ("torch" if find_spec("torch") else "onnx")
         if self.runtime not in RUNTIMES:
-            raise BackendError(f"the runtime is {runtime!r}, expected {' or '.join(RUNTIMES)}")
+            raise BackendError(f"runtime: expected {' or '.join(RUNTIMES)}, got {runtime!r}")
         if self.runtime == "torch":
             check_device(device)
         elif reduced or device != "cpu":
             what = "products in bfloat16" if reduced else f"device {device!r}"
-            raise BackendError(f"ONNX Runtime computes in float32 on cpu here; {what} needs the runtime torch")
+            raise BackendError(f"runtime onnx: expected float32 on cpu, got {what}; use the runtime torch")
         self._only, self._reduced, self._device, self._trusted = only, reduced, device, tuple(trusted)
         self._threads = max(1, (os.cpu_count() or 1) // workers)
         self._models: dict[str, Engine | Codec] = {}
         self._lock = threading.Lock()
 
     def get(self, name: str | None = None) -> Any:
-        """The model called `name`, the default one for None, made quick to run. ModelError if none is."""
+        """The model `name`, None for the default, ready for inference. ModelError if there is none."""
         return self._load(name if self._only is None else self._only)
 
     def for_header(self, header: Header) -> Engine | Codec:
-        """The model that a stream names, if it is bundled, cached or trusted: whoever wrote the stream chose the name.
+        """The model that a stream names, only if it is bundled, cached or trusted: the name is untrusted input.
 
-        ModelError says how to give it where it is none of these.
+        ModelError, with advice, for any other.
         """
         if self._only is not None:
             return self.get()
@@ -70,13 +70,13 @@ class ModelCache:
             if name in bundled_models():
                 return self._load(name)
             if not _is_hub_id(name):
-                raise ModelError("only bundled models and those of the hub are looked for by a file's name for them")
+                raise ModelError("a file can name only bundled models and hub ids")
             here_only = not any(fnmatchcase(name, pattern) for pattern in self._trusted)
             return self._load(name, **({"local_files_only": True} if here_only else {}))
         except OpensnacError as error:
             trust = f", or have it downloaded with --trust {name}" if _is_hub_id(name) else ""
             raise ModelError(
-                f"needs the model {header.model}, which was not found by that name; "
+                f"expected the model {header.model}, which was not found by that name; "
                 f"give its folder or hub id with --model{trust} ({error})"
             ) from error
 
@@ -100,24 +100,24 @@ class ModelCache:
 
 
 def _is_hub_id(name: str) -> bool:
-    """Whether a name can only mean a repository of the hub: no folder here, nor a path to one."""
+    """Whether a name can only be a hub id, not a local folder or path."""
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) is not None and not Path(name).exists()
 
 
 def check_device(device: str) -> None:
-    """ConfigError for a device that PyTorch does not have here."""
+    """ConfigError for a device that is not available to PyTorch."""
     import torch
 
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"device {device!r} cannot be used here ({reason}); expected cpu, cuda or cuda:N") from error
+        raise ConfigError(f"device: expected cpu, cuda or cuda:N, available here, got {device!r} ({reason})") from error
 
 
 @contextmanager
 def shared_cores(workers: int) -> Iterator[None]:
-    """Let `workers` threads that run a model on PyTorch share the processor's cores evenly."""
+    """Divide the cores evenly among `workers` threads that run PyTorch models."""
     if sys.modules.get("torch") is None:
         yield
         return

@@ -1,7 +1,7 @@
-"""MP3 files: several in a row, and how many frames there are, whatever their headers count.
+"""MP3 files: concatenated ones, and the true number of frames, whatever the headers declare.
 
-An encoder may put a frame without sound in front, named Xing, Info or VBRI, that counts the others and says how many
-samples of delay and padding surround the sound. libsndfile believes its count, and guesses where there is none.
+An encoder may write a first frame without audio, named Xing, Info or VBRI, with the number of frames and the samples of
+delay and padding. libsndfile trusts that number, and guesses if there is none.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ _BIT_RATES = {  # kb/s by layer, for MPEG-1 and for MPEG-2
     (2, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
 }
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # MPEG-1, MPEG-2, MPEG-2.5
-XING_COUNT_AT, XING_BYTES_AT = 8, 12  # of the frames and of their bytes, from the name on, if flags 1 and 2 are set
+XING_COUNT_AT, XING_BYTES_AT = 8, 12  # number of frames and of bytes, relative to the name, if flags 1 and 2 are set
 TAGS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"3DI")
 
 
 @dataclass(frozen=True)
 class _Frame:
-    """What a frame's header says. `same` is equal for frames that one stream may hold."""
+    """A frame's header. `same` is equal for frames of one stream."""
 
     length: int
-    info_at: int  # where the name of a counting frame would be
+    info_at: int  # position of the name in a Xing or Info frame
     same: tuple[int, int, bool]
 
 
 @dataclass
 class _Part:
-    """A stream: where its frames begin and end, how many there are, and the frame that counts them."""
+    """A stream: the range and number of its frames, and its Xing, Info or VBRI frame."""
 
     start: int
     stop: int = 0
@@ -47,7 +47,7 @@ class _Part:
 
 
 def begins(content: Bytes, start: int) -> bool:
-    """Whether two frames that fit follow each other at `start`, or one fills the file."""
+    """Whether two matching frames follow each other at `start`, or one fills the file."""
     first = _frame(content.at(start, 4))
     if first is None:
         return False
@@ -57,24 +57,22 @@ def begins(content: Bytes, start: int) -> bool:
 
 
 def examine(content: Bytes, start: int) -> Found:
-    """The streams in the file, one part each, each with the right count."""
+    """The streams in the file, one part each, with corrected counts."""
     parts, junk, cut = _walk(content, start)
     found = Found("MP3", [])
     for part in parts:
         found.parts.append(_view(content, part))
         if part.promised is not None and abs(part.promised - part.count) > 1:
-            found.remarks.append(
-                f"its header counts {part.promised} frames and {part.count} are there, which were read"
-            )
+            found.remarks.append(f"its header declares {part.promised} frames; {part.count} are present and were read")
     if junk:
-        found.remarks.append(f"{junk} bytes between its frames are none; they were passed over")
+        found.remarks.append(f"{junk} bytes between its frames belong to none; they were skipped")
     if cut:
-        found.remarks.append("its last frame is not whole: it was cut; the frames before were read")
+        found.remarks.append("its last frame is incomplete: it is cut off; the frames before were read")
     return found if found.parts else Found("", [View(content, start)])
 
 
 def _walk(content: Bytes, start: int) -> tuple[list[_Part], int, bool]:
-    """The streams, the bytes that belong to none, and whether the last frame is cut."""
+    """The streams, the bytes that belong to none, and whether the last frame is cut off."""
     frames: dict[bytes, _Frame | None] = {}
     parts: list[_Part] = []
     position, junk = start, 0
@@ -116,7 +114,7 @@ def _begin(content: Bytes, position: int, frame: _Frame) -> _Part:
 
 
 def _counts(content: Bytes, position: int, frame: _Frame) -> bool:
-    """Whether a frame holds counts rather than sound."""
+    """Whether a frame holds counts rather than audio."""
     return content.near(position + frame.info_at, 4) in (b"Xing", b"Info") or content.near(position + 36, 4) == b"VBRI"
 
 
@@ -129,18 +127,18 @@ def _view(content: Bytes, part: _Part) -> View:
         return View(content, part.start, part.stop, patches=patches)
     header = bytearray(part.template)
     header[1] |= 1  # no checksum
-    header[2] = header[2] & 0x0F & ~2 | 0xE0  # at the highest rate there is room for the name
+    header[2] = header[2] & 0x0F & ~2 | 0xE0  # the highest bitrate, so that the name fits
     frame = _frame(bytes(header))
     assert frame is not None
     counting = bytes(header).ljust(frame.info_at, b"\0") + b"Xing" + struct.pack(">I", 1) + count
     start = part.start
-    if part.name_at is not None:  # one that does not count
+    if part.name_at is not None:  # one without a count
         start += (_frame(part.template) or frame).length
     return View(content, start, part.stop, counting.ljust(frame.length, b"\0"))
 
 
 def _frame(header: bytes) -> _Frame | None:
-    """What four bytes say if they are a frame's header."""
+    """Parse four bytes as a frame's header; None if they are not one."""
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
         return None
     version, layer = header[1] >> 3 & 3, 4 - (header[1] >> 1 & 3)
@@ -161,7 +159,7 @@ def _frame(header: bytes) -> _Frame | None:
 
 
 def _next_frame(content: Bytes, position: int) -> int:
-    """Where frames begin again: two that fit each other; the end of the file for nowhere."""
+    """The position of the next frames or tag; the end of the file if there are none."""
     while (position := content.find(b"\xff", position)) >= 0:
         if begins(content, position):
             return position
@@ -177,7 +175,7 @@ def _is_tag(content: Bytes, position: int) -> bool:
 
 
 def _behind_tag(content: Bytes, position: int) -> int | None:
-    """Where a tag or a run of zeros ends; None where no frame follows."""
+    """The end of a tag or a run of zeros; None if no frame follows."""
     head = content.near(position, 32)
     if head.startswith(b"ID3"):
         after = id3_end(content, position)

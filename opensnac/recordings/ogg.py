@@ -1,4 +1,4 @@
-"""Ogg files: recordings one after the other (chained), pages that are missing, ends that never came (RFC 3533)."""
+"""Ogg files: chained recordings, missing pages, missing ends (RFC 3533)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class _Link:
     start: int
     stop: int = 0
     last_page: int = 0
-    sounds: list[int] = field(default_factory=list)  # serial numbers of streams of sound
+    sounds: list[int] = field(default_factory=list)  # serial numbers of audio streams
     numbers: dict[int, int] = field(default_factory=dict)  # of each stream's last page
     ended: set[int] = field(default_factory=set)
     missing: int = 0
-    running: bool = False  # a page came that begins no stream
+    running: bool = False  # whether it has a page that is not the first of its stream
 
 
 def examine(content: Bytes, start: int) -> Found:
@@ -52,14 +52,14 @@ def examine(content: Bytes, start: int) -> Found:
         found.parts.append(_part(content, link))
         _remark(link, found.remarks)
     if cut:
-        found.remarks.append("its last page is not whole: it was cut; the pages before were read")
+        found.remarks.append("its last page is incomplete: it is cut off; the pages before were read")
     if skipped:
-        found.remarks.append(f"{skipped} bytes between its pages are none; they were passed over")
+        found.remarks.append(f"{skipped} bytes between its pages belong to none; they were skipped")
     return found if found.parts else Found("", [View(content, start)])
 
 
 def _page(content: Bytes, position: int) -> tuple[int, int, int, int] | None:
-    """Flags, serial number, page number and end of the page at `position`; None where no whole page is."""
+    """Flags, serial number, page number and end of the page at `position`; None without a complete page."""
     head = content.near(position, _HEADER.size + 1)
     if len(head) <= _HEADER.size or head[:5] != b"OggS\0":
         return None
@@ -87,15 +87,15 @@ def _take(link: _Link, content: Bytes, position: int, flags: int, serial: int, n
 
 def _remark(link: _Link, remarks: list[str]) -> None:
     if link.missing:
-        remarks.append(f"{link.missing} of its pages are missing; what is there was read")
+        remarks.append(f"{link.missing} of its pages are missing; the others were read")
     if len(link.sounds) > 1:
-        remarks.append(f"it holds {len(link.sounds)} streams of sound at the same time; the first was read")
+        remarks.append(f"it has {len(link.sounds)} parallel audio streams; only the first was read")
     if link.sounds and link.sounds[0] not in link.ended:
-        remarks.append("its last page never came: it was cut, or is the record of a live stream")
+        remarks.append("its last page is missing: it is cut off, or was recorded from a live stream")
 
 
 def _part(content: Bytes, link: _Link) -> View:
-    """A link; where its last page never came, the last that did is marked as such, since libsndfile asks for it."""
+    """A link; if its last page is missing, the last one present is marked as such, which libsndfile requires."""
     if not link.sounds or link.sounds[0] in link.ended:
         return View(content, link.start, link.stop)
     page = _page(content, link.last_page)

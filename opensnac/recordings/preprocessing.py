@@ -1,4 +1,4 @@
-"""A recording as a model takes it: mixed, scaled, at the model's rate, within full scale, block by block."""
+"""Preprocessing of a recording for a model, block by block: mixing, gain, resampling, clipping."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from opensnac.recordings.mixing import Balance, Mix, channel_alone, mean_of
 from opensnac.recordings.resampling import Resampler
 from opensnac.recordings.source import Source
 
-NORMAL_DB = -1.0  # of full scale: where `normalize` brings the loudest sample
-FORGIVEN_PEAK, FORGIVEN_SHARE = 1.26, 1e-3  # what decoders of lossy formats make of a loud recording: 2 dB, one in 1000
+NORMAL_DB = -1.0  # dBFS: the peak after `normalize`
+FORGIVEN_PEAK, FORGIVEN_SHARE = 1.26, 1e-3  # usual overshoot of lossy formats: 2 dB, in one sample of 1000
 FULL_SCALES = {"8": 1 << 7, "16": 1 << 15, "24": 1 << 23, "32": 1 << 31}  # of integers, by bits
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What is done to recordings on their way in.
+    """How recordings are preprocessed.
 
-    `mono` mixes the channels; `channel`, counted from 1, takes one of them alone instead. `gain_db` makes all samples
-    louder or fainter; `normalize` brings the loudest sample of each recording to -1 dB of full scale, for which it is
-    read twice. `strict` refuses what there is a remark about.
+    `mono` mixes the channels down; `channel`, counted from 1, selects one instead. `gain_db` is applied to all samples;
+    `normalize` scales each recording's peak to -1 dBFS, which reads it twice. `strict` refuses recordings with remarks.
     """
 
     mono: bool = False
@@ -33,12 +32,12 @@ class Preprocessing:
     channel: int | None = None
 
     def channels_of(self, channels: int) -> int:
-        """How many of a recording's channels are coded."""
+        """How many of a recording's channels are encoded."""
         return 1 if self.mono or self.channel is not None else channels
 
 
 class Preprocessor:
-    """One recording, open. `num_samples`, at its own rate, is known once `blocks` have ended; so are all `remarks`."""
+    """Preprocesses an open recording. `num_samples`, at its own rate, and `remarks` are complete after `blocks`."""
 
     def __init__(
         self, recording: Source, sampling_rate: int, preprocessing: Preprocessing, max_channels: int = 255
@@ -50,8 +49,7 @@ class Preprocessor:
         self._recording, self._preprocessing, self._sampling_rate = recording, preprocessing, sampling_rate
         if self.channels > max_channels:
             raise AudioError(
-                f"{recording.name}: has {self.channels} channels; at most {max_channels} can be coded: "
-                "mix down with --mono"
+                f"{recording.name}: expected at most {max_channels} channels, got {self.channels}; mix down with --mono"
             )
         if not 1 <= (preprocessing.channel or 1) <= recording.channels:
             raise AudioError(
@@ -59,8 +57,8 @@ class Preprocessor:
             )
         if preprocessing.normalize and not recording.repeatable:
             raise AudioError(
-                f"{recording.name}: is read twice with --normalize, which samples from a pipe cannot be; "
-                "give a file, or --gain"
+                f"{recording.name}: expected a file for --normalize, which reads twice, got a pipe; "
+                "give a file, or use --gain"
             )
 
     def blocks(self, report: Callable[[float], None] = lambda share: None) -> Iterator[np.ndarray]:
@@ -88,12 +86,12 @@ class Preprocessor:
             clipping.count(block)
             yield block
         if balance is not None and (loss := balance.loss):
-            self.remarks.add(f"its channels cancel each other: {loss}, and so it is; take one of them with --channel")
+            self.remarks.add(f"its channels cancel each other: {loss}, and is now; take one of them with --channel")
         if remark := clipping.remark(self._recording.lossy):
             self.remarks.add(remark)
 
     def _survey(self) -> tuple[Mix | None, float]:
-        """How channels are mixed, None for not at all, and the factor; for some of that the recording is read once."""
+        """The mix, None for no mixing, and the gain factor; reads the recording once if they depend on it."""
         preprocessing, recording = self._preprocessing, self._recording
         alone = None if preprocessing.channel is None else channel_alone(preprocessing.channel, recording.channels)
         mixes = preprocessing.mono and recording.channels > 1 and alone is None
@@ -119,7 +117,7 @@ class Preprocessor:
 
 
 class _Clipping:
-    """How many samples lie beyond full scale, and how far."""
+    """Counts samples beyond full scale, and the peak."""
 
     def __init__(self) -> None:
         self.peak, self._over, self._all = 0.0, 0, 0
@@ -131,12 +129,12 @@ class _Clipping:
         self._all += block.size
 
     def remark(self, lossy: bool) -> str | None:
-        """A line about what is cut off; None for nothing, or for the little that lossy formats always have."""
+        """A remark on clipping; None without any, or for the usual overshoot of lossy formats."""
         if not self._over or (lossy and self.peak < FORGIVEN_PEAK and self._over < FORGIVEN_SHARE * self._all):
             return None
-        text = f"it peaks at {self.peak:.5g}, full scale is 1: {self._over / self._all:.2%} of its samples are clipped"
+        text = f"its peak is {self.peak:.5g} of full scale: {self._over / self._all:.2%} of its samples are clipped"
         for bits, scale in FULL_SCALES.items():
             if scale / 64 < self.peak <= scale and self.peak > 32:
                 decibels = -20 * np.log10(scale)
-                return f"{text}; it seems to be on the scale of {bits} bits, which --gain {decibels:.2f} brings to ±1"
-        return f"{text}; --normalize or --gain makes it fainter"
+                return f"{text}; its scale seems to be {bits}-bit, which --gain {decibels:.2f} converts to ±1"
+        return f"{text}; use --normalize or --gain"

@@ -1,4 +1,4 @@
-"""What is odd about a recording and did not keep it from being read."""
+"""Remarks on a recording that was read although something is unusual about it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from opensnac.errors import AudioError
 
 
 class RecordingWarning(UserWarning):
-    """A recording was read, but something about it is odd: part of it may be missing or changed."""
+    """A recording was read, but is unusual: part of it may be missing or changed."""
 
 
 class Remarks(list[str]):
-    """Lines about one recording, in the order in which they were found; with `strict` the first is an AudioError."""
+    """Remarks on one recording, in the order found; with `strict` the first one raises AudioError."""
 
     def __init__(self, name: str, strict: bool = False) -> None:
         super().__init__()
         self.name, self.strict = name, strict
 
     def add(self, text: str) -> None:
-        """Keep a line, once."""
+        """Add a remark, once."""
         if self.strict:
             raise AudioError(f"{self.name}: {text}; --strict refuses that")
         if text not in self:
@@ -25,7 +25,5 @@ class Remarks(list[str]):
 
 
 def missing(promised: float, there: float) -> str:
-    """The line for a header that promises more seconds than there are."""
-    return (
-        f"its header promises {promised:.3f} s and {promised - there:.3f} s of them are missing; what is there was read"
-    )
+    """The remark on a header that declares more seconds than are present."""
+    return f"its header declares {promised:.3f} s, of which {promised - there:.3f} s are missing; the rest was read"

@@ -1,4 +1,4 @@
-"""A signal at another rate."""
+"""Resampling."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import soxr
 
 
 class Resampler:
-    """Resamples a signal that comes in blocks with soxr's very high quality; float32 (channels, samples).
+    """Resamples a signal in blocks, with soxr's very high quality; float32 (channels, samples).
 
-    N samples become `resampled_length(N, from_rate, to_rate)`, or as many as `finish` is told. That length is rounded
-    up: any rate and back keeps all N samples.
+    N samples become `resampled_length(N, from_rate, to_rate)`, or as many as `finish` is given. That length is rounded
+    up, so that resampling to any rate and back keeps all N samples.
     """
 
     def __init__(self, from_rate: int, to_rate: int, channels: int) -> None:
@@ -21,7 +21,7 @@ class Resampler:
             self._stream = soxr.ResampleStream(from_rate, to_rate, channels, dtype="float32", quality="VHQ")
 
     def push(self, block: np.ndarray) -> np.ndarray:
-        """Take the next samples; what they make certain."""
+        """Take the next samples; returns the output that is final."""
         self._came += block.shape[1]
         if self._stream is not None:
             block = self._stream.resample_chunk(np.ascontiguousarray(block.T, np.float32)).T
@@ -29,7 +29,7 @@ class Resampler:
         return block
 
     def finish(self, num_samples: int | None = None) -> np.ndarray:
-        """The rest, so that there are `num_samples` in all; beyond the signal's end there is silence."""
+        """The rest of the output, for `num_samples` in total; silence beyond the signal's end."""
         from_rate, to_rate = self._rates
         length = resampled_length(self._came, from_rate, to_rate) if num_samples is None else num_samples
         rest = np.zeros((self._channels, max(0, length - self._given)), np.float32)
@@ -41,5 +41,5 @@ class Resampler:
 
 
 def resampled_length(num_samples: int, from_rate: int, to_rate: int) -> int:
-    """Samples that `num_samples` at `from_rate` become at `to_rate`: the ratio, rounded up."""
+    """The number of samples at `to_rate` for `num_samples` at `from_rate`, rounded up."""
     return -(-num_samples * to_rate // from_rate)

@@ -1,4 +1,4 @@
-"""Recordings written block by block: a file that appears whole or not at all, or a stream that gets it at once."""
+"""Writing recordings block by block: to a file, atomically, or to a stream, immediately."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from opensnac.errors import AudioError
 from opensnac.files import OutputFile, atomic_file
 from opensnac.recordings.source import BLOCK_SAMPLES, stream_name
 
-LARGEST_WAV = 0xFFFF_0000  # bytes of samples that its 32-bit counts leave room for
+LARGEST_WAV = 0xFFFF_0000  # bytes of samples that WAV's 32-bit sizes allow
 WRITABLE = {
     ".wav": ("WAV", "PCM_16"),
     ".flac": ("FLAC", "PCM_16"),
@@ -27,13 +27,13 @@ WRITABLE = {
 
 
 class Sink:
-    """A recording written block by block: WAV or FLAC (16 bit) or OGG (Vorbis), by the ending of the name.
+    """Writes a recording block by block: WAV or FLAC (16 bit), OGG (Vorbis) or Opus, by the file name's extension.
 
-    A named file appears whole when the `with` block ends well, or not at all; an existing one is replaced only with
-    `force`. An open binary stream takes `ending` (".wav" unless told; ".raw" is headerless 16-bit samples); WAV and
-    raw samples are passed on at once, a WAV's header knowing its length where the stream can seek.
-    `at_most` samples, if known, decide whether a WAV needs RF64. Samples beyond ±1 are clipped.
-    Raises AudioError for an unknown ending, NaN, or a rate or channel count that the format cannot hold.
+    A named file appears complete if the `with` block succeeds, or not at all; an existing one is replaced only with
+    `force`. For an open binary stream `ending` sets the format (default ".wav"; ".raw" is headerless 16-bit PCM); WAV
+    and raw samples are written immediately, and a WAV header gets its length if the stream can seek. `at_most`, the
+    largest number of samples if known, decides whether a WAV needs RF64. Samples beyond ±1 are clipped.
+    AudioError for an unknown extension, NaN, or a rate or number of channels that the format does not support.
     """
 
     def __init__(
@@ -64,9 +64,9 @@ class Sink:
     def write(self, block: np.ndarray) -> None:
         """Append (channels, samples)."""
         if block.ndim != 2 or len(block) != self.channels:
-            raise AudioError(f"{self.name}: a block came in shape {block.shape}; expected ({self.channels}, samples)")
+            raise AudioError(f"{self.name}: expected a block ({self.channels}, samples), got shape {block.shape}")
         if not np.isfinite(block).all():
-            raise AudioError(f"{self.name}: audio to write holds NaN or infinity near sample {self.num_samples}")
+            raise AudioError(f"{self.name}: expected finite samples, got NaN or infinity near {self.num_samples}")
         self._put(np.ascontiguousarray(np.clip(block, -1, 1).T))
         self.num_samples += block.shape[1]
 
@@ -119,7 +119,7 @@ class Sink:
         try:
             yield
         except AssertionError as error:  # soundfile's answer to a short write
-            raise place.error or AudioError(f"{self.name}: could not be written to its end") from error
+            raise place.error or AudioError(f"{self.name}: could not be written completely") from error
         except soundfile.SoundFileError as error:
             if place.error is not None:
                 raise place.error from error
@@ -133,13 +133,13 @@ class Sink:
 
 
 class _ForC:
-    """An output for libsndfile, which calls through C, where exceptions are lost; the file keeps its first error."""
+    """An output for libsndfile, whose C callbacks lose exceptions; the file keeps its first error."""
 
     def __init__(self, file: OutputFile) -> None:
         self.tell, self.seek, self.read, self._file = file.tell, file.seek, file.read, file
 
     def write(self, data: bytes) -> int:
-        """Write all, or nothing more than an error."""
+        """Write all of `data`; 0 after an error."""
         try:
             return self._file.write(data)
         except OSError:
@@ -147,30 +147,27 @@ class _ForC:
 
 
 def writable_ending(target: str | Path, ending: str | None = None) -> str:
-    """The ending that decides how `target` is written. AudioError, listing them, for an unknown one."""
+    """The extension that decides the format of `target`. AudioError, with a list, for an unknown one."""
     found = (ending or Path(target).suffix).lower()
     if found not in WRITABLE:
-        raise AudioError(
-            f"{target}: cannot write {f'the ending {found!r}' if found else 'a name without ending'}; "
-            f"use one of {', '.join(WRITABLE)}"
-        )
+        raise AudioError(f"{target}: expected a name that ends in {', '.join(WRITABLE)}, got {found or 'no extension'}")
     return found
 
 
 def _container(ending: str, values: int) -> tuple[str, str]:
     container, subtype = WRITABLE[ending]
-    if container == "WAV" and 2 * values > LARGEST_WAV:  # WAV counts bytes in 32 bits; RF64 is its heir
+    if container == "WAV" and 2 * values > LARGEST_WAV:  # WAV has 32-bit sizes, RF64 64-bit ones
         container = "RF64"
     return container, subtype
 
 
 def as_int16(block: np.ndarray) -> np.ndarray:
-    """Rounded, where soundfile would cut off; the loudest value is one step short of 1."""
+    """Rounded to int16, where soundfile would truncate; the largest value is one step below 1."""
     return np.clip((block * np.float32(32768)).round(), -32768, 32767).astype(np.int16)
 
 
 def _wav_header(channels: int, rate: int, num_samples: int | None) -> bytes:
-    """The 44 bytes before 16-bit samples; a length that is not known, or too long, is the largest there is."""
+    """The 44-byte header of 16-bit samples; an unknown or too large length is written as the largest one."""
     size = LARGEST_WAV if num_samples is None else min(2 * channels * num_samples, LARGEST_WAV)
     form = struct.pack("<HHIIHH", 1, channels, rate, 2 * channels * rate, 2 * channels, 16)
     return struct.pack("<4sI8sI", b"RIFF", 36 + size, b"WAVEfmt ", 16) + form + struct.pack("<4sI", b"data", size)

@@ -1,4 +1,4 @@
-"""Recordings read in blocks, whatever is wrong with their headers: numpy only, no torch.
+"""Reading recordings in blocks, also with wrong headers: numpy only, no torch.
 
 Audio is float32 of shape (channels, samples), full scale at ±1.
 """
@@ -23,24 +23,23 @@ from opensnac.recordings.containers import BrokenFileError, Found, examine
 from opensnac.recordings.remarks import Remarks, missing
 from opensnac.recordings.views import Bytes, View, ViewSpec
 
-LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000  # Hz; beyond these a header is damaged rather than daring
-BLOCK_SAMPLES = 1 << 16  # samples a channel that are read, resampled or written at a time
-# The endings that folders are searched for; a file given by name may have any ending that soundfile reads.
+LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000  # Hz; a header with another rate is considered damaged
+BLOCK_SAMPLES = 1 << 16  # samples per channel that are read, resampled or written at a time
+# The extensions that folders are searched for; a file given by name may have any that soundfile reads.
 READABLE = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".caf", ".w64")
 FORMATS = "a WAV, FLAC, OGG, Opus or MP3 file"
 LOSSY = ("VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III")  # whose samples may exceed ±1 a little
-SPOOLED_BYTES = 1 << 16  # of a pipe that are read at a time
-UNKNOWN_LENGTH = 1 << 62  # samples; libsndfile says about this for a stream without an end
+SPOOLED_BYTES = 1 << 16  # read from a pipe at a time
+UNKNOWN_LENGTH = 1 << 62  # samples; libsndfile reports about this for a stream of unknown length
 
 
 class Source:
-    """A recording opened for reading in blocks: `rate` (Hz), `channels`, `num_samples` as its header has it, or None.
+    """A recording opened for reading in blocks: `rate` (Hz), `channels`, and `num_samples` from its header, or None.
 
     `source` is a file name or an open binary stream; one that cannot seek is spooled to disk first. With `raw`, a rate
-    and a number of channels, it holds headerless 16-bit little-endian samples, which are read as they arrive.
-    `remarks` has a line for whatever is odd about the recording: what is missing of it, what of the file was not read.
-    Raises AudioError for what is no audio, and with `strict` instead of every remark; LimitError for what goes beyond
-    `limits`.
+    and a number of channels, it is headerless 16-bit little-endian PCM, read as it arrives. `remarks` has a line for
+    each irregularity: what is missing, what was not read. AudioError if it is not audio, and with `strict` in place of
+    remarks; LimitError beyond `limits`.
     """
 
     def __init__(
@@ -54,8 +53,8 @@ class Source:
         self._limits = limits
         self.num_samples: int | None = None
         self.lossy = False
-        self.exact = True  # whether `num_samples` is what will come, where nothing is missing
-        self.repeatable = True  # whether `blocks` can be asked for more than once
+        self.exact = True  # whether `num_samples` is exact unless samples are missing
+        self.repeatable = True  # whether `blocks` can be called more than once
         self.remarks = Remarks(self.name, strict)
         self.parts: list[
             tuple[ViewSpec, int]
@@ -66,7 +65,7 @@ class Source:
                 self.rate, self.channels = raw
                 self._begin = self._raw_blocks_of(_opened(source, closing))
             elif isinstance(source, str | Path) and Path(source).suffix.lower() == ".raw":
-                raise AudioError(f"{self.name}: headerless samples have no known rate; give it with --raw")
+                raise AudioError(f"{self.name}: expected a rate for headerless samples, got none; give it with --raw")
             else:
                 self._begin = self._open(Bytes(self._seekable(source, closing)))
             check_rate(self.rate, self.name)
@@ -84,9 +83,9 @@ class Source:
     def blocks(self) -> Iterator[np.ndarray]:
         """The samples: float32 of shape (channels, up to BLOCK_SAMPLES or a little more).
 
-        Samples keep the file's scale: integers are divided by their full scale, floats are taken as they are and may
-        exceed ±1. Raises AudioError for NaN or infinity, and where no sample comes. A cut FLAC is refused; others are
-        read as far as they go, with a remark.
+        Integers are divided by their full scale; floats are unchanged and may exceed ±1. AudioError for NaN or
+        infinity, and for an empty recording. A truncated FLAC is refused; other formats are read as far as possible,
+        with a remark.
         """
         length = 0
         blocks = self._begin()
@@ -98,14 +97,14 @@ class Source:
                 if self._limits is not None:
                     self._limits.check_length(length + len(block), self.rate)
             if not np.isfinite(block).all():
-                raise AudioError(f"{self.name}: holds NaN or infinity near sample {length}; repair the recording")
+                raise AudioError(f"{self.name}: expected finite samples, got NaN or infinity near {length}; repair it")
             yield block.T
             length += len(block)
         if length == 0:
-            raise AudioError(f"{self.name}: holds no samples; at least one is needed")
+            raise AudioError(f"{self.name}: expected at least one sample, got none")
 
     def _seekable(self, source: str | Path | BinaryIO, closing: ExitStack) -> BinaryIO:
-        """A file that can seek: a pipe's bytes are put on disk, as they come."""
+        """A seekable file; a pipe is spooled to disk."""
         file, limits = _opened(source, closing), self._limits
         if file.seekable():
             if limits is not None:
@@ -114,7 +113,7 @@ class Source:
         clock = None if limits is None else limits.clock()
         spooled = tempfile.TemporaryFile()  # noqa: SIM115
         closing.callback(spooled.close)
-        read = getattr(file, "read1", file.read)  # what is there now, however slowly it comes
+        read = getattr(file, "read1", file.read)  # what is available
         while piece := read(SPOOLED_BYTES):
             spooled.write(piece)
             if limits is not None and clock is not None:
@@ -123,9 +122,9 @@ class Source:
         return spooled
 
     def _open(self, content: Bytes) -> Callable[[], Iterator[np.ndarray]]:
-        """Look into the file; what begins to read it."""
+        """Examine the file; returns the function that reads it."""
         if not content.size:
-            raise BrokenFileError("is empty (0 bytes)")
+            raise BrokenFileError("expected audio, got an empty file (0 bytes)")
         found = examine(content)
         for remark in found.remarks:
             self.remarks.add(remark)
@@ -138,14 +137,14 @@ class Source:
         return self._blocks_of_parts
 
     def _measure(self, found: Found) -> None:
-        """Rate, channels and length, which all parts must share and add up to."""
+        """Set rate and channels, which all parts must share, and the total length."""
         lengths: list[int] = []
         for part in found.parts:
             with _ForwardFile(part) as file:
                 if lengths and (file.samplerate, file.channels) != (self.rate, self.channels):
                     raise BrokenFileError(
-                        f"changes from {self.channels} channels at {self.rate} Hz to {file.channels} at "
-                        f"{file.samplerate} Hz at byte {part.start}; split it there"
+                        f"expected {self.channels} channels at {self.rate} Hz throughout, got {file.channels} at "
+                        f"{file.samplerate} Hz from byte {part.start}; split it there"
                     )
                 self.rate, self.channels, self.lossy = file.samplerate, file.channels, file.subtype in LOSSY
                 lengths.append(len(file))
@@ -157,7 +156,7 @@ class Source:
             self.remarks.add(missing(there * found.promised / max(1, found.there), there))
 
     def _open_media(self, content: Bytes) -> Callable[[], Iterator[np.ndarray]]:
-        """Let PyAV read what libsndfile does not; libsndfile's own words where it cannot either."""
+        """Read with PyAV what libsndfile does not read."""
         try:
             file = media.MediaFile(content, self.remarks)
         except BrokenFileError as error:
@@ -181,7 +180,7 @@ class Source:
     def _raw_blocks_of(self, file: BinaryIO) -> Callable[[], Iterator[np.ndarray]]:
         self.repeatable = file.seekable()
         start = file.tell() if self.repeatable else 0
-        read = getattr(file, "read1", file.read)  # what is there now, rather than a full block later
+        read = getattr(file, "read1", file.read)  # what is available, instead of waiting for a full block
 
         def blocks() -> Iterator[np.ndarray]:
             if self.repeatable and file.tell() != start:
@@ -195,14 +194,15 @@ class Source:
                     yield np.frombuffer(data[:whole], "<i2").reshape(-1, self.channels).astype(np.float32) / 32768
             if rest:
                 raise AudioError(
-                    f"{self.name}: ends inside of a sample; expected 16-bit samples of {self.channels} channels"
+                    f"{self.name}: expected whole 16-bit samples of {self.channels} channels, "
+                    "got part of one at the end"
                 )
 
         return blocks
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
-        """Put what goes wrong with reading into our words."""
+        """Convert errors of reading to opensnac's."""
         try:
             yield
         except OSError as error:
@@ -217,10 +217,9 @@ class Source:
 
 
 class _ForwardFile(soundfile.SoundFile):
-    """A recording that libsndfile reads from its beginning to its end.
+    """A recording that libsndfile reads sequentially.
 
-    Where it may seek, soundfile does so after every block, and MP3 decoders lose some of their state on the way: blocks
-    would not fit together.
+    Otherwise soundfile seeks after every block, MP3 decoders lose part of their state, and blocks do not join.
     """
 
     def __init__(self, view: View) -> None:
@@ -228,18 +227,18 @@ class _ForwardFile(soundfile.SoundFile):
         super().__init__(view)
 
     def seekable(self) -> bool:
-        """Not for us."""
+        """Always false, so that soundfile does not seek."""
         return False
 
 
 def _or_install() -> str:
-    return "" if media.available() else f", or pip install '{media.EXTRA}' for M4A, AAC, WebM, WMA, AMR and films"
+    return "" if media.available() else f", or pip install '{media.EXTRA}' for M4A, AAC, WebM, WMA, AMR and video files"
 
 
 def check_rate(rate: int, name: str) -> None:
-    """Raise AudioError unless `rate` (Hz) is one that recordings have."""
+    """AudioError unless `rate` (Hz) is plausible for a recording."""
     if not LOWEST_RATE <= rate <= HIGHEST_RATE:
-        raise AudioError(f"{name}: the rate is {rate} Hz; {LOWEST_RATE} to {HIGHEST_RATE} Hz are possible")
+        raise AudioError(f"{name}: expected a rate of {LOWEST_RATE} to {HIGHEST_RATE} Hz, got {rate} Hz")
 
 
 def _opened(source: str | Path | BinaryIO, closing: ExitStack) -> BinaryIO:
@@ -247,7 +246,7 @@ def _opened(source: str | Path | BinaryIO, closing: ExitStack) -> BinaryIO:
 
 
 def stream_name(stream: str | Path | BinaryIO) -> str:
-    """What to call a file or an open stream in a message."""
+    """The name of a file or an open stream in messages."""
     if isinstance(stream, str | Path):
         return str(stream)
     standard = {getattr(sys.stdin, "buffer", None): "standard input"}

@@ -1,7 +1,7 @@
-"""A recording to a `.snac` file and back: audio, model and bitstream in a row.
+"""A recording to a `.snac` file and back: audio, model and bitstream combined.
 
-N samples at rate R become ceil(N · C / R) samples at the codec's rate C, whole frames of codes, and again
-exactly N samples at R, or ceil(N · X / R) at another rate X. Each channel is coded by itself.
+N samples at rate R become ceil(N · C / R) samples at the codec's rate C, whole frames of codes, and again exactly N
+samples at R, or ceil(N · X / R) at another rate X. Each channel is coded independently.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from opensnac.recordings.source import Source, check_rate, stream_name
 if TYPE_CHECKING:
     from opensnac.recordings.codec import Model
 
-MAX_CHANNELS = 255  # what a header can say
-PIECE_SAMPLES = 1 << 15  # of all channels together that the model works on at once
+MAX_CHANNELS = 255  # that a header can store
+PIECE_SAMPLES = 1 << 15  # of all channels together, per call of the model
 
 
 @dataclass(frozen=True)
 class Result:
-    """What was done to one recording: its length in seconds, what was wrong with a salvaged one, what was odd."""
+    """The result for one recording: its duration in seconds, the damage of a salvaged one, and warnings."""
 
     seconds: float
     damage: str | None = None
@@ -49,32 +49,32 @@ class Result:
 
 
 class Recorded(Protocol):
-    """A recording as codes. Iterating gives them as they become certain: int64 (channels, n_i) a scale.
+    """A recording as codes. Iterating yields them as they become final: int64 (channels, n_i) per scale.
 
-    `num_samples` (at `rate`, Hz) and all `remarks` are there once the codes have ended.
+    `num_samples` (at `rate`, Hz) and `remarks` are complete after the iteration.
     """
 
     @property
     def channels(self) -> int:
-        """Each of them is coded by itself."""
+        """Number of channels, each coded independently."""
 
     @property
     def rate(self) -> int:
-        """Hz, of the recording."""
+        """Rate of the recording, Hz."""
 
     @property
     def num_samples(self) -> int:
-        """Of one channel."""
+        """Samples of one channel."""
 
     @property
     def remarks(self) -> Sequence[str]:
-        """What was odd about it."""
+        """Remarks on the recording."""
 
     def __iter__(self) -> Iterator[list[np.ndarray]]: ...
 
 
 class Coding:
-    """A recording on its way through a model, piece by piece, in flat memory."""
+    """Encodes a recording piece by piece, in constant memory."""
 
     def __init__(self, recording: Source, model: Model, preprocessing: Preprocessing, report: Report = no_report):
         self._preprocessor = Preprocessor(recording, model.config.sampling_rate, preprocessing, MAX_CHANNELS)
@@ -87,7 +87,7 @@ class Coding:
 
     @property
     def num_samples(self) -> int:
-        """Of one channel, so far."""
+        """Samples of one channel so far."""
         return self._preprocessor.num_samples
 
     def __iter__(self) -> Iterator[list[np.ndarray]]:
@@ -97,13 +97,13 @@ class Coding:
 def write_codes(
     recorded: Recorded, target: str | Path | BinaryIO, model: Model, *, live: bool = False, force: bool = False
 ) -> Result:
-    """Write a recording's codes as a `.snac` file or stream, as they come.
+    """Write a recording's codes as a `.snac` file or stream, as they become available.
 
-    `live` sends each coarse frame as soon as it is certain, in a packet of its own. A named target appears whole or not
-    at all; `force` replaces another. FileExistsError for the target.
+    `live` writes each coarse frame as soon as it is final, in its own packet. A named target appears complete or not at
+    all; FileExistsError if it exists, without `force`.
     """
     pieces = iter(recorded)
-    first = next(pieces)  # what cannot be read should not begin a file
+    first = next(pieces)  # fails before a file is created
     with _binary_output(target, force) as file:
         per_packet = 1 if live else bitstream.DEFAULT_COARSE_FRAMES_PER_PACKET
         writer = bitstream.Writer(file, header_for(model, recorded.channels, recorded.rate), per_packet)
@@ -131,15 +131,14 @@ def encode_file(
     limits: Limits | None = None,
     report: Report = no_report,
 ) -> Result:
-    """Code a recording into a `.snac` file or stream: `Coding`, then `write_codes`.
+    """Encode a recording to a `.snac` file or stream: `Coding`, then `write_codes`.
 
-    `raw`, a rate and a number of channels, is for headerless 16-bit samples. `mono`, `channel`, `gain_db`, `normalize`
-    and `strict` are as in Preprocessing. Samples beyond ±1 are clipped, which the result's `warnings` say, as they say
-    whatever else is odd. Raises AudioError for the recording, LimitError where it goes beyond `limits`, FileExistsError
-    for the target.
+    `raw`, a rate and a number of channels, is for headerless 16-bit PCM. `mono`, `channel`, `gain_db`, `normalize` and
+    `strict` are as in Preprocessing. The result's `warnings` report clipping of samples beyond ±1 and other
+    irregularities. AudioError for the recording, LimitError beyond `limits`, FileExistsError for the target.
     """
     if isinstance(target, str | Path):
-        refuse_existing(Path(target), force)  # before the work, not after it
+        refuse_existing(Path(target), force)  # before the work
     preprocessing = Preprocessing(mono, gain_db, normalize, strict, channel)
     with Source(source, raw, strict, limits) as recording:
         result = write_codes(Coding(recording, model, preprocessing, report), target, model, live=live, force=force)
@@ -161,12 +160,11 @@ def decode_file(
     limits: Limits | None = None,
     report: Report = no_report,
 ) -> Result:
-    """Decode a `.snac` file or stream into a WAV, FLAC or OGG file (or stream, as `ending` says) as packets come.
+    """Decode a `.snac` file or stream to a WAV, FLAC or OGG file, or to a stream of format `ending`, packet by packet.
 
-    At the recording's own rate unless `sample_rate` (Hz) is given. `salvage` decodes what precedes damage,
-    which the result then names. Raises BitstreamError for the stream, LimitError where it goes beyond `limits`,
-    ModelError when its model is not there, ModelMismatchError when the model is another, AudioError or FileExistsError
-    for the target.
+    At the recording's own rate unless `sample_rate` (Hz) is given. `salvage` decodes what precedes damage, which the
+    result then describes. BitstreamError for the stream, LimitError beyond `limits`, ModelError if its model is not
+    found, ModelMismatchError for a different model, AudioError or FileExistsError for the target.
     """
     if isinstance(target, str | Path):
         writable_ending(target, ending)
@@ -182,7 +180,7 @@ def decode_file(
         check_rate(rate, "the header")
         playback = _Playback(reader, model, seed if noise else None, salvage)
         blocks = playback.blocks()
-        first = next(blocks)  # what cannot be decoded should not begin a file
+        first = next(blocks)  # fails before a file is created
         size = Path(source).stat().st_size if isinstance(source, str | Path) else None
         at_most = None if size is None else int(8 * size / header.bits_per_second * rate)
         resampler = Resampler(header.sampling_rate, rate, header.channels)
@@ -197,7 +195,7 @@ def decode_file(
 
 
 def header_for(model: Model, channels: int, rate: int) -> Header:
-    """The header of a recording of `channels` at `rate` Hz, coded by `model`."""
+    """The header of a recording of `channels` at `rate` Hz, encoded by `model`."""
     config = model.config
     return Header(
         model_name=model.name,
@@ -213,26 +211,25 @@ def header_for(model: Model, channels: int, rate: int) -> Header:
 
 
 def check_model(header: Header, model: Model) -> None:
-    """Raise ModelMismatchError, which names both, unless `model` is the one that coded the stream."""
+    """ModelMismatchError, with both names, unless `model` encoded the stream."""
     own = header_for(model, header.channels, header.original_rate)
     if own.weights_hash != header.weights_hash:
         raise ModelMismatchError(
-            f"was coded by the model {header.model}, but the model loaded is {own.model}; "
-            "give the first one with --model"
+            f"expected the model {header.model}, which encoded it, got {own.model}; give the first one with --model"
         )
     layout = ("sampling_rate", "hop_length", "vq_strides", "codebook_size", "frame_multiple")
     for field in layout:
         if getattr(own, field) != getattr(header, field):
             raise ModelMismatchError(
-                f"has {field} {getattr(header, field)}, but its model {own.model} has "
-                f"{getattr(own, field)}; the header is forged, encode the recording again"
+                f"{field}: expected {getattr(own, field)}, as its model {own.model} has, got {getattr(header, field)}; "
+                "the header is forged, encode the recording again"
             )
 
 
 def encode_blocks(blocks: Iterable[np.ndarray], model: Model, channels: int) -> Iterator[list[np.ndarray]]:
-    """Code (channels, samples) blocks at the model's rate within ±1, each channel by itself.
+    """Encode (channels, samples) blocks at the model's rate within ±1, each channel independently.
 
-    Yields codes as they become certain: one int64 array (channels, n_i) a scale, coarse to fine.
+    Yields codes as they become final: one int64 array (channels, n_i) per scale, coarse to fine.
     """
     encoder = in_arrays(model).stream_encoder(channels)
     at_once = -(-PIECE_SAMPLES // channels)
@@ -243,7 +240,7 @@ def encode_blocks(blocks: Iterable[np.ndarray], model: Model, channels: int) -> 
 
 
 class _Playback:
-    """The samples of a stream, as its packets come."""
+    """Decodes a stream as its packets arrive."""
 
     def __init__(self, reader: bitstream.Reader, model: Model, seed: int | None, salvage: bool) -> None:
         self.damage: str | None = None
@@ -253,9 +250,9 @@ class _Playback:
         self._decoder = in_arrays(model).stream_decoder(channels, seed=seed or 0, noise=noise)
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """(channels, samples) at the codec's rate, as many in all as the recording has."""
+        """(channels, samples) blocks at the codec's rate, of the recording's length in total."""
         config, header = self._model.config, self._reader.header
-        # The last group may be padding beyond the recording's end, so it is not heard before that end is known.
+        # The last group may be padding beyond the recording's end, so it is held back until that end is known.
         held_back = max(0, config.frame_multiple * config.hop_length - self._decoder.look_ahead)
         held, given = np.zeros((header.channels, 0), np.float32), 0
         for codes in self._packets():
@@ -265,19 +262,19 @@ class _Playback:
             yield held[:, :ready]
             held = held[:, ready:]
         if self._reader.usable_samples == 0:
-            raise BitstreamError("holds no samples; there is nothing to decode")
+            raise BitstreamError("expected at least one sample to decode, got none")
         length = resampled_length(self._reader.usable_samples, header.original_rate, header.sampling_rate)
         rest = self._decoder.flush(drop_partial=self.damage is not None)
         yield np.concatenate([held, rest], axis=1)[:, : length - given]
 
     def _packets(self) -> Iterator[list[np.ndarray]]:
-        """Codes of at most a piece at a time, (channels, n_i) a scale; damage ends them if that is to be salvaged."""
+        """Codes in pieces of limited size, (channels, n_i) per scale; with `salvage` damage ends the iteration."""
         strides = self._reader.header.vq_strides
         coarse = max(1, PIECE_SAMPLES // self._reader.header.channels // (self._model.config.hop_length * strides[0]))
         try:
             for packet in self._reader:
                 if self._clock is not None:
-                    self._clock.begin(f"packet {self._reader.num_packets} to be decoded")
+                    self._clock.begin(f"packet {self._reader.num_packets} decoded")
                 for start in range(0, packet[0].shape[1], coarse):
                     frames = slice(start * strides[0], (start + coarse) * strides[0])
                     yield [c[:, frames.start // s : frames.stop // s] for c, s in zip(packet, strides, strict=True)]
@@ -309,7 +306,7 @@ def _binary_output(target: str | Path | BinaryIO, force: bool) -> Iterator[Binar
 
 @contextmanager
 def _about(source: str | Path | BinaryIO) -> Iterator[None]:
-    """Put the name of the recording in front of what is said about it."""
+    """Prefix errors with the recording's name."""
     try:
         yield
     except OpensnacError as error:

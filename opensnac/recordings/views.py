@@ -1,4 +1,4 @@
-"""Part of a file as a file of its own, some of its bytes replaced: what libsndfile reads of a mended recording."""
+"""Part of a file as a file, with some bytes replaced: what libsndfile reads of a corrected recording."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-CHUNK = 1 << 16  # bytes that are fetched at once while a file is looked through
+CHUNK = 1 << 16  # bytes per read while a file is scanned
 
 
 class Bytes:
-    """The bytes of a seekable file, by position; several readers may share it, in several threads."""
+    """Random access to the bytes of a seekable file, shared by several readers and threads."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -21,7 +21,7 @@ class Bytes:
         self._start, self._chunk = 0, b""
 
     def at(self, position: int, count: int) -> bytes:
-        """`count` bytes from `position` on, fewer at the end, none before the beginning."""
+        """`count` bytes from `position` on, fewer at the end, none before the start."""
         if position < 0:
             return b""
         with self._lock:
@@ -29,14 +29,14 @@ class Bytes:
             return self._file.read(count)
 
     def near(self, position: int, count: int) -> bytes:
-        """As `at`, for many short looks that go forwards through a file; `count` is at most CHUNK."""
+        """As `at`, buffered, for many short reads forwards through a file; `count` is at most CHUNK."""
         offset = position - self._start
         if offset < 0 or offset + count > len(self._chunk):
             self._start, self._chunk, offset = position, self.at(position, 2 * CHUNK), 0
         return self._chunk[offset : offset + count]
 
     def find(self, pattern: bytes, start: int) -> int:
-        """Where `pattern` comes next, from `start` on; -1 for nowhere."""
+        """The next position of `pattern`, from `start` on; -1 if there is none."""
         while start < self.size:
             found = self.at(start, 16 * CHUNK).find(pattern)
             if found >= 0:
@@ -46,7 +46,7 @@ class Bytes:
 
 
 class Slice(io.RawIOBase):
-    """`size` bytes of a seekable file, from `offset` on, as a file that closes it."""
+    """`size` bytes of a seekable file from `offset` on, as a file; closing it closes the original."""
 
     def __init__(self, file: Any, offset: int, size: int) -> None:
         self._file, self._offset, self._size, self._position = file, offset, size, 0
@@ -60,13 +60,13 @@ class Slice(io.RawIOBase):
         return True
 
     def seek(self, position: int, whence: int = io.SEEK_SET) -> int:
-        """As every file's."""
+        """As for any file."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
         self._position = max(0, base + position)
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """Fill `buffer` as far as there are bytes."""
+        """Fill `buffer` as far as possible."""
         wanted = max(0, min(len(buffer), self._size - self._position))
         self._file.seek(self._offset + self._position)
         count = int(self._file.readinto(memoryview(buffer)[:wanted]))
@@ -74,14 +74,14 @@ class Slice(io.RawIOBase):
         return count
 
     def close(self) -> None:
-        """The file too."""
+        """Close the original file too."""
         self._file.close()
         super().close()
 
 
 @dataclass(frozen=True)
 class ViewSpec:
-    """What a View shows of a file, without the file."""
+    """The parameters of a View, without the file."""
 
     start: int
     stop: int
@@ -90,9 +90,9 @@ class ViewSpec:
 
 
 class View(io.RawIOBase):
-    """`prefix`, then the bytes from `start` to `stop`, those at some positions of the file replaced by `patches`.
+    """`prefix`, then the file's bytes from `start` to `stop`, with `patches` applied at their positions in the file.
 
-    libsndfile reads it through C, where exceptions are lost: what goes wrong stays in `error`, and reads as the end.
+    libsndfile's C callbacks lose exceptions: an error is kept in `error`, and reads as the end of the file.
     """
 
     def __init__(
@@ -110,12 +110,12 @@ class View(io.RawIOBase):
 
     @classmethod
     def of(cls, content: Bytes, spec: ViewSpec) -> View:
-        """The same view again."""
+        """The view with these parameters."""
         return cls(content, spec.start, spec.stop, spec.prefix, dict(spec.patches))
 
     @property
     def spec(self) -> ViewSpec:
-        """What this view shows."""
+        """The view's parameters."""
         return ViewSpec(self.start, self.stop, self._prefix, tuple(self._patches.items()))
 
     @property
@@ -136,13 +136,13 @@ class View(io.RawIOBase):
         return self._position
 
     def seek(self, position: int, whence: int = io.SEEK_SET) -> int:
-        """As every file's."""
+        """As for any file."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
         self._position = max(0, base + position)
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """Fill `buffer` as far as there are bytes."""
+        """Fill `buffer` as far as possible."""
         try:
             data = self._next(len(buffer))
         except OSError as error:

@@ -27,10 +27,10 @@ def test_what_a_folder_holds_besides_is_listed(here: Path, model: list[str]) -> 
     result = run("encode", "in", *model)
     assert result.exit_code == 0
     assert sorted(result.stderr.splitlines()) == [
-        "opensnac: left out, a link to nothing: in/broken.wav",
-        "opensnac: left out, another ending: in/cover.jpg, in/notes.txt",
+        "opensnac: left out, a broken link: in/broken.wav",
+        "opensnac: left out, another extension: in/cover.jpg, in/notes.txt",
         "opensnac: left out, hidden: in/._e.wav, in/.hidden",
-        "opensnac: left out, no plain file: in/pipe.wav",
+        "opensnac: left out, not a regular file: in/pipe.wav",
     ]
     assert "2 more" in LeftOut_with(12).lines()[0]
 
@@ -38,7 +38,7 @@ def test_what_a_folder_holds_besides_is_listed(here: Path, model: list[str]) -> 
 def LeftOut_with(count: int) -> LeftOut:  # noqa: N802
     left_out = LeftOut()
     for number in range(count):
-        left_out.add("another ending", Path(str(number)))
+        left_out.add("another extension", Path(str(number)))
     return left_out
 
 
@@ -90,12 +90,12 @@ def test_the_same_command_again_codes_what_is_missing(here: Path, model: list[st
     (here / "out/2.snac").unlink()
     result = run(*command)
     assert result.exit_code == 0
-    assert result.stderr == "opensnac: 3 of 4 files were there already, whole\n"
+    assert result.stderr == "opensnac: 3 of 4 files were already done\n"
     after = {name: (here / "out" / name).stat().st_mtime_ns for name in tree(here / "out")}
     assert {name for name in after if after[name] != before[name]} == {"2.snac"}
     succeed("decode", "out", "-o", "wav", "--skip-existing", *model)
     (here / "wav/1.wav").unlink()
-    assert "3 of 4 files were there already" in run("decode", "out", "-o", "wav", "--skip-existing", *model).stderr
+    assert "3 of 4 files were already done" in run("decode", "out", "-o", "wav", "--skip-existing", *model).stderr
 
 
 def test_an_output_that_is_another_is_not_taken_for_done(here: Path, model: list[str]) -> None:
@@ -103,13 +103,13 @@ def test_an_output_that_is_another_is_not_taken_for_done(here: Path, model: list
     succeed("encode", "a.wav", *model)
     whole = (here / "a.snac").read_bytes()
     again = ["encode", "a.wav", "--skip-existing"]
-    assert "is of 2 channels at 16000 Hz by the model 'tiny'" in refuse(1, *again, "--mono", *model)
+    assert "has 2 channels at 16000 Hz by the model 'tiny'" in refuse(1, *again, "--mono", *model)
     assert "by the model 'tiny'" in refuse(1, *again, "--model", "speech_24khz_tiny")
     (here / "a.snac").write_bytes(whole[:-5])
     assert "a.snac: exists and cannot be compared: the stream ends" in refuse(1, *again, *model)
     record(here / "a.wav", 2999, channels=2)
     (here / "a.snac").write_bytes(whole)
-    assert "is of 3000 samples, not of 2999" in refuse(1, *again, *model)
+    assert "has 3000 samples, not 2999" in refuse(1, *again, *model)
     succeed(*again, "--force", *model)
 
 
@@ -165,11 +165,11 @@ def test_warnings_are_lines_and_strict_makes_them_failures(here: Path, model: li
     content = record(here / "a.wav", 16000).read_bytes()
     (here / "a.wav").write_bytes(content[:20044])
     said = refuse(1, "encode", "a.wav", "--strict", *model)
-    assert "a.wav: its header promises 1.000 s and 0.375 s of them are missing" in said
+    assert "a.wav: its header declares 1.000 s, of which 0.375 s are missing" in said
     assert tree(here) == ["a.wav"]
     result = run("encode", "a.wav", *model)
     assert result.exit_code == 0
-    assert "a.wav: its header promises 1.000 s and 0.375 s of them are missing" in result.stderr
+    assert "a.wav: its header declares 1.000 s, of which 0.375 s are missing" in result.stderr
     assert json.loads(succeed("info", "a.snac", "--json").stdout)["num_samples"] == 10_000
 
 

@@ -55,11 +55,11 @@ soundfile.write(NAN_WAV, np.float32([0, np.nan, 0]), 8000, "FLOAT", format="WAV"
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is empty (0 bytes)"),
+        (b"", "got an empty file (0 bytes)"),
         (b"some text", "not readable as audio"),
         (wav_bytes()[:30], "not readable as audio"),
-        (wav_bytes()[:44], "holds no samples"),
-        (NAN_WAV.getvalue(), "holds NaN or infinity"),
+        (wav_bytes()[:44], "expected at least one sample"),
+        (NAN_WAV.getvalue(), "got NaN or infinity"),
     ],
 )
 def test_broken_recordings(here: Path, model: list[str], content: bytes, message: str) -> None:
@@ -80,7 +80,7 @@ def _flip(stream: bytes) -> bytes:
     ("damage", "message"),
     [
         (lambda stream: b"", "0 bytes"),
-        (lambda stream: b"RIFF" + stream[4:], "looks like a WAV file"),
+        (lambda stream: b"RIFF" + stream[4:], "apparently a WAV file"),
         (lambda stream: stream[:20], "the stream ends at byte 20"),
         (lambda stream: stream[:-20], "the stream ends at byte"),
         (_flip, "is corrupt"),
@@ -106,7 +106,7 @@ def test_salvage_writes_what_precedes_the_damage_and_says_so(here: Path, model: 
     refuse(1, "decode", "cut.snac", *model)
     result = run("decode", "cut.snac", "--salvage", *model)
     assert result.exit_code == 0
-    assert result.stderr.startswith("opensnac: cut.snac: only the first 5.5 s could be kept: the stream ends")
+    assert result.stderr.startswith("opensnac: cut.snac: only the first 5.5 s were recovered: the stream ends")
     assert soundfile.info("cut.wav").duration == pytest.approx(5.46, abs=0.01)
 
 
@@ -117,8 +117,8 @@ def test_another_models_file_is_refused_by_both_names(here: Path, model: list[st
     record(here / "a.wav")
     succeed("encode", "a.wav", *model)
     said = refuse(1, "decode", "a.snac", "-o", "b.wav", "--model", other)
-    assert "a.snac: was coded by the model 'tiny'" in said
-    assert "but the model loaded is 'other'" in said
+    assert "a.snac: expected the model 'tiny'" in said
+    assert "which encoded it, got 'other'" in said
 
 
 def test_a_model_that_is_not_there(here: Path, model: list[str]) -> None:
@@ -126,7 +126,7 @@ def test_a_model_that_is_not_there(here: Path, model: list[str]) -> None:
     assert "got 'nowhere'" in refuse(1, "encode", "a.wav", "--model", "nowhere")
     succeed("encode", "a.wav", *model)
     said = refuse(1, "decode", "a.snac", "-o", "b.wav")
-    assert "a.snac: needs the model 'tiny'" in said
+    assert "a.snac: expected the model 'tiny'" in said
     assert "give its folder or hub id with --model" in said
 
 
@@ -134,23 +134,23 @@ def test_a_model_that_is_not_there(here: Path, model: list[str]) -> None:
     ("arguments", "message"),
     [
         (["encode", "missing.wav", "a.wav"], "missing.wav: no such file or folder"),
-        (["encode", "empty"], "empty: nothing to do, no file there ends in .wav, .flac"),
+        (["encode", "empty"], "empty: expected files that end in .wav, .flac"),
         (["encode", "a.wav", "a.flac"], "a.wav and a.flac would both become a.snac"),
         (["encode", "a.wav", "a.wav"], "would both become a.snac"),
-        (["encode", "a.snac"], "a.snac: is an input and would be an output"),
-        (["encode", "a.wav", "a.flac", "-o", "b.snac"], "b.snac: names one file, but"),
-        (["encode", "empty", "-o", "b.snac"], "b.snac: names one file, but"),
-        (["encode", "a.wav", "-o", "b.mp3"], "b.mp3: is no folder and does not end in .snac"),
-        (["encode", "a.wav", "-o", "a.flac"], "a.flac: is no folder and does not end in .snac"),
-        (["encode", "a.wav", "-", "-o", "out"], "'-' (standard input or output) takes exactly one input"),
-        (["encode", "empty", "-o", "-"], "empty: a folder cannot go to standard output"),
-        (["encode", "-", "-o", "out"], "out: standard input needs a file name to go to, ending in .snac"),
+        (["encode", "a.snac"], "a.snac: is both input and output"),
+        (["encode", "a.wav", "a.flac", "-o", "b.snac"], "b.snac: expected a folder for the outputs of several inputs"),
+        (["encode", "empty", "-o", "b.snac"], "b.snac: expected a folder for the outputs of several inputs"),
+        (["encode", "a.wav", "-o", "b.mp3"], "b.mp3: expected a folder, or a file name that ends in .snac"),
+        (["encode", "a.wav", "-o", "a.flac"], "a.flac: expected a folder, or a file name that ends in .snac"),
+        (["encode", "a.wav", "-", "-o", "out"], "'-' (standard input or output): expected exactly one input, got 2"),
+        (["encode", "empty", "-o", "-"], "empty: expected a file for standard output, got a folder"),
+        (["encode", "-", "-o", "out"], "out: expected a file name for standard input, ending in .snac"),
         (
             ["decode", "a.snac", "-o", "b.mp3"],
-            "b.mp3: is no folder and does not end in .wav or .flac or .ogg",
+            "b.mp3: expected a folder, or a file name that ends in .wav or .flac or .ogg",
         ),
-        (["decode", "a.snac", "-o", "b.wav", "--format", "ogg"], "b.wav: ends in .wav, but the format asked"),
-        (["decode", "a.snac", "--format", "mp3"], "--format is 'mp3'; it must be wav, flac, ogg or raw"),
+        (["decode", "a.snac", "-o", "b.wav", "--format", "ogg"], "b.wav: expected a name that ends in .ogg"),
+        (["decode", "a.snac", "--format", "mp3"], "--format: expected wav, flac, ogg or raw, got 'mp3'"),
         (["info", "missing.snac"], "missing.snac: no such file or folder"),
     ],
 )
@@ -186,7 +186,7 @@ def test_options_that_cannot_be_understood(here: Path, arguments: list[str]) -> 
 def test_a_terminal_gets_no_bytes(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record(here / "a.wav")
     monkeypatch.setattr("typer.testing._NamedTextIOWrapper.isatty", lambda self: True, raising=False)
-    assert "standard output is a terminal" in refuse(2, "encode", "a.wav", "-o", "-")
+    assert "expected a file or a pipe, got a terminal" in refuse(2, "encode", "a.wav", "-o", "-")
 
 
 def test_unreadable_files_and_unwritable_folders(here: Path, model: list[str]) -> None:
@@ -218,7 +218,7 @@ def test_an_interrupt_stops_all_and_leaves_nothing(
     record(here / "a.wav")
     monkeypatch.setattr("opensnac.bitstream.Writer.close", interrupted)
     said = refuse(130, "encode", "a.wav", *model)
-    assert said == "opensnac: interrupted; what was finished stays, nothing is half-written\n"
+    assert said == "opensnac: interrupted; finished outputs are kept, no partial ones\n"
     assert tree(here) == ["a.wav"]
 
 

@@ -40,7 +40,7 @@ def test_info_does_without_torch(here: Path, model: list[str]) -> None:
         for call in (["info", "a.snac", "--json"], ["info", "a.snac"])
     )
     assert json.loads(facts)["num_samples"] == 3000
-    assert shown.splitlines()[-1] == f"On this processor files are decoded by {processor.backend()}."
+    assert shown.splitlines()[-1] == f"Backend on this CPU: {processor.backend()}."
 
 
 def test_encode_and_decode_in_one_pipe(here: Path, model: list[str]) -> None:

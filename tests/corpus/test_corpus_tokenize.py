@@ -255,7 +255,7 @@ def test_broken_recordings_are_told_and_the_rest_is_done(broken: Path, here: Pat
     assert totals.failed == 4
     failed = {row["id"]: row["reason"] for row in pq.read_table("out/failed.parquet").to_pylist()}
     assert sorted(failed) == ["b.wav", "c.flac", "d.wav", "e.wav"]
-    assert failed["d.wav"].startswith("holds NaN or infinity near sample 0")
+    assert failed["d.wav"].startswith("expected finite samples, got NaN or infinity near 0")
     assert check_corpus("out").problems == []
 
 

@@ -128,7 +128,7 @@ def test_the_command_reads_what_only_pytorch_reads(tmp_path: Path) -> None:
     [
         (["nothing"], "got 'nothing'"),
         (["speech_24khz_tiny", "--weights", "fp8"], "weights are 'fp8', expected fp32, fp16, int8"),
-        (["speech_24khz_tiny", "--noise", "some"], "--noise is 'some', expected exact or none"),
+        (["speech_24khz_tiny", "--noise", "some"], "--noise: expected exact or none, got 'some'"),
     ],
 )
 def test_what_cannot_be_exported(tmp_path: Path, arguments: list[str], words: str) -> None:

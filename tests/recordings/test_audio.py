@@ -108,7 +108,7 @@ def test_a_streamed_wav_whose_length_was_never_filled_in_is_read() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", r"is empty \(0 bytes\)"),
+        (b"", r"got an empty file \(0 bytes\)"),
         (b"just some text, named wav", "not readable as audio"),
         (b"RIFF\x24\x00\x00\x00WAVEfmt ", "not readable as audio"),
     ],
@@ -120,7 +120,7 @@ def test_what_is_no_audio_is_refused(tmp_path: Path, content: bytes, message: st
 
 
 def test_a_recording_without_samples_is_refused() -> None:
-    with pytest.raises(AudioError, match="stream: holds no samples; at least one is needed"):
+    with pytest.raises(AudioError, match="stream: expected at least one sample, got none"):
         audio.read(io.BytesIO(_wav(tone(0))))
 
 
@@ -129,7 +129,7 @@ def test_samples_that_are_no_numbers_are_refused(tmp_path: Path, bad: float) -> 
     samples = tone(100)
     samples[0, 50] = bad
     soundfile.write(tmp_path / "a.wav", samples.T, 8000, "FLOAT")
-    with pytest.raises(AudioError, match=r"a\.wav: holds NaN or infinity near sample 0; repair"):
+    with pytest.raises(AudioError, match=r"a\.wav: expected finite samples, got NaN or infinity near 0; repair"):
         audio.read(tmp_path / "a.wav")
 
 
@@ -138,7 +138,7 @@ def test_a_header_that_promises_terabytes_allocates_none_of_them() -> None:
     soundfile.write(content, tone(5000).T, 16000, format="FLAC")
     forged = bytearray(content.getvalue())
     forged[21] |= 0x0F  # the upper bits of the 36 that hold the number of samples
-    with pytest.warns(RecordingWarning, match="promises 64424514440 samples and 5000 are there"):
+    with pytest.warns(RecordingWarning, match="declares 64424514440 samples; 5000 are present"):
         assert audio.read(io.BytesIO(forged))[0].shape == (1, 5000)
 
 
@@ -153,13 +153,13 @@ def test_a_cut_flac_is_refused(share: float) -> None:
 def test_impossible_rates_are_refused() -> None:
     content = bytearray(_wav(tone(100)))
     content[24:28] = struct.pack("<I", 7)
-    with pytest.raises(AudioError, match="the rate is 7 Hz; 1000 to 768000 Hz are possible"):
+    with pytest.raises(AudioError, match="expected a rate of 1000 to 768000 Hz, got 7 Hz"):
         audio.read(io.BytesIO(content))
 
 
 def test_headerless_samples_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.raw").write_bytes(bytes(1000))
-    with pytest.raises(AudioError, match="headerless samples have no known rate"):
+    with pytest.raises(AudioError, match="expected a rate for headerless samples"):
         audio.read(tmp_path / "a.raw")
 
 
@@ -196,7 +196,7 @@ def test_samples_beyond_full_scale_are_clipped_and_never_wrap() -> None:
 
 @pytest.mark.parametrize("name", ["a.mp3", "a.oga", "a.wave", "a", "a.txt"])
 def test_unknown_endings_are_refused_with_the_known_ones(tmp_path: Path, name: str) -> None:
-    with pytest.raises(AudioError, match=r"cannot write .*use one of \.wav, \.flac, \.ogg"):
+    with pytest.raises(AudioError, match=r"expected a name that ends in \.wav, \.flac, \.ogg"):
         audio.write(tmp_path / name, tone(10), 8000)
     assert list(tmp_path.iterdir()) == []
 
@@ -209,7 +209,7 @@ def test_what_a_format_cannot_hold_is_refused_and_leaves_nothing(tmp_path: Path)
 
 @pytest.mark.parametrize("shape", [(10,), (1, 0), (1, 1, 10)])
 def test_audio_of_another_shape_is_not_written(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    with pytest.raises(AudioError, match=r"has shape .*\(channels, samples\) is needed"):
+    with pytest.raises(AudioError, match=r"expected audio of shape \(channels, samples\), got"):
         audio.write(tmp_path / "a.wav", np.zeros(shape, np.float32), 8000)
 
 
@@ -217,7 +217,7 @@ def test_a_failure_midway_leaves_nothing_and_keeps_what_was_there(tmp_path: Path
     samples = np.zeros((1, 3 * BLOCK_SAMPLES), np.float32)
     samples[0, -1] = np.nan  # found in the third block, when two are written
     (tmp_path / "a.wav").write_text("older")
-    with pytest.raises(AudioError, match="audio to write holds NaN or infinity near sample 131072"):
+    with pytest.raises(AudioError, match="expected finite samples, got NaN or infinity near 131072"):
         audio.write(tmp_path / "a.wav", samples, 8000, force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
     assert (tmp_path / "a.wav").read_text() == "older"

@@ -59,13 +59,13 @@ def test_lengths_and_places_are_right(container: str, codec: str, rate: int, len
 def test_two_tracks_are_told() -> None:
     with Source(io.BytesIO(encoded("matroska", "aac", 24000, tracks=2))) as source:
         assert len(source.remarks) == 1
-        assert "holds 2 tracks of sound" in source.remarks[0]
+        assert "has 2 audio tracks" in source.remarks[0]
 
 
 @pytest.mark.parametrize(("container", "codec", "rate", "length"), FORMATS[:9])
 def test_a_cut_file_is_refused_or_told(container: str, codec: str, rate: int, length: int) -> None:
     content = encoded(container, codec, rate)
-    with pytest.raises(AudioError, match="not readable as audio|damaged|of them are missing"):
+    with pytest.raises(AudioError, match="not readable as audio|damaged|s are missing"):
         audio.read(io.BytesIO(content[: len(content) // 2]), strict=True)
 
 
@@ -137,6 +137,6 @@ def test_time_stamps_that_begin_late_are_no_gap_and_a_jump_is_told_once() -> Non
             output.mux(stream.encode(frame))
     with Source(io.BytesIO(content.getvalue())) as source:
         assert sum(block.shape[1] for block in source.blocks()) == 96_000
-        assert source.remarks[0] == "its time stamps jump by 1.00 s at 2.0 s; the sound was joined there"
+        assert source.remarks[0] == "its time stamps jump by 1.00 s at 2.0 s; the audio was joined there"
         assert len(source.remarks) == 2
-        assert "promises 5.000 s and 1.000 s of them are missing" in source.remarks[1]
+        assert "declares 5.000 s, of which 1.000 s are missing" in source.remarks[1]

@@ -43,7 +43,7 @@ def test_opposite_phase_takes_the_loudest_channel_and_says_so(share: float, tmp_
     stereo = np.stack([VOICE, other]).astype(np.float32)
     mono, (remark,) = taken(stereo, mono=True)
     np.testing.assert_array_equal(mono[0], other.clip(-1, 1).astype(np.float32))
-    assert f"{share:.0%} of its sound would be 26 dB fainter, so channel 2 alone was taken" in remark
+    assert f"{share:.0%} of its energy would be 26 dB lower, so only channel 2 was used" in remark
     with pytest.warns(RecordingWarning, match="name: its channels cancel each other"):
         np.testing.assert_array_equal(mix_down(stereo, RATE, "name"), other.astype(np.float32))
     soundfile.write(tmp_path / "a.wav", stereo.T, RATE, "FLOAT")
@@ -93,15 +93,15 @@ def test_a_channel_alone_is_that_channel(number: int) -> None:
 @pytest.mark.parametrize(
     ("scale", "part"),
     [
-        (1 << 15, "--gain -90.31 brings to ±1"),
-        (1 << 23, "--gain -138.47 brings"),
-        (10, "--normalize or --gain makes it fainter"),
+        (1 << 15, "--gain -90.31 converts to ±1"),
+        (1 << 23, "--gain -138.47 converts"),
+        (10, "use --normalize or --gain"),
     ],
 )
 def test_samples_beyond_full_scale_are_counted(scale: int, part: str) -> None:
     samples = (scale * 0.9 * VOICE / np.abs(VOICE).max())[None].astype(np.float32)
     _, (remark,) = taken(samples)
-    assert remark.startswith(f"it peaks at {0.9 * scale:.5g}, full scale is 1: ")
+    assert remark.startswith(f"its peak is {0.9 * scale:.5g} of full scale: ")
     assert "% of its samples are clipped" in remark
     assert part in remark
     for preprocessing in ({"normalize": True}, {"gain_db": -20 * np.log10(scale)}):

@@ -215,7 +215,7 @@ def test_what_needs_pytorch_says_so() -> None:
     [
         ({"reduced": True}, "products in bfloat16 needs the runtime torch"),
         ({"device": "cuda"}, "device 'cuda' needs the runtime torch"),
-        ({"runtime": "mlx"}, "the runtime is 'mlx', expected torch or onnx"),
+        ({"runtime": "mlx"}, "runtime: expected torch or onnx, got 'mlx'"),
     ],
 )
 def test_what_a_runtime_cannot_do(options: dict[str, object], words: str) -> None:
@@ -227,7 +227,7 @@ def test_batches_are_for_pytorch(tmp_path: Path) -> None:
     arguments = ["encode", str(RECORDING), "-o", str(tmp_path / "a.snac"), "--runtime", "onnx", "--together", "5"]
     done = CliRunner().invoke(cli.app, arguments)
     assert (done.exit_code, [*tmp_path.iterdir()]) == (1, [])
-    assert "batches need the runtime torch" in done.stderr
+    assert "--together: expected runtime torch, got onnx" in done.stderr
 
 
 def without(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:

@@ -60,4 +60,4 @@ def test_against_no_checkout(corpus: Path, tmp_path: Path) -> None:
         compare(config_of(corpus, 10), tmp_path)
     result = CliRunner().invoke(app, ["train", "smoke", "--against", str(tmp_path)])
     assert result.exit_code != 0
-    assert "without --benchmark" in result.output
+    assert "expected --benchmark too" in result.output

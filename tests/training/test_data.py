@@ -276,6 +276,6 @@ def test_what_a_folder_holds_besides_is_told(folder: Path) -> None:
     _, broken = find_recordings([folder])
     assert [line for line in broken if "broken.wav" not in line] == [
         f"hidden: {folder / '.hidden.wav'}",
-        f"another ending: {folder / 'cover.jpg'}",
-        f"a link to nothing: {folder / 'gone.wav'}",
+        f"another extension: {folder / 'cover.jpg'}",
+        f"a broken link: {folder / 'gone.wav'}",
     ]
