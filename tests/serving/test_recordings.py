@@ -236,7 +236,7 @@ def test_a_request_is_bounded(serve: Callable[..., Running]) -> None:
     with Client(server.url) as client:
         with pytest.raises(ServerError, match="at most 100000 bytes, got 480044"):
             client.encode(wav(sound(10.0)))
-        with pytest.raises(ServerError, match="at most 1 s of sound"):
+        with pytest.raises(ServerError, match="at most 1 s of audio"):
             client.encode(wav(sound(2.0)))
 
         def endless():
