@@ -142,7 +142,7 @@ def test_another_models_file_is_refused_by_both_names(model: SNAC) -> None:
 
 def test_a_forged_layout_is_refused(model: SNAC) -> None:
     header = replace(transcode.header_for(model, 1, 24000), hop_length=256)
-    with pytest.raises(ModelMismatchError, match=r"has hop_length 256, but its model 'tiny' .* has 512"):
+    with pytest.raises(ModelMismatchError, match=r"hop_length: expected 512, as its model 'tiny' .* has, got 256"):
         transcode.check_model(header, model)
 
 

@@ -245,7 +245,7 @@ def test_bad_input_is_refused_and_changes_nothing() -> None:
             for wrong in ([code + 64 for code in codes], codes[:2], [code[:, :1] for code in codes], 5):
                 with pytest.raises(CodesError):
                     await stream.push(wrong)
-            with pytest.raises(OpensnacError, match="another model or kind"):
+            with pytest.raises(OpensnacError, match="this model and kind of stream"):
                 pool.open(state=encoders._encoder.start())
             await pushed(stream, engine, codes, [], [])
             with pytest.raises(OpensnacError, match="has ended; open another"):
