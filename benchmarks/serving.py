@@ -44,7 +44,7 @@ import torch
 
 from opensnac import SNAC, __version__, processor
 from opensnac.models import bundled_models
-from opensnac.showcase.bench import subject
+from opensnac.showcase.bench import bench_model
 from opensnac.streaming.tokens import TokenLayout
 
 WAIT = 0.1  # seconds that 99 % of the pieces may take
@@ -179,11 +179,11 @@ class Listener(asyncio.Protocol):
             self.stop()
 
     def stop(self, ran_out: bool = False) -> None:
-        """Leave, if it is not over."""
+        """Leave."""
         if not self.over.done():
             self.ran_out = ran_out
             self.over.set_result(None)
-            self._transport.abort()
+        self._transport.abort()
 
     def _fail(self, why: str) -> None:
         for future in (self.ready, self.over):
@@ -422,7 +422,7 @@ def serve_the_usual_way(folder: str, calls: int) -> None:
 @contextmanager
 def saved(name: str) -> Iterator[tuple[str, Path]]:
     """A model's title and a folder that it lies in."""
-    model = subject(name, None) if name in bundled_models() else subject(None, name)
+    model = bench_model(name, None) if name in bundled_models() else bench_model(None, name)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / name
         model.save_pretrained(folder)

@@ -277,7 +277,8 @@ class Decoding(Conversation):
 
     async def _push(self, rows: list[list[int]]) -> None:
         if rows:
-            await self._stream.push(self._reader.layout.frame_codes(rows, self._served.engine.device))
+            codes = self._reader.layout.frame_codes(rows, self._served.engine.device)
+            await self._stream.push(codes, check=False)  # the reader lets only tokens of codes through
 
     async def _flush(self) -> None:
         rows = self._reader.finish()

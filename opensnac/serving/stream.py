@@ -65,12 +65,13 @@ class Stream(Generic[Piece]):
         """Whether nothing will come that is not there to be read."""
         return self._ended
 
-    async def push(self, parts: Any) -> None:
-        """Take input, any amount that the pool's docstring tells; return when it is within the limits to go on.
+    async def push(self, parts: Any, *, check: bool = True) -> None:
+        """Take input, any amount of what the pool's docstring shows; return when it is within the limits to go on.
 
-        CodesError or AudioError for what is none, which leaves the stream as it was.
+        CodesError or AudioError for anything else, which leaves the stream as it was. Without `check`, parts are taken
+        as they are: the codes of each scale, int64 and in range, or [samples (1, n)], float32 and finite.
         """
-        checked = self._pool._checked(parts)
+        checked = self._pool._checked(parts) if check else parts
         limit = max(1, int(self._pool.limits.buffered / self._pool.group_seconds))
         sizes = [limit * size for size in self._pool._sizes]
         pieces = [part.split(size, dim=1) for part, size in zip(checked, sizes, strict=True)]
