@@ -223,15 +223,19 @@ class Worker:
             return reason(error, entry)
 
     def _alone(self, entry: Entry, loaded: Loaded) -> list[np.ndarray]:
-        """Codes of a long recording, piece by piece."""
-        parts: list[list[np.ndarray]] = [[] for _ in self.model.config.vq_strides]
+        """Codes of a long recording, piece by piece.
+
+        They are gathered in one buffer a scale: many small arrays between the large ones that the model frees would
+        keep the heap from being used again.
+        """
+        buffers = [bytearray() for _ in self.model.config.vq_strides]
         with opened(entry.place) as recording:
             blocks = at_codec_rate(blocks_of(recording, loaded, self.settings), loaded, self.model.config)
             for codes in encode_blocks(blocks, self.model, loaded.channels):
-                for scale, code in zip(parts, codes, strict=True):
-                    scale.append(code.astype(np.uint16))
+                for buffer, scale in zip(buffers, codes, strict=True):
+                    buffer += scale.T.astype(np.uint16).tobytes()
         check_length(loaded, self.settings)
-        return [np.concatenate(scale, axis=1) for scale in parts]
+        return [np.frombuffer(buffer, np.uint16).reshape(-1, loaded.channels).T for buffer in buffers]
 
     def _write(self, record: Record, rows: list[Row], layout: Any) -> None:
         settings, config, columns = self.settings, self.model.config, self.plan.columns
