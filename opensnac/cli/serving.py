@@ -32,7 +32,7 @@ def serve(
         float, typer.Option(min=0.0, help="Seconds that running streams have to end after SIGTERM.")
     ] = 30.0,
     ping: Annotated[
-        float, typer.Option(min=0.1, help="Seconds between WebSocket pings, and until one must be answered.")
+        float, typer.Option(min=0.1, help="Seconds between WebSocket pings, which keep quiet connections open.")
     ] = 20.0,
     token_file: Annotated[
         Path | None, typer.Option(help="File of bearer tokens, one per line; without it, no authentication.")

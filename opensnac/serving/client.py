@@ -32,7 +32,8 @@ from websockets.sync.client import connect as connect_sync
 from opensnac.errors import OpensnacError
 
 TYPES: dict[str, np.dtype[Any]] = {"pcm16": np.dtype("<i2"), "float32": np.dtype("<f4")}
-SOCKET: dict[str, Any] = {"compression": None, "max_size": 1 << 26, "proxy": None}
+# A ping waits behind all that was sent before it, so none is expected to be answered in time.
+SOCKET: dict[str, Any] = {"compression": None, "max_size": 1 << 26, "proxy": None, "ping_timeout": None}
 TIMEOUT = 60.0  # seconds without a word over HTTP
 
 Piece = np.ndarray | bytes | list[Any] | str  # sound; or codes, tokens or their text

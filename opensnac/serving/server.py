@@ -56,7 +56,8 @@ def is_loopback(host: str) -> bool:
 def serve(settings: Settings, host: str, port: int, drain: float = 30.0, ping: float = 20.0) -> None:
     """Serve until a signal. OpensnacError for an address that cannot be listened at.
 
-    `ping` is how many seconds a WebSocket may be silent before it is asked whether it is there, and again to answer.
+    `ping` is the number of seconds between two pings of a WebSocket. None has to be answered in time: the answer of a
+    client that is far ahead waits behind what it has sent. A client that is gone is found by its idleness.
     """
     begin()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -77,7 +78,7 @@ def serve(settings: Settings, host: str, port: int, drain: float = 30.0, ping: f
         ws_max_size=settings.message_bytes,
         ws_per_message_deflate=False,
         ws_ping_interval=ping,
-        ws_ping_timeout=ping,
+        ws_ping_timeout=None,
         server_header=False,
         timeout_graceful_shutdown=5,
         backlog=2048,

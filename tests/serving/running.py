@@ -38,7 +38,7 @@ class Running:
         options: dict[str, Any] = {
             "ws_max_size": settings.message_bytes,
             "ws_ping_interval": ping,
-            "ws_ping_timeout": ping,
+            "ws_ping_timeout": None,
         }
         options |= {"log_config": None, "ws_per_message_deflate": False, "timeout_graceful_shutdown": 2}
         config = uvicorn.Config(app, **options)

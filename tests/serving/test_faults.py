@@ -63,8 +63,8 @@ def test_clients_that_vanish_leave_their_places(server: Running, tokens: list[in
         works(server, tokens, engine, codes)
 
 
-def test_one_who_answers_no_ping_is_closed(serve, tokens: list[int], engine, codes) -> None:
-    server = serve(ping=0.3)
+def test_one_who_is_gone_without_a_word_leaves_its_place(serve, tokens: list[int], engine, codes) -> None:
+    server = serve(streams=PoolLimits(idle=0.5))
     raw = socket.create_connection(("127.0.0.1", server.port))
     raw.sendall(
         b"GET /v1/decode HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -80,7 +80,7 @@ def test_one_who_answers_no_ping_is_closed(serve, tokens: list[int], engine, cod
 
 
 def test_a_slow_reader_is_worked_for_no_further(serve, tokens: list[int], engine, codes) -> None:
-    server = serve(ping=1000.0, streams=PoolLimits(buffered=0.5, idle=2.0))
+    server = serve(streams=PoolLimits(buffered=0.5, idle=2.0))
     small = socket.socket()
     small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     small.connect(("127.0.0.1", server.port))
@@ -102,6 +102,15 @@ def test_a_slow_reader_is_worked_for_no_further(serve, tokens: list[int], engine
     connection.socket.shutdown(socket.SHUT_RDWR)
     shouting.join()
     until(lambda: server.service.open_streams == 0)
+
+
+def test_one_who_is_far_ahead_is_heard_to_the_end(serve, tokens: list[int], engine, codes) -> None:
+    server = serve(ping=0.1, streams=PoolLimits(buffered=0.1))
+    with Client(server.url) as client, client.decoding() as stream:
+        for _ in range(50):  # which takes several pings' time to be worked on
+            stream.push(tokens)
+        stream.finish()
+        assert sum(map(len, stream)) == 50 * 20 * 128
 
 
 @pytest.mark.parametrize("size", [1 << 23, 1 << 30])
