@@ -153,7 +153,7 @@ def test_a_finished_corpus_is_left_as_it_is(talks: Path, here: Path, settings: M
 
 def test_two_runs_do_not_meet(talks: Path, here: Path, settings: Make) -> None:
     with (
-        Store("out").(),
+        Store("out").locked(),
         pytest.raises(UsageError, match="out: another run writes to it; wait for its end or stop it"),
     ):
         make("out", settings(talks))
