@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from opensnac.showcase.bench import bench_model
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-MEMORY = 3.35e12  # bytes a second of an H100 SXM
-PRODUCTS = {"float32": 495e12, "float16": 990e12, "bfloat16": 990e12}  # operations a second there; float32 as TF32
-# Signals read and written by each kernel of a unit, for one signal that comes in.
+MEMORY = 3.35e12  # bytes per second of an H100 SXM
+PRODUCTS = {"float32": 495e12, "float16": 990e12, "bfloat16": 990e12}  # operations per second there; float32 as TF32
+# Signals read and written by each kernel of a unit, per input signal.
 PASSES = {
     "eager": {
-        "join with what was kept": 2,
+        "join with context": 2,
         "keep": 0,
         "silence": 2,
         "Snake: x * alpha": 2,
@@ -28,14 +28,14 @@ PASSES = {
         "square, in place": 2,
         "x + it / alpha": 3,
         "depthwise": 2,
-        "Snake of it": 9,
+        "Snake of the result": 9,
         "product and bias": 2,
         "sum": 3,
     },
     "compiled": {
-        "join, silence, Snake": 3,  # reads one, writes it and its Snake
-        "depthwise": 2,  # a library's, which nothing is fused into
-        "Snake of it": 2,
+        "join, silence, Snake": 3,  # reads a signal, writes it and its Snake
+        "depthwise": 2,  # a library kernel, which fuses with nothing
+        "Snake of the result": 2,
         "product and bias": 2,
         "sum": 3,
     },
@@ -55,11 +55,11 @@ class Place:
 
     part: str
     channels: int
-    steps: float  # a second of audio
+    steps: float  # per second of audio
 
     @property
     def values(self) -> float:
-        """Of one signal, for a second."""
+        """Values of one signal per second."""
         return self.channels * self.steps
 
 
@@ -73,7 +73,7 @@ def main() -> None:
     places = [*encoder(config), *decoder(config)]
     forms = {name: sum(passes.values()) for name, passes in PASSES.items()}
     print("signals moved by a unit:", ", ".join(f"{name} {count}" for name, count in forms.items()))
-    print(f"\n{options.config}, {options.type}; MB for a second of audio in the three units at each rate")
+    print(f"\n{options.config}, {options.type}; MB per second of audio in the three units at each rate")
     for place in places:
         moved = "  ".join(f"{name} {3 * count * place.values * size / 1e6:.1f}" for name, count in forms.items())
         print(f"{place.part:8}{place.channels:5} channels  {moved}")
@@ -81,7 +81,7 @@ def main() -> None:
         those = [place for place in places if place.part == part]
         operations = sum(3 * 2 * place.channels * place.values for place in those)
         least = 1e6 * operations / PRODUCTS[options.type]
-        print(f"\n{part}: the products of the units take at least {least:.2f} us a second")
+        print(f"\n{part}: the matrix products of the units take at least {least:.2f} us per second")
         for name, count in forms.items():
             moved = sum(3 * count * place.values * size for place in those)
             print(f"  {name}: {moved / 1e6:.0f} MB, at least {1e6 * moved / MEMORY:.1f} us")

@@ -32,7 +32,7 @@ SEED = 3
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--model", help="a bundled name, a folder or a hub id; the bundled default if left out")
+    parser.add_argument("--model", help="a bundled name, a folder or a hub id; default: the bundled one")
     parser.add_argument("--clips", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=4.0)
     options = parser.parse_args()
@@ -45,7 +45,7 @@ def main() -> None:
     for level in processor.LEVELS:
         with using(level) as there:
             if there:
-                tell(
+                print_row(
                     f"kernels of {level}",
                     codes,
                     coded(model.freeze(), clips, 1),
@@ -54,17 +54,17 @@ def main() -> None:
                 )
             if there and kernels.has_bfloat16():
                 reduced = model.freeze(dtype=torch.bfloat16)
-                tell("the same in bfloat16", codes, coded(reduced, clips, 1), sound, decoded(reduced, codes, 1))
+                print_row("the same in bfloat16", codes, coded(reduced, clips, 1), sound, decoded(reduced, codes, 1))
     for size in BATCHES:
-        tell(f"PyTorch, batches of {size}", codes, coded(exact, clips, size), sound, decoded(exact, codes, size))
+        print_row(f"PyTorch, batches of {size}", codes, coded(exact, clips, size), sound, decoded(exact, codes, size))
     double = model.freeze(backend="torch", dtype=torch.float64)
     codes = coded(double, clips, 1)
     sound = decoded(double, codes, 1)
-    tell("PyTorch in float64, batches of 8", codes, coded(double, clips, 8), sound, decoded(double, codes, 8))
+    print_row("PyTorch in float64, batches of 8", codes, coded(double, clips, 8), sound, decoded(double, codes, 8))
 
 
 def clips_of(folder: Path, count: int, seconds: float, rate: int) -> Tensor:
-    """(clips, 1, samples) from the middle of as many recordings, in order of name, as are long enough."""
+    """(clips, 1, samples) from the middle of recordings that are long enough, in order of name."""
     clips: list[Tensor] = []
     for path in sorted(path for path in folder.rglob("*") if path.suffix in (".flac", ".wav", ".ogg", ".opus", ".mp3")):
         samples, own_rate = audio.read(path)
@@ -78,7 +78,7 @@ def clips_of(folder: Path, count: int, seconds: float, rate: int) -> Tensor:
 
 @contextmanager
 def using(level: str) -> Iterator[bool]:
-    """Whether kernels of a level can be used inside; AVX-512's are stood in for."""
+    """Use kernels of a level, if available; AVX-512 is emulated."""
     before = library.loaded
     if processor.runs(level):
         found = library.opened(level, processor.file_of(level))
@@ -104,8 +104,8 @@ def decoded(engine: Engine, codes: list[Tensor], size: int) -> Tensor:
     return torch.cat([engine.decode(list(batch), seed=SEED) for batch in batches])
 
 
-def tell(name: str, codes: list[Tensor], others: list[Tensor], sound: Tensor, heard: Tensor) -> None:
-    """A row of the table."""
+def print_row(name: str, codes: list[Tensor], others: list[Tensor], sound: Tensor, heard: Tensor) -> None:
+    """Print a row of the table."""
     differ = sum(int((a != b).sum()) for a, b in zip(codes, others, strict=True))
     total = sum(code.numel() for code in codes)
     error = float((sound - heard).abs().max())

@@ -58,7 +58,7 @@ def main() -> None:
             "reference": ["-W", "ignore", "-c", REFERENCE, name, f"{name}/b.wav"],
         }
         taken: dict[str, list[tuple[float, float]]] = {contender: [] for contender in commands}
-        for _ in range(options.rounds + 1):  # the first round fills the disk's cache
+        for _ in range(options.rounds + 1):  # the first round warms the disk cache
             for contender, command in commands.items():
                 taken[contender].append(measure(command))
         for contender, times in taken.items():
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def prepare(folder: Path, options: argparse.Namespace) -> None:
-    """A model's folder, in the form of either, and the codes of a clip of noise."""
+    """Write a model's folder, in both forms, and the codes of a clip of noise."""
     model = bench_model(options.model, options.config)
     model.save_pretrained(folder)
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
@@ -79,7 +79,7 @@ def prepare(folder: Path, options: argparse.Namespace) -> None:
 
 
 def measure(command: list[str]) -> tuple[float, float]:
-    """Seconds of wall clock and of processor that a fresh Python process takes."""
+    """Wall and processor seconds of a fresh Python process."""
     began = time.perf_counter()
     process = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE)
     assert process.stderr is not None

@@ -36,15 +36,15 @@ from opensnac.recordings import audio
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 RATE = 24000
-SECONDS = 10  # of noise that the encoder codes at once
+SECONDS = 10  # of noise per call of the encoder
 ROUNDS, CALLS = 3, 3
-HELD_EVERY = 120.0  # seconds of the command between two looks at the encoder
+HELD_EVERY = 120.0  # seconds of the command between two measurements of the encoder
 
 Times = tuple[float, float]  # wall and processor time, s
 
 
 def main() -> None:
-    """Measure in turns and print."""
+    """Measure alternately and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("inputs", nargs="*", metavar="IN")
     parser.add_argument("-o", "--out", metavar="DIR")
@@ -74,11 +74,11 @@ def one_worker() -> None:
             for shard in range(plan.shards):
                 worker.make(shard)
             encodes, makes = SECONDS * CALLS / encoding, seconds / (time.process_time() - start)
-            print(f"encode {encodes:.1f}, tokenize {makes:.1f} s a second, ratio {makes / encodes:.2f}", flush=True)
+            print(f"encode {encodes:.1f}, tokenize {makes:.1f} s per second, ratio {makes / encodes:.2f}", flush=True)
 
 
 def utterances(folder: Path, minutes: float) -> float:
-    """Write utterances; their seconds in all."""
+    """Write utterances; returns their total seconds."""
     random, seconds = np.random.default_rng(0), 0.0
     speech = np.concatenate([audio.resample(*_mono(path), RATE)[0] for path in sorted(EXAMPLES.glob("*.flac"))])
     folder.mkdir()
@@ -97,7 +97,7 @@ def _mono(path: Path) -> tuple[np.ndarray, int]:
 
 
 def encode(model: object, calls: int) -> Times:
-    """Code noise so many times."""
+    """Encode noise that many times."""
     noise = 0.1 * torch.randn(1, 1, SECONDS * RATE, generator=torch.Generator().manual_seed(0))
     wall, processor = time.perf_counter(), time.process_time()
     for _ in range(calls):
@@ -106,7 +106,7 @@ def encode(model: object, calls: int) -> Times:
 
 
 def whole_command(inputs: list[str], out: str, workers: int) -> None:
-    """The command line with all its processes, held now and then for the encoders."""
+    """The command line with all its processes, paused at intervals for the encoders."""
     encoders = [_start_encoder() for _ in range(workers)]
     coded = [_all_encode(encoders)]
     command = [sys.executable, "-m", "opensnac", "tokenize", *inputs, "-o", out, "--workers", str(workers)]
@@ -121,18 +121,20 @@ def whole_command(inputs: list[str], out: str, workers: int) -> None:
     took, (_, status, usage) = time.perf_counter() - began - paused, ended
     coded.append(_all_encode(encoders))
     for pipe in encoders:
-        pipe.send(0)  # no more
+        pipe.send(0)  # stop
     assert os.waitstatus_to_exitcode(status) == 0, "tokenize failed"
     seconds = totals(Store(out)).seconds
     processor = usage.ru_utime + usage.ru_stime
     walls, processors = (mean(times) for times in zip(*coded, strict=True))
     noise = workers * CALLS * SECONDS
-    print(f"{seconds / 3600:.2f} h by {workers} workers in {took / 60:.1f} min, {processor / 60:.1f} of processor time")
+    print(
+        f"{seconds / 3600:.2f} h by {workers} workers in {took / 60:.1f} min, {processor / 60:.1f} min processor time"
+    )
     for name, ours, theirs in (
         ("wall", seconds / took, noise / walls),
         ("processor", seconds / processor, noise / processors),
     ):
-        print(f"{name}: encode {theirs:.1f}, tokenize {ours:.1f} s a second, ratio {ours / theirs:.2f}")
+        print(f"{name}: encode {theirs:.1f}, tokenize {ours:.1f} s per second, ratio {ours / theirs:.2f}")
 
 
 def _start_encoder() -> Connection:
@@ -151,7 +153,7 @@ def _encoder(pipe: Connection) -> None:
 
 
 def _all_encode(encoders: list[Connection]) -> Times:
-    """All encoders at once: the longest wall time, processor time together."""
+    """Run all encoders in parallel: the longest wall time, the sum of processor times."""
     for pipe in encoders:
         pipe.send(CALLS)
     walls, processors = zip(*(pipe.recv() for pipe in encoders), strict=True)
@@ -159,7 +161,7 @@ def _all_encode(encoders: list[Connection]) -> Times:
 
 
 def _wait(pid: int, seconds: float) -> tuple[int, int, object] | None:
-    """Wait for a process's end so long, and for what it used; None if it goes on."""
+    """Wait that long for a process to end; its resource usage, or None if it is still running."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         found = os.wait4(pid, os.WNOHANG)

@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--crops", type=int, default=100)
     options = parser.parse_args()
-    print("| format | a crop | libsndfile alone | looking through |\n| --- | --- | --- | --- |")
+    print("| format | a crop | libsndfile alone | checking |\n| --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         for ending, subtype in FORMATS.items():
             path = Path(folder) / f"a{ending}"
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def write(path: Path, subtype: str | None, seconds: int) -> None:
-    """Noise whose loudness changes, as speech's does."""
+    """Noise of varying loudness, as in speech."""
     rng = np.random.default_rng(0)
     container = "OGG" if path.suffix == ".opus" else None
     with soundfile.SoundFile(path, "w", RATE, 1, subtype, format=container) as file:
@@ -46,7 +46,7 @@ def write(path: Path, subtype: str | None, seconds: int) -> None:
 
 
 def measure(path: Path, crops: int) -> tuple[float, float, float]:
-    """Seconds for a crop, for one by libsndfile alone, and for the layout."""
+    """Seconds for a crop, for one by libsndfile alone, and for the check."""
     start = time.process_time()
     layout = scan(path)
     looking = time.process_time() - start

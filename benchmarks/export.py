@@ -64,8 +64,8 @@ def main() -> None:
 
 
 def smaller_weights(folder: Path, recording: np.ndarray) -> None:
-    """Sizes of an exported folder's graphs, and how much comes out differently."""
-    print(f"{folder.name}: MB of encoder and decoder, codes that differ, decoder beside fp32")
+    """Sizes of an exported folder's graphs, and differences in their output."""
+    print(f"{folder.name}: MB of encoder and decoder, codes that differ, decoder against fp32")
     exact = Codec.from_pretrained(folder, threads=1)
     codes = exact.encode(recording)
     heard = exact.decode(codes)
@@ -87,7 +87,7 @@ def start_up(folder: Path) -> None:
     for name, stored, words in (
         (str(folder), "fp32", "exported folder"),
         (str(folder), "fp16", "exported folder, fp16"),
-        (folder.name, "fp32", "bundled weights, graph made at once"),
+        (folder.name, "fp32", "bundled weights, graph built on the fly"),
     ):
         command = [sys.executable, "-c", START.format(name=name, stored=stored)]
         taken = [float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(5)]
@@ -95,7 +95,7 @@ def start_up(folder: Path) -> None:
 
 
 def speed(model: SNAC, recording: np.ndarray, rounds: int) -> None:
-    """Seconds of audio a second, and milliseconds a group of frames as a stream, both runtimes in turn."""
+    """Seconds of audio per second, and milliseconds per group of frames as a stream, alternating between runtimes."""
     weights, engine = Weights.of(model), model.freeze()
     codec = Codec(Model(weights.name, weights.fingerprint, weights.config, weights, "fp32"), threads=1)
     tensors, codes = engine.encode(recording), codec.encode(recording)
@@ -109,7 +109,7 @@ def speed(model: SNAC, recording: np.ndarray, rounds: int) -> None:
             ("decode", "onnx"): lambda: codec.decode(codes),
         },
     )
-    print(f"{model.name}: seconds of audio a second, one thread")
+    print(f"{model.name}: seconds of audio per second, one thread")
     for what in ("encode", "decode"):
         own, other = (seconds / taken[what, runtime] for runtime in (engine.backend.name, "onnx"))
         print(f"  {what}  {engine.backend.name} {own:5.1f}  onnxruntime {other:5.1f}  {other / own:.2f} of it")
@@ -117,7 +117,7 @@ def speed(model: SNAC, recording: np.ndarray, rounds: int) -> None:
 
 
 def stream(model: SNAC, codec: Codec, recording: np.ndarray, rounds: int) -> None:
-    """Milliseconds for a group of frames."""
+    """Milliseconds per group of frames."""
     config = model.config
     group = config.frame_multiple * config.hop_length
     pieces = [recording[:, :, start : start + group] for start in range(0, recording.shape[2] - group, group)]
@@ -161,7 +161,7 @@ def stream(model: SNAC, codec: Codec, recording: np.ndarray, rounds: int) -> Non
 
 
 def lowest(rounds: int, work: Mapping[Any, Callable[[], Any]]) -> dict[Any, float]:
-    """Processor seconds of each, taking turns after one round that does not count."""
+    """Minimum processor seconds of each, alternating after a warm-up round."""
     taken: dict[Any, list[float]] = {name: [] for name in work}
     for _ in range(rounds + 1):
         for name, do in work.items():
@@ -172,7 +172,7 @@ def lowest(rounds: int, work: Mapping[Any, Callable[[], Any]]) -> dict[Any, floa
 
 
 def installation() -> None:
-    """MB that opensnac-onnx and each thing that it needs take, without what Python compiles."""
+    """Size in MB of opensnac-onnx and each dependency, without compiled bytecode."""
     with tempfile.TemporaryDirectory() as name:
         venv.create(name, with_pip=True)
         before = sizes(Path(name))
@@ -182,7 +182,7 @@ def installation() -> None:
     for package, size in sorted(found.items(), key=lambda item: -item[1]):
         if size > 1:
             print(f"{size:6.1f}  {package}")
-    print(f"{sum(found.values()):6.1f} MB in all")
+    print(f"{sum(found.values()):6.1f} MB in total")
 
 
 def sizes(environment: Path) -> dict[str, float]:

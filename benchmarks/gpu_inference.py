@@ -4,7 +4,7 @@
 
 Models have random weights. Recordings: batches of ten seconds in float32, float16 and bfloat16, eager and with graphs
 (CUDA's; with --compiled also inductor's, which take minutes per shape), and the reference's in float32. Streams: a step
-of a DecoderPool, which on a GPU is one recorded graph, and how many streams that would serve in real time. It also runs
+of a DecoderPool, which on a GPU is one captured graph, and how many streams that would serve in real time. It also runs
 on a CPU, slowly (--seconds 1 --batches 1 --streams 4).
 """
 
@@ -55,16 +55,16 @@ def measure(
     rounds: int,
     compiled: bool = False,
 ) -> list[dict[str, Any]]:
-    """All rows, printed as they come."""
+    """Measure all rows, and print each as it is measured."""
     rows: list[dict[str, Any]] = []
 
-    def tell(**row: Any) -> None:
+    def print_row(**row: Any) -> None:
         rows.append({"config": config, "device": device} | row)
         print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
 
     model = bench_model(None, config)
     reference = reference_of(model).to(device)
-    tell(task="parity", **parity(model, reference, device))
+    print_row(task="parity", **parity(model, reference, device))
     forms = {"eager": False, "graphs": True} | ({"compiled": "inductor"} if compiled else {})
     engines = {
         (form, dtype): model.freeze(backend="torch", dtype=dtype, device=device, graphs=graphs)
@@ -76,19 +76,21 @@ def measure(
         codes = engines["eager", torch.float32].encode(audio)
         for task, value in (("encode", audio), ("decode", codes)):
             theirs = timed(lambda v=value, t=task: getattr(reference, t)(v), device, rounds)
-            tell(task=task, batch=batch, form="reference", times_real_time=round(batch * seconds / theirs, 1))
+            print_row(task=task, batch=batch, form="reference", times_real_time=round(batch * seconds / theirs, 1))
             for (form, dtype), engine in engines.items():
                 ours = timed(lambda v=value, t=task, e=engine: getattr(e, t)(v, check=False), device, rounds)
                 speed = {"times_real_time": round(batch * seconds / ours, 1), "ratio": round(theirs / ours, 2)}
-                tell(task=task, batch=batch, form=f"{form} {name_of(dtype)}", **speed)
+                print_row(task=task, batch=batch, form=f"{form} {name_of(dtype)}", **speed)
     for count in streams:
         for dtype in TYPES:
-            tell(task="streams", streams=count, form=name_of(dtype), **step_of(engines["eager", dtype], count, rounds))
+            print_row(
+                task="streams", streams=count, form=name_of(dtype), **step_of(engines["eager", dtype], count, rounds)
+            )
     return rows
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """Without its module."""
+    """A type's name without its module."""
     return str(dtype).removeprefix("torch.")
 
 
@@ -104,7 +106,7 @@ def reference_of(model: SNAC) -> torch.nn.Module:
 
 @torch.inference_mode()
 def parity(model: SNAC, reference: torch.nn.Module, device: str) -> dict[str, Any]:
-    """The share of codes that are the reference's, and the largest difference of our backends' audio without noise."""
+    """The share of codes equal to the reference's, and the largest difference of our backends' audio without noise."""
     audio = 0.1 * torch.randn(2, 1, round(PARITY_SECONDS * model.sampling_rate))
     here, there = model.freeze(device="cpu"), model.freeze(backend="torch", device=device)
     codes = reference.encode(audio.to(device))
@@ -115,7 +117,7 @@ def parity(model: SNAC, reference: torch.nn.Module, device: str) -> dict[str, An
 
 
 def step_of(engine: Engine, count: int, rounds: int) -> dict[str, Any]:
-    """A pool's step with all its streams."""
+    """Time a pool's step with all its streams."""
     pool = DecoderPool(engine, count)
     places = [pool.open(seed=n) for n in range(count)]
     codes = [torch.zeros_like(held[0]) for held in pool._step.inputs]
@@ -130,7 +132,7 @@ def step_of(engine: Engine, count: int, rounds: int) -> dict[str, Any]:
 
 @torch.inference_mode()
 def timed(work: Callable[[], object], device: str, rounds: int) -> float:
-    """Median seconds of a call, after one that does not count."""
+    """Median seconds of a call, after a warm-up."""
     taken = []
     for _ in range(rounds + 1):
         began = time.perf_counter()

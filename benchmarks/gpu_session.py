@@ -43,16 +43,23 @@ SHORTEST_TRAINING = 0.05  # minutes
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="speech_24khz_small", help="a shipped configuration's name or a TOML file")
-    parser.add_argument("--measure", nargs="*", default=["speech_24khz_small", "speech_24khz"], help="to be timed")
-    parser.add_argument("--infer", nargs="*", default=["speech_24khz"], help="whose inference is to be timed")
+    parser.add_argument(
+        "--measure",
+        nargs="*",
+        default=["speech_24khz_small", "speech_24khz"],
+        help="configurations to time in training",
+    )
+    parser.add_argument("--infer", nargs="*", default=["speech_24khz"], help="configurations to time in inference")
     parser.add_argument("--minutes", type=float, default=25.0, help="from now to the end")
-    parser.add_argument("--eager", action="store_true", help="leave torch.compile out, which takes long on a CPU")
-    parser.add_argument("--measure-minutes", type=float, default=8.0, help="begin no new measurement after these")
-    parser.add_argument("--rounds", type=int, default=10, help="steps for each figure")
+    parser.add_argument("--eager", action="store_true", help="skip torch.compile, which is slow on a CPU")
+    parser.add_argument("--measure-minutes", type=float, default=8.0, help="start no measurement after these")
+    parser.add_argument("--rounds", type=int, default=10, help="steps per measurement")
     parser.add_argument("--out", type=Path, default=Path("session"))
-    parser.add_argument("--export-seconds", type=float, default=EXPORT_SECONDS, help="kept for what follows training")
+    parser.add_argument(
+        "--export-seconds", type=float, default=EXPORT_SECONDS, help="reserved for the time after training"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
-    parser.add_argument("--init", help="a model or slim checkpoint to begin with")
+    parser.add_argument("--init", help="a model or slim checkpoint to start from")
     options = parser.parse_args()
     deadline = time.monotonic() + 60 * options.minutes
     measured_by = time.monotonic() + 60 * options.measure_minutes
@@ -70,13 +77,13 @@ def main() -> None:
             (options.out / "throughput.json").write_text(json.dumps(rows, indent=2) + "\n")
             (options.out / "throughput.md").write_text(markdown(rows))
             if time.monotonic() > measured_by:
-                print("no time to measure more", flush=True)
+                print("no time left to measure", flush=True)
                 break
     train_until(config, deadline - options.export_seconds, options.out)
 
 
 def throughput(config: TrainConfig, rounds: int, eager: bool) -> Iterator[dict[str, Any]]:
-    """Seconds of audio a second of each way to take a step, clips in memory, the reference's first."""
+    """Seconds of audio per second for each kind of training step, clips in memory, the reference's first."""
     processes = Processes(config.device)
     device = processes.device
     clips = 0.1 * torch.randn(config.data.batch_size, 1, crop_samples(config), device=device)
@@ -120,7 +127,7 @@ def reference_throughput(
 
 
 class ReferenceStep:
-    """Discriminators, then the generator, one after the other as the usual recipe has it."""
+    """Discriminators, then the generator, one after the other, as usual."""
 
     def __init__(self, model: nn.Module, discriminators: Discriminators | None, config: TrainConfig) -> None:
         self.model, self.discriminators, self.config = model, discriminators, config
@@ -145,22 +152,22 @@ class ReferenceStep:
 
 
 def train_until(config: TrainConfig, end: float, out: Path) -> None:
-    """Train until `end` (of time.monotonic) and export; a run that is there already goes on."""
-    run = Run(config, out / "run", resume=True)  # decodes and compiles, which also takes its time
+    """Train until `end` (of time.monotonic) and export; an existing run is resumed."""
+    run = Run(config, out / "run", resume=True)  # decodes and compiles, which counts towards the time
     minutes = max(SHORTEST_TRAINING, (end - time.monotonic()) / 60)
     schedule = dataclasses.replace(config.schedule, minutes=run.elapsed / 60 + minutes)
     run.config = run.trainer.config = dataclasses.replace(config, schedule=schedule)
     print(f"training for {minutes:.1f} minutes", flush=True)
     run.complete()
     for name in (SLIM, "log.jsonl"):
-        if (run.out / name).exists():  # a run of a few steps has not logged any
+        if (run.out / name).exists():  # a short run has not logged any
             shutil.copy(run.out / name, out / name)
     pretrained.save(average_of(run.out / SLIM), out / "model", torch.float16)
-    print(f"left: {out / SLIM}, {out / 'model'}, {out / 'log.jsonl'}")
+    print(f"wrote {out / SLIM}, {out / 'model'}, {out / 'log.jsonl'}")
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """A table of the rows, each beside the reference's step of its kind where that was measured."""
+    """A table of the rows, each with its ratio to the reference's step of that kind, if measured."""
     reference_rows = [row for row in rows if row["form"] == "reference" and "step" in row]
     beside = {(row["config"], row["step"]): row["audio_seconds_per_second"] for row in reference_rows}
     headings = ["config", "device", "step", "precision", "form", "audio s/s", "times the reference"]

@@ -3,7 +3,7 @@
     python benchmarks/look_ahead.py [--model M] [FILE...]
 
 Each row streams one coarse frame at a time. Encoder: share of codes equal to the exact ones, and the quality of the
-codes decoded at once. Decoder: the exact codes streamed, and the difference from decoding them at once.
+codes decoded in one call. Decoder: the exact codes streamed, and the difference from decoding them in one call.
 """
 
 from __future__ import annotations

@@ -61,18 +61,18 @@ def write_noise(target: Path, seconds: float) -> None:
 
 
 def write_manifest(folder: Path, rows: int) -> Path:
-    """A manifest of one recording so many times, and a model beside it."""
+    """A manifest that repeats one recording, and a model next to it."""
     write_noise(folder / "short.wav", 0.2)
     torch.manual_seed(0)
     SNAC(sampling_rate=RATE, vq_strides=[4, 2, 1], **MINIATURE).save_pretrained(folder / "miniature")
-    lines = [json.dumps({"path": "short.wav", "id": f"{n:08d}", "text": "what is said in it"}) for n in range(rows)]
+    lines = [json.dumps({"path": "short.wav", "id": f"{n:08d}", "text": "the words in it"}) for n in range(rows)]
     manifest = folder / f"{rows}.jsonl"
     manifest.write_text("\n".join(lines), encoding="utf-8")
     return manifest
 
 
 def measure(what: str, arguments: list[str]) -> None:
-    """Run a command to its end, and print what it took."""
+    """Run a command, and print its memory and time."""
     began = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", "opensnac", *arguments], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)

@@ -40,7 +40,7 @@ class Peer:
 
 
 def peers() -> list[Peer]:
-    """All of them, at 24 kHz and their lowest usual bitrate."""
+    """All codecs, at 24 kHz and their lowest usual bitrate."""
     torch.manual_seed(0)
     config = TrainConfig.from_toml(PUBLISHED).model
     model = SNAC.from_config(config)
@@ -78,7 +78,7 @@ def peers() -> list[Peer]:
 
 
 def size(model: torch.nn.Module) -> int:
-    """Its parameters."""
+    """The number of parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -27,14 +27,14 @@ from opensnac.files import atomic_file
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 STORED = Path(__file__).with_name("quality.json")
-# What a mean may lose, in the metric's own unit.
+# The allowed loss of a mean, in the metric's unit.
 MARGINS = {"pesq_wb": 0.05, "stoi": 0.005, "visqol_audio": 0.05, "dnsmos": 0.05, "mel_distance": 0.1}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Compare, or update. Exits with what is wrong."""
+    """Compare, or update. Exits with an error message on a regression."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--update", action="store_true", help="store the figures of new weights")
+    parser.add_argument("--update", action="store_true", help="store the scores of new weights")
     update = parser.parse_args(arguments).update
     fingerprint = by_name("opensnac").model.fingerprint
     stored = json.loads(STORED.read_text(encoding="utf-8")) if STORED.exists() else None
@@ -51,15 +51,17 @@ def measure() -> dict[str, float]:
     (entry,) = [entry for entry in results["codecs"] if entry["codec"] == "opensnac"]
     absent = [name for name in MARGINS if entry["scores"][name] is None]
     if absent or entry["failed"]:
-        raise OpensnacError(f"not measured: {', '.join(absent) or entry['failed']}; pip install 'opensnac[evaluate]'")
+        raise OpensnacError(
+            f"expected all scores, got no {', '.join(absent) or entry['failed']}; pip install 'opensnac[evaluate]'"
+        )
     return {name: entry["scores"][name]["mean"] for name in MARGINS}
 
 
 def store(fingerprint: str, stored: Mapping[str, Any] | None, measure: Callable[[], Mapping[str, float]]) -> None:
-    """Write the figures of weights that have none yet. OpensnacError where they have."""
+    """Write the scores of weights that have none yet, else OpensnacError."""
     if stored and stored["weights"] == fingerprint:
         raise OpensnacError(
-            f"{STORED.name} has figures of these weights, {fingerprint[:16]}: they change with them alone"
+            f"{STORED.name}: expected scores of other weights, got those of {fingerprint[:16]}, which has scores"
         )
     figures = {"weights": fingerprint, "scores": {name: round(score, 4) for name, score in measure().items()}}
     with atomic_file(STORED, force=True) as path:
@@ -67,12 +69,12 @@ def store(fingerprint: str, stored: Mapping[str, Any] | None, measure: Callable[
 
 
 def compare(fingerprint: str, stored: Mapping[str, Any] | None, measure: Callable[[], Mapping[str, float]]) -> None:
-    """OpensnacError where there are no figures of these weights, or a score fell below its margin."""
+    """OpensnacError if there are no scores of these weights, or a score fell below its margin."""
     if stored is None or stored["weights"] != fingerprint:
         theirs = stored["weights"][:16] if stored else "none"
         raise OpensnacError(
-            f"{STORED.name} has figures of the weights {theirs}, the bundled ones are {fingerprint[:16]}; "
-            "run `make quality-update`, look at what changed, and commit it with the weights"
+            f"{STORED.name}: expected scores of the bundled weights {fingerprint[:16]}, got those of {theirs}; "
+            "run `make quality-update`, review the changes, and commit it with the weights"
         )
     scores = measure()
     lost = {name: loss(name, scores[name], stored["scores"][name]) for name in MARGINS}
@@ -82,11 +84,11 @@ def compare(fingerprint: str, stored: Mapping[str, Any] | None, measure: Callabl
         print(f"{name:14} {figures}  {verdict}")
     fallen = [name for name, by in lost.items() if by > MARGINS[name]]
     if fallen:
-        raise OpensnacError(f"the bundled model has become worse: {', '.join(fallen)}")
+        raise OpensnacError(f"expected scores within the margins, got worse ones: {', '.join(fallen)}")
 
 
 def loss(name: str, score: float, stored: float) -> float:
-    """How much worse a score is than the stored one; negative where it is better."""
+    """How much worse a score is than the stored one; negative if it is better."""
     return stored - score if METRICS[name].higher_is_better else score - stored
 
 

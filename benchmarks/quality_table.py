@@ -25,13 +25,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("results", type=Path, help="results.json of an evaluation")
     parser.add_argument("--metric", action="append", help="metric's name in results.json; again for more; default: all")
     parser.add_argument("--codec", action="append", help="codec's name in the report; again for more; default: all")
-    parser.add_argument("--label", help="the clips of one label alone")
-    parser.add_argument("--each-label", action="store_true", help="the clips of every label by themselves")
+    parser.add_argument("--label", help="only the clips of one label")
+    parser.add_argument("--each-label", action="store_true", help="one row per label")
     chosen = parser.parse_args(arguments)
     try:
         results = json.loads(chosen.results.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise OpensnacError(f"{chosen.results}: {error}; give the results.json of an evaluation") from error
+        raise OpensnacError(f"{chosen.results}: expected the results.json of an evaluation, got {error}") from error
     make = by_label(results, chosen.metric, chosen.codec) if chosen.each_label else None
     print("\n".join(make or table(results, chosen.metric, chosen.codec, chosen.label)))
 
@@ -55,9 +55,9 @@ def table(
     wanted = [*(metrics or titles)], [*(codecs or entries)]
     for names, known, what in ((wanted[0], titles, "metric"), (wanted[1], entries, "codec")):
         if unknown := [name for name in names if name not in known]:
-            raise OpensnacError(f"no {what} {unknown[0]!r} in these results; there are {', '.join(known)}")
+            raise OpensnacError(f"expected a {what} of these results, {', '.join(known)}, got {unknown[0]!r}")
     if label is not None and label not in results["labels"]:
-        raise OpensnacError(f"no label {label!r} in these results; there are {', '.join(results['labels'])}")
+        raise OpensnacError(f"expected a label of these results, {', '.join(results['labels'])}, got {label!r}")
     yield _row(["codec", "b/s", *(titles[name] for name in wanted[0])])
     yield _row(["---"] * (2 + len(wanted[0])))
     for name in wanted[1]:

@@ -4,7 +4,7 @@
 
 Reports the latency of the first sound, the time per coarse frame, and how often playback ran dry: it starts with one
 coarse frame buffered and then consumes samples at their rate. The picture shows the streamed sound below that of the
-whole recording decoded at once.
+whole recording decoded in one call.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("recording", nargs="?", default=EXAMPLE)
     parser.add_argument("--model")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--faster", type=float, default=1.0, help="times real time that tokens come at")
+    parser.add_argument("--faster", type=float, default=1.0, help="rate of the tokens in multiples of real time")
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -40,25 +40,23 @@ def main() -> None:
     codes = model.encode(torch.from_numpy(samples)[None])
     stream = TokenStream(model)
     tokens = stream.layout.flatten(codes)[0].tolist()
-    for token in tokens[
-        : 2 * len(stream.layout.slots)
-    ]:  # what is arranged once is not the first listener's to wait for
+    for token in tokens[: 2 * len(stream.layout.slots)]:  # warm-up: one-time preparation is not part of the latency
         stream.push(token)
     streamed = play(model, tokens, options.faster)
     whole = model.decode(codes)[0, 0].numpy()
     error = float(np.abs(streamed - whole).max())
-    print(f"the largest difference from the recording decoded at once is {error:.1e}")
+    print(f"the largest difference from the recording decoded in one call is {error:.1e}")
     if options.picture:
-        titles = [("decoded at once", ""), ("streamed token by token", f"largest difference {error:.1e}")]
+        titles = [("decoded in one call", ""), ("streamed token by token", f"largest difference {error:.1e}")]
         picture.draw(options.picture, np.stack([whole, streamed]), titles, model.config.sampling_rate)
 
 
 def play(model: SNAC, tokens: list[int], faster: float) -> np.ndarray:
-    """Push the tokens at their rate and print what a listener would have noticed; what was heard."""
+    """Push the tokens at their rate and print latency and gaps; returns the samples played."""
     stream = TokenStream(model)
     slots, rate = len(stream.layout.slots), model.config.sampling_rate
     group = model.config.vq_strides[0] * model.hop_length
-    first_sample = start = None  # of the first sample, and of the loudspeaker, which wants a coarse frame in hand
+    first_sample = start = None  # times of the first sample, and of playback, which buffers one coarse frame
     given, gaps, silence, costs = 0, 0, 0.0, []
     heard = []
     began = time.perf_counter()
@@ -82,13 +80,11 @@ def play(model: SNAC, tokens: list[int], faster: float) -> np.ndarray:
     assert first_sample is not None
     assert start is not None
     print(f"{len(tokens)} tokens, {given / rate:.2f} s of sound, at {faster:g} times real time")
-    print(
-        f"first samples after {1e3 * (first_sample - began):.0f} ms, a coarse frame of them in hand, and sound, after"
-    )
+    print(f"first samples after {1e3 * (first_sample - began):.0f} ms; playback, with a coarse frame buffered, after")
     print(f"{1e3 * (start - silence - began):.0f} ms; the look-ahead is {1e3 * stream.look_ahead / rate:.0f} ms")
     slow = sorted(costs)[int(0.95 * (len(costs) - 1))]
     print(f"a coarse frame takes {1e3 * statistics.median(costs):.1f} ms, 95 % under {1e3 * slow:.1f} ms")
-    print(f"the sound ran out {gaps} times, {1e3 * silence:.0f} ms in all")
+    print(f"playback ran dry {gaps} times, {1e3 * silence:.0f} ms in total")
     return torch.cat(heard).numpy()
 
 

@@ -35,21 +35,21 @@ from opensnac.recordings.source import READABLE
 from opensnac.training.config import toml_value
 
 RECIPES = {kind: Path(__file__).with_name(f"{kind}_corpus.toml") for kind in ("speech", "music")}
-VALID_ONE_IN = 80  # recordings that are kept for validation, chosen by their names
-G722, G722_RATE = ".g722", 16_000  # decoded, for the trainer cannot read them
+VALID_ONE_IN = 80  # one recording in this many is for validation, by a hash of its name
+G722, G722_RATE = ".g722", 16_000  # decoded, as the trainer cannot read them
 
 
 def main() -> None:
     """Fetch into the given folder and report the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=RECIPES)
-    parser.add_argument("out", type=Path, help="folder that takes train/, valid/ and test/")
-    parser.add_argument("--only", action="append", metavar="SOURCE", help="a source's name; may be given again")
+    parser.add_argument("out", type=Path, help="output folder for train/, valid/ and test/")
+    parser.add_argument("--only", action="append", metavar="SOURCE", help="a source's name; repeatable")
     options = parser.parse_args()
     sources = tomllib.loads(RECIPES[options.kind].read_text(encoding="utf-8"))["source"]
     names = [source["name"] for source in sources]
     if unknown := [name for name in options.only or [] if name not in names]:
-        parser.error(f"unknown source {', '.join(unknown)}; expected of {', '.join(names)}")
+        parser.error(f"expected sources of {', '.join(names)}, got {', '.join(unknown)}")
     failed = 0
     for source in sources:
         if options.only and source["name"] not in options.only:
@@ -60,11 +60,11 @@ def main() -> None:
             print(fetch(source, options.out))
         except OpensnacError as error:
             failed += 1
-            print(f"left out: {source['name']}: {error}", file=sys.stderr)
+            print(f"skipped: {source['name']}: {error}", file=sys.stderr)
     listed = toml_value(weighted(sources, options.out))
     (options.out / "train.txt").write_text(listed + "\n", encoding="utf-8")
     if failed:
-        sys.exit(f"{failed} sources are missing; run this again to fetch them alone")
+        sys.exit(f"{failed} sources are missing; run this again to fetch only those")
 
 
 def weighted(sources: Sequence[dict[str, Any]], out: Path) -> list[dict[str, Any]]:
@@ -74,18 +74,20 @@ def weighted(sources: Sequence[dict[str, Any]], out: Path) -> list[dict[str, Any
 
 
 def fetch(source: dict[str, Any], out: Path) -> str:
-    """Fetch one source's recordings into `out`, which appears whole or not at all; a line about them."""
+    """Fetch one source's recordings into `out`, atomically; returns a line about them."""
     name, notice = source["name"], out / f"{source['name']}.txt"
     one_in = source.get("valid_one_in", VALID_ONE_IN)
     if notice.exists():
-        return f"{name}: is there"
+        return f"{name}: exists"
     with tempfile.TemporaryDirectory(dir=_made(out)) as scratch:
         root, version = obtain(source, Path(scratch))
         found = sorted(path for pattern in source["files"] for path in root.glob(pattern) if path.is_file())
         sounds = [path for path in found if path.suffix.lower() in (*READABLE, G722)]
-        recordings = [path for path in sounds if path.stat().st_size]  # a list's empty files are no recordings
+        recordings = [path for path in sounds if path.stat().st_size]  # skip empty files
         if not recordings:
-            raise OpensnacError(f"nothing matches {', '.join(source['files'])} in version {version}")
+            raise OpensnacError(
+                f"expected recordings that match {', '.join(source['files'])}, got none in version {version}"
+            )
         texts = said_in(source, root, Path(scratch))
         said: dict[str, list[dict[str, str]]] = {}
         for path in recordings:
@@ -106,10 +108,10 @@ def fetch(source: dict[str, Any], out: Path) -> str:
 
 
 def obtain(source: dict[str, Any], scratch: Path) -> tuple[Path, str]:
-    """A source's files below a folder, and their version."""
+    """Download a source; returns the folder of its files and their version."""
     if "repository" not in source:
         version = unpack(source["package"], scratch)
-        for archive in source.get("archives", ()):  # ZIP files by another ending
+        for archive in source.get("archives", ()):  # ZIP files with other extensions
             with zipfile.ZipFile(scratch / "root" / archive) as opened:
                 opened.extractall(scratch / "root")
         return scratch / "root", version
@@ -134,7 +136,7 @@ def said_in(source: dict[str, Any], root: Path, scratch: Path) -> dict[str, str]
         root = scratch / "transcripts" / "root"
     lists = sorted(root.glob(stated["files"]))
     if not lists:
-        raise OpensnacError(f"no transcripts match {stated['files']}")
+        raise OpensnacError(f"expected transcripts that match {stated['files']}, got none")
     return {name: text for path in lists for name, text in transcripts.read(stated["form"], path).items()}
 
 
@@ -147,7 +149,7 @@ def write_metadata(target: Path, rows: list[dict[str, str]]) -> None:
 
 
 def bring(path: Path, target: Path) -> Path:
-    """Move a recording, or decode it if the trainer could not read it; its new place."""
+    """Move a recording, or decode it if the trainer cannot read it; returns its new path."""
     _made(target.parent)
     if path.suffix != G722:
         shutil.move(path, target)
@@ -155,7 +157,7 @@ def bring(path: Path, target: Path) -> Path:
     try:
         import av
     except ImportError as error:
-        raise OpensnacError("PyAV not found, and G.722 needs it: pip install 'opensnac[media]'") from error
+        raise OpensnacError("PyAV, needed for G.722, is not installed; run: pip install 'opensnac[media]'") from error
     target = target.with_suffix(".flac")
     try:
         with av.open(str(path), format="g722") as file:

@@ -27,13 +27,13 @@ from opensnac.recordings import audio
 
 RECIPE = Path(__file__).with_name("evaluation_set.toml")
 EXAMPLES = Path(__file__).parent.parent / "examples"
-MIXED_DB = 10.0  # by which music under speech is lower
+MIXED_DB = 10.0  # level of music below that of speech
 
 
 def main() -> None:
     """Fetch into the given folder and report the results."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("out", type=Path, help="folder that takes speech/, music/, environment/ and mixed/")
+    parser.add_argument("out", type=Path, help="output folder for speech/, music/, environment/ and mixed/")
     out = parser.parse_args().out
     recipe = tomllib.loads(RECIPE.read_text(encoding="utf-8"))
     lines = list(fetch(recipe, out))
@@ -69,7 +69,7 @@ def add_speech(out: Path) -> Iterator[str]:
     (out / "speech").mkdir(parents=True, exist_ok=True)
     for recording in sorted(EXAMPLES.glob("*.flac")):
         shutil.copyfile(recording, out / "speech" / recording.name)
-    yield "- speech: examples/ of this repository; examples/README.md says whose and how licensed"
+    yield "- speech: examples/ of this repository; authors and licences are in examples/README.md"
 
 
 def add_mixed(out: Path) -> Iterator[str]:
@@ -80,7 +80,7 @@ def add_mixed(out: Path) -> Iterator[str]:
         music, music_rate = audio.read(pieces[index % len(pieces)])
         mixed = mix(samples.mean(axis=0), audio.resample(music.mean(axis=0)[None], music_rate, rate)[0])
         audio.write(out / "mixed" / recording.name, mixed[None], rate, force=True)
-    yield f"- mixed: that speech over that music, which is {MIXED_DB:g} dB lower"
+    yield f"- mixed: that speech over that music, at a level {MIXED_DB:g} dB lower"
 
 
 def mix(speech: np.ndarray, music: np.ndarray) -> np.ndarray:

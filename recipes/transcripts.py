@@ -4,7 +4,7 @@ asterisk    core-sounds-en.txt: `digits/1: one`; brackets mark noises
 fillets     Lua of the game Fish Fillets: `dialogId("name", ...)`, then `dialogStr("text")`
 ljspeech    metadata.csv: `name|text`
 
-A name is a recording's, without its extension, with as many of its folders as the list has.
+A name is a recording's, without its extension, with as many of its folders as in the list.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePath
 
 DIALOG = re.compile(r'dialogId\("([^"]+)".*?dialogStr\("((?:[^"\\]|\\.)*)"\)', re.DOTALL)
-FOLDERS = 2  # of a recording, at most, that a list's names have
+FOLDERS = 2  # at most, in a list's names
 
 
 def read(form: str, path: Path) -> dict[str, str]:

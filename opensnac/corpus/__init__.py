@@ -1,4 +1,4 @@
-"""Corpora of recordings to tokens, and tokens to training: what `opensnac tokenize` writes, read again."""
+"""Token corpora: written by `opensnac tokenize`, read again for training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Corpus", "PackedTokens", "TokenDataset", "TokenLoader"]
 
 
 def __getattr__(name: str) -> Any:
-    """Load on first use: what reads folders and shards alone needs neither torch nor pyarrow."""
+    """Load on first use: readers of folders and shards need neither torch nor pyarrow."""
     if name in ("PackedTokens", "TokenLoader"):
         from opensnac.corpus import packing
 

@@ -1,4 +1,4 @@
-"""The data card of a corpus, README.md: what is in it, of which model, how it is read."""
+"""The data card of a corpus, README.md: its contents, its model, and how to read it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ import numpy as np
 tokens = np.memmap("tokens.bin", dtype="{dtype}", mode="r")
 ```
 
-`index.parquet` has a line for each row: its first token is number `offset`, it has `num_tokens`, and the token {end}
-follows it.""",
+`index.parquet` has a line for each row: `num_tokens` tokens from position `offset` on, followed by the end token
+{end}.""",
 }
 
 
@@ -44,7 +44,7 @@ def card(facts: Mapping[str, Any]) -> str:
         facts["command"],
         "```",
         "",
-        f"- Recordings: {totals['recordings']:,}, of which {totals['failed']:,} could not be coded"
+        f"- Recordings: {totals['recordings']:,}, of which {totals['failed']:,} could not be encoded"
         f"{' (`failed.parquet` says why)' if totals['failed'] else ''} and {totals['left_out']:,} were left out by the"
         " selection",
         f"- Model: `{facts['model']}`, weights `{facts['fingerprint']}`",
@@ -63,7 +63,7 @@ def card(facts: Mapping[str, Any]) -> str:
 
 
 def _front_matter(facts: Mapping[str, Any]) -> list[str]:
-    """What the hub reads: where the data lie."""
+    """The hub's metadata: where the data files are."""
     if facts["format"] == "bin":
         return []
     ending = {"parquet": "parquet", "webdataset": "tar"}[facts["format"]]
@@ -84,7 +84,7 @@ def _codes(facts: Mapping[str, Any]) -> str:
     kept = f"{len(config['vq_strides'])} scales of strides {', '.join(map(str, config['vq_strides']))}"
     if facts["tokens"]:
         first, stop = facts["vocabulary"]
-        kept = f"one list of tokens a row, layout `{facts['tokens']}`, numbers {first} to {stop - 1}"
+        kept = f"one list of tokens per row, layout `{facts['tokens']}`, numbers {first} to {stop - 1}"
     return f"{kept}; each of {config['codebook_size']}, at {config['sampling_rate']} Hz"
 
 

@@ -1,4 +1,4 @@
-"""Whether a corpus is what it says: files by their digests, rows by their counts, codes against the recordings."""
+"""Verification of a corpus: files by their digests, rows by their counts, codes by encoding recordings again."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from opensnac.corpus.tokenize import FAILED
 from opensnac.corpus.work import Job, Worker
 from opensnac.errors import OpensnacError
 
-AGAIN = "the command that made the corpus makes it again"
+AGAIN = "the command that made the corpus writes it again"
 
 
 @dataclass
 class Checked:
-    """What was looked at, and what is wrong: a line for each."""
+    """What was checked, and the problems found, one line each."""
 
     folder: str
     files: int = 0
     rows: int = 0
-    recordings: int = 0  # coded again
+    recordings: int = 0  # encoded again
     problems: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        seen = f"{self.files:,} files, {self.rows:,} rows, {self.recordings:,} recordings coded again"
-        found = f"{len(self.problems)} problems" if self.problems else "all as it should be"
+        seen = f"{self.files:,} files, {self.rows:,} rows, {self.recordings:,} recordings encoded again"
+        found = f"{len(self.problems)} problems" if self.problems else "no problems"
         return f"{self.folder}: {seen}: {found}"
 
 
 def check_corpus(folder: str, sample: int = 10, seed: int = 0) -> Checked:
-    """Verify all files and rows, and code a random `sample` of recordings again.
+    """Verify all files and rows, and encode a random `sample` of recordings again.
 
-    OpensnacError where there is no finished corpus.
+    Raises OpensnacError if there is no finished corpus.
     """
     corpus, checked = Corpus(folder), Checked(folder)
     checked.problems += _files(corpus, checked)
@@ -86,17 +86,17 @@ def _rows(corpus: Corpus, checked: Checked) -> Iterator[str]:
 
 
 def _wrong(corpus: Corpus, row: Tokens) -> str | None:
-    """What is wrong with a row by itself."""
+    """What is wrong with a row on its own; None if nothing is."""
     config = corpus.config
     try:
         codes = corpus.codes(row)
     except OpensnacError as error:
         return str(error)
     if any(code.size and not 0 <= code.min() <= code.max() < config.codebook_size for code in codes):
-        return f"expected codes of 0 to {config.codebook_size - 1}, got others"
+        return f"expected codes from 0 to {config.codebook_size - 1}, got others"
     frames = {len(code) * stride for code, stride in zip(codes, config.vq_strides, strict=True)}
     if len(frames) != 1:
-        return f"expected as many frames of each scale, got {sorted(frames)}"
+        return f"expected the same number of frames in each scale, got {sorted(frames)}"
     if "--drop-repeated-frames" in corpus.facts["command"].split():
         return None
     rate = row.facts["sampling_rate"]
@@ -118,7 +118,7 @@ def _wrong(corpus: Corpus, row: Tokens) -> str | None:
 
 
 def _codes(corpus: Corpus, checked: Checked, sample: int, seed: int) -> Iterator[str]:
-    """Code some recordings again, by themselves, and compare."""
+    """Encode some recordings again, one at a time, and compare."""
     plan = Plan(corpus.store)
     numbers = np.random.default_rng(seed).permutation(plan.recordings)[:sample].tolist()
     if not numbers:
@@ -140,7 +140,7 @@ def _codes(corpus: Corpus, checked: Checked, sample: int, seed: int) -> Iterator
                     pass
                 except Exception as error:
                     if entry.id not in failed:
-                        yield f"{entry.id}: was coded and cannot be read now: {error}"
+                        yield f"{entry.id}: expected a readable recording, as it was when encoded, got {error}"
     finally:
         torch.set_num_threads(threads)
 

@@ -1,4 +1,4 @@
-"""Rows of a corpus to sound, by the way that `opensnac decode` takes."""
+"""Rows of a corpus decoded to audio files, through the same path as `opensnac decode`."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from opensnac.recordings.transcode import decode_file
 def detokenize(
     folder: str, rows: str, out: Path, ending: str = "wav", model: str | None = None, force: bool = False
 ) -> Iterator[Path]:
-    """Write rows such as "1,5,7-9" or "all" as NUMBER.wav (flac, ogg) into `out`; gives each path once it is whole.
+    """Write rows such as "1,5,7-9" or "all" as NUMBER.wav (flac, ogg) into `out`; yields each path once it is complete.
 
-    UsageError for rows that are not there, ModelMismatchError for another model than the corpus was made with.
+    Raises UsageError for rows that do not exist, ModelMismatchError for a model other than the corpus's.
     """
     corpus = Corpus(folder)
     ending = writable_ending(f"row.{ending}")
@@ -34,7 +34,7 @@ def detokenize(
 
 
 def as_snac(corpus: Corpus, row: Tokens) -> bytes:
-    """A row as a `.snac` file. Of one that lost frames, what is left."""
+    """A row as a `.snac` file; of a row with dropped frames, the frames that remain."""
     config = corpus.config
     codes = corpus.codes(row)
     frames = len(codes[0]) * config.vq_strides[0]
@@ -42,7 +42,7 @@ def as_snac(corpus: Corpus, row: Tokens) -> bytes:
     codes = [code[: frames // stride] for code, stride in zip(codes, config.vq_strides, strict=True)]
     if not frames:
         raise OpensnacError(
-            f"{row.facts['id']}: expected a group of {config.frame_multiple} frames at least, got fewer"
+            f"{row.facts['id']}: expected at least one group of {config.frame_multiple} frames, got fewer"
         )
     rate, num_samples = row.facts["sampling_rate"], row.facts["num_samples"]
     most = frames * config.hop_length * rate // config.sampling_rate
@@ -51,7 +51,7 @@ def as_snac(corpus: Corpus, row: Tokens) -> bytes:
 
 
 def row_numbers(text: str, count: int) -> list[int]:
-    """The rows that a list such as "1,5,7-9" or "all" names, of `count`. UsageError for others."""
+    """Row numbers from a list such as "1,5,7-9" or "all"; UsageError unless they are below `count`."""
     if text == "all":
         return list(range(count))
     found: list[int] = []

@@ -1,4 +1,4 @@
-"""How loud a recording is, learned block by block: peak, level and clipped share; loudness as it is heard."""
+"""Measurements taken block by block: peak, level and clipped share of each segment; integrated loudness."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Callable
 
 import numpy as np
 
-CLIPPED = 32766 / 32768  # of full scale: where 16-bit samples stand that were cut off
-SILENT_DB = -120.0  # stands for the level of digital silence
-BLOCK_SECONDS, HOPS = 0.4, 4  # of ITU-R BS.1770, and how many steps there are in one
+CLIPPED = 32766 / 32768  # of full scale: 16-bit samples at or above this count as clipped
+SILENT_DB = -120.0  # the level reported for digital silence
+BLOCK_SECONDS, HOPS = 0.4, 4  # gating blocks of ITU-R BS.1770, and hops per block
 ABSOLUTE_GATE, RELATIVE_GATE = -70.0, -10.0  # LUFS, LU
 OFFSET = -0.691
 
 
 class Levels:
-    """Of each segment and channel: the largest sample, the mean square, the share at full scale.
+    """The peak, mean square and share of clipped samples of each segment and channel.
 
-    `border` says where segment n ends, None for the recording's end.
+    `border(n)` is the sample where segment n ends, None for the recording's end.
     """
 
     def __init__(self, channels: int, border: Callable[[int], int | None]) -> None:
@@ -30,7 +30,7 @@ class Levels:
         self._count: list[int] = []
 
     def __getstate__(self) -> dict[str, object]:
-        """Without the function: what was learned can go to another process, and grows no more there."""
+        """Without `border`, which cannot be pickled: the measurements can be read elsewhere, not continued."""
         return self.__dict__ | {"_border": None}
 
     def add(self, block: np.ndarray) -> None:
@@ -53,7 +53,7 @@ class Levels:
         return round(max(SILENT_DB, 10 * np.log10(max(square, 1e-12))), 2)
 
     def clipped(self, segment: int, channel: int) -> float:
-        """The share of samples at full scale or beyond."""
+        """The share of samples at or beyond full scale."""
         return round(int(self._clipped[segment][channel]) / max(1, self._count[segment]), 6)
 
     def _begin_segment(self) -> None:
@@ -73,14 +73,14 @@ class Levels:
 
 
 class Loudness:
-    """Integrated loudness after ITU-R BS.1770-4 of a recording that comes in blocks; every channel weighs as much."""
+    """Integrated loudness after ITU-R BS.1770-4 of a recording in blocks; all channels weigh the same."""
 
     def __init__(self, rate: int, channels: int) -> None:
         self._filter, self._rate = _k_weighting(rate), rate
         self._state = np.zeros((len(self._filter), channels, 2))
         self._hop = max(1, round(BLOCK_SECONDS / HOPS * rate))
         self._rest = np.zeros(0)
-        self._powers: list[float] = []  # of each hop, all channels together: ten numbers a second
+        self._powers: list[float] = []  # of each hop, summed over channels: ten values per second
 
     def add(self, block: np.ndarray) -> None:
         """Take (channels, samples)."""
@@ -93,7 +93,7 @@ class Loudness:
         self._rest = power[whole * self._hop :]
 
     def lufs(self) -> float | None:
-        """The loudness; None where nothing is loud enough to count."""
+        """The integrated loudness in LUFS; None if no block passes the gates."""
         powers = np.array(self._powers or ([self._rest.mean()] if len(self._rest) else []))
         hops = min(HOPS, len(powers))
         blocks = np.convolve(powers, np.full(hops, 1 / hops), "valid") if hops else powers
@@ -104,15 +104,15 @@ class Loudness:
         return float(OFFSET + 10 * np.log10(loud.mean()))
 
     def gain_to(self, target: float) -> float:
-        """What samples are multiplied by to be as loud as `target` (LUFS); 1 where there is nothing to hear."""
+        """The factor that brings samples to `target` LUFS; 1 if no block passes the gates."""
         found = self.lufs()
         return 1.0 if found is None else round(10 ** ((target - found) / 20), 6)
 
 
 def _k_weighting(rate: int) -> np.ndarray:
-    """The filter of BS.1770, a shelf for the head and a high pass, for any rate: (2, 6) second-order sections.
+    """The K-weighting filter of BS.1770, a high shelf and a high pass, for any rate: (2, 6) second-order sections.
 
-    The constants are those from which the standard's coefficients at 48 kHz follow (Mansbridge, Finn and Reiss 2012).
+    The analogue constants reproduce the standard's coefficients at 48 kHz (Mansbridge, Finn and Reiss 2012).
     """
     sections = []
     for gain_db, q, hertz in (

@@ -1,4 +1,4 @@
-"""A recording to what is coded of it: opened, selected, cut, levelled and, where it is short, resampled."""
+"""Recordings as the encoder gets them: opened, filtered, trimmed, normalised and, if short, resampled."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from opensnac.recordings.mixing import Balance, Mix
 from opensnac.recordings.resampling import Resampler
 from opensnac.recordings.source import Source, stream_name
 
-LONGEST_SECONDS = 60.0  # of all channels together; what is longer is coded in pieces, by itself
-VOICED_SECONDS = 0.02  # in which the level is measured that --trim-silence looks at
-KEPT_SECONDS = 0.1  # of silence before and after what is loaded
+LONGEST_SECONDS = 60.0  # of all channels together; longer recordings are encoded in chunks, one at a time
+VOICED_SECONDS = 0.02  # the window in which --trim-silence measures the level
+KEPT_SECONDS = 0.1  # of silence kept before and after the trimmed part
 
 
 class Excluded(Exception):  # noqa: N818
-    """A recording that the selection leaves out: no failure."""
+    """A recording excluded by the selection; not a failure."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """The samples `start` to `stop` of a recording, at its own rate, how its channels are mixed and multiplied."""
+    """Samples `start` to `stop` of a recording at its own rate, with the downmix and gain to apply."""
 
     start: int = 0
     stop: int | None = None
     gain: float = 1.0
-    mix: Mix | None = None  # to one channel; None leaves all of them
+    mix: Mix | None = None  # to one channel; None keeps all channels
 
 
 @dataclass
 class Loaded:
-    """A recording as it was read: channels, rate (Hz) and samples that are coded, and their levels, segment by segment.
+    """A recording as read: its channels, rate (Hz), samples to encode, and their levels by segment.
 
-    `samples`, (channels, samples) at the codec's rate within ±1, are those of a short one; None where it is too long.
+    `samples` is (channels, samples) at the codec's rate within ±1 for a short recording, None for a long one.
     """
 
     channels: int
@@ -53,13 +53,13 @@ class Loaded:
 
     @property
     def num_samples(self) -> int:
-        """Of each channel, once they were read."""
+        """Samples per channel, known once they have been read."""
         return self.levels.num_samples
 
 
 @contextmanager
 def opened(place: Place) -> Iterator[Source]:
-    """The recording at a place. AudioError names the place."""
+    """Open the recording at a place; an AudioError names the place."""
     source = place.open()
     try:
         with Source(source) as recording:
@@ -73,9 +73,9 @@ def opened(place: Place) -> Iterator[Source]:
 
 
 def load(place: Place, settings: Settings, config: CodecConfig) -> Loaded:
-    """Read a short recording; of a long one no more than must be known before it is coded.
+    """Read a short recording; of a long one only what encoding needs in advance.
 
-    Excluded where the selection does not want it, AudioError or OSError where it cannot be read.
+    Raises Excluded if the selection rejects it, AudioError or OSError if it cannot be read.
     """
     with opened(place) as recording:
         channels = 1 if settings.mono else recording.channels
@@ -96,7 +96,7 @@ def load(place: Place, settings: Settings, config: CodecConfig) -> Loaded:
 
 
 def blocks_of(recording: Source, loaded: Loaded, settings: Settings) -> Iterator[np.ndarray]:
-    """(channels, samples) blocks of what is coded, at the recording's rate; `loaded.levels` learns of each."""
+    """(channels, samples) blocks to encode, at the recording's rate; adds each to `loaded.levels`."""
     position, cut = 0, loaded.cut
     for block in recording.blocks():
         block = block if cut.mix is None else cut.mix(block)
@@ -110,7 +110,7 @@ def blocks_of(recording: Source, loaded: Loaded, settings: Settings) -> Iterator
 
 
 def at_codec_rate(blocks: Iterable[np.ndarray], loaded: Loaded, config: CodecConfig) -> Iterator[np.ndarray]:
-    """Blocks of a recording as the model takes them: at its rate, within full scale."""
+    """Blocks resampled to the model's rate and clipped to full scale."""
     resampler = Resampler(loaded.rate, config.sampling_rate, loaded.channels)
     for block in blocks:
         yield resampler.push(block).clip(-1, 1)
@@ -118,21 +118,21 @@ def at_codec_rate(blocks: Iterable[np.ndarray], loaded: Loaded, config: CodecCon
 
 
 def check_length(loaded: Loaded, settings: Settings) -> None:
-    """Excluded for a recording of another length than is wanted."""
+    """Raise Excluded unless the recording's length is within the selection."""
     seconds = loaded.num_samples / loaded.rate
     if seconds < settings.min_seconds or seconds > (settings.max_seconds or math.inf):
         raise Excluded
 
 
 def segment_frames(settings: Settings, config: CodecConfig) -> int | None:
-    """Frames of a segment: whole groups, no longer than was asked for if one fits."""
+    """Frames per segment: whole groups, at most the requested length but at least one group."""
     if settings.segment is None:
         return None
     return max(1, int(settings.segment * config.frame_rate / config.frame_multiple)) * config.frame_multiple
 
 
 def segment_borders(settings: Settings, config: CodecConfig, rate: int) -> Callable[[int], int | None]:
-    """Where segment n ends, in samples of a recording at `rate`; None for its own end."""
+    """A function from n to the sample where segment n ends at `rate`; None for the recording's end."""
     frames = segment_frames(settings, config)
     if frames is None:
         return lambda n: None
@@ -140,7 +140,7 @@ def segment_borders(settings: Settings, config: CodecConfig, rate: int) -> Calla
 
 
 def _mix(place: Place) -> Mix:
-    """How the channels of a recording become one, as `opensnac encode --mono` has it."""
+    """The downmix to one channel, the same as `opensnac encode --mono`."""
     with opened(place) as recording:
         balance = Balance(recording.channels, recording.rate)
         for block in recording.blocks():
@@ -149,7 +149,7 @@ def _mix(place: Place) -> Mix:
 
 
 def _scan(place: Place, settings: Settings, mix: Mix | None) -> Cut:
-    """What is to be cut off and how much louder the rest must be: a recording read once before it is coded."""
+    """Read a recording once in advance to find what to trim and which gain to apply."""
     with opened(place) as recording:
         blocks = recording.blocks()
         first = next(blocks)
@@ -173,7 +173,7 @@ def _scan(place: Place, settings: Settings, mix: Mix | None) -> Cut:
 
 
 class _Voiced:
-    """The first and the last stretch of a recording that is louder than a level."""
+    """Finds the first and the last window of a recording above a level."""
 
     def __init__(self, rate: int, threshold_db: float | None) -> None:
         self._size = max(1, round(VOICED_SECONDS * rate))
@@ -196,9 +196,9 @@ class _Voiced:
         self._count += whole
 
     def ends(self, length: int) -> tuple[int, int]:
-        """Samples from where to where the recording is loaded, with a margin. Excluded for silence."""
+        """The first sample to load and the end, with a margin. AudioError for silence."""
         if self._first is None:
-            raise AudioError(f"is silent: expected something above {-abs(self._threshold_db or 0):g} dB")
+            raise AudioError(f"expected a sound above {-abs(self._threshold_db or 0):g} dB, got silence")
         return (
             max(0, self._first * self._size - self._margin),
             min(length, (self._last + 1) * self._size + self._margin),

@@ -1,7 +1,7 @@
-"""Shards made by processes of this machine, each with a model of its own on one core, or on a GPU of its own.
+"""Local engine: worker processes that each hold a model on one core or one GPU and make shards.
 
-They are spawned and talk through a pipe each, so that the death of either side is seen by the other: a worker that dies
-is replaced and its shard made again, workers whose run dies stop at their next word.
+Workers are spawned with a pipe each, so that either side notices the other's death: a worker that dies is replaced
+and its shard made again; workers whose parent dies stop at their next message.
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ from opensnac.corpus.work import Job, Worker
 from opensnac.errors import OpensnacError
 
 MAX_DEATHS = 3  # of workers over one shard
-MAX_BLAMED = 2  # deaths while one recording was read; the third time it is left out
+MAX_BLAMED = 2  # deaths while one recording was read before it is skipped
 KILLS = "kills the process that reads it"
 
-On = Callable[[str, Any], None]  # as in `work.Tell`, and ("shard", Record), ("died", a line about it)
+On = Callable[[str, Any], None]  # as `work.Report`, and ("shard", Record), ("died", message)
 
 
 @dataclass
 class _WorkerHandle:
-    """A worker as the run sees it."""
+    """The parent's side of a worker process."""
 
     process: Any
     pipe: Connection
     shard: int | None = None
-    reads: int | None = None  # the recording that it has last begun to read
+    reads: int | None = None  # the recording it started reading last
 
 
 @dataclass
 class _Deaths:
-    """How often workers died over one shard, and over which of its recordings."""
+    """How often workers died at one shard, and at which of its recordings."""
 
     count: int = 0
     blamed: dict[int, int] = field(default_factory=dict)
 
     def skip(self) -> dict[int, str]:
-        """The recordings that nobody should touch again."""
+        """Recordings to skip from now on, with the reason."""
         reason = f"{KILLS} ({MAX_BLAMED} times)"
         return {number: reason for number, count in self.blamed.items() if count >= MAX_BLAMED}
 
 
 def run(job: Job, shards: Sequence[int], workers: int, on: On) -> None:
-    """Make the shards. With no workers they are made here, one after the other; what goes wrong is raised."""
+    """Make the shards. With 0 workers this process makes them, one after another, and errors are raised."""
     if not workers:
         _in_this_process(job, shards, on)
         return
@@ -63,13 +63,13 @@ def run(job: Job, shards: Sequence[int], workers: int, on: On) -> None:
 
 
 def devices(device: str, workers: int) -> list[str]:
-    """Where each of the workers runs its model: one GPU each in turn where `device` is cuda."""
+    """The device of each worker: GPUs in turn if `device` is cuda."""
     count = torch.cuda.device_count() if device == "cuda" else 0
     return [f"cuda:{n % count}" if count else device for n in range(workers)]
 
 
 def default_workers(device: str) -> int:
-    """One for each core that this process may use, or for each GPU."""
+    """One per core available to this process, or one per GPU."""
     return torch.cuda.device_count() if device.startswith("cuda") else len(os.sched_getaffinity(0))
 
 
@@ -85,7 +85,7 @@ def _in_this_process(job: Job, shards: Sequence[int], on: On) -> None:
 
 
 class _Pool:
-    """The workers, and the shards that wait for one."""
+    """The workers and the queue of shards."""
 
     def __init__(self, job: Job, shards: Sequence[int], workers: int, on: On) -> None:
         self._on = on
@@ -117,7 +117,7 @@ class _Pool:
     def _give(self, handle: _WorkerHandle) -> None:
         handle.shard, handle.reads = (self._waiting.pop() if self._waiting else None), None
         if handle.shard is not None:
-            with suppress(BrokenPipeError, ConnectionResetError):  # its end is seen where its answer should come
+            with suppress(BrokenPipeError, ConnectionResetError):  # noticed when its answer is awaited
                 handle.pipe.send((handle.shard, self._deaths.get(handle.shard, _Deaths()).skip()))
 
     def _on_event(self, handle: _WorkerHandle, event: str, value: Any) -> None:
@@ -133,7 +133,7 @@ class _Pool:
     def _replace(self, handle: _WorkerHandle) -> None:
         handle.process.join()
         shard = handle.shard
-        assert shard is not None  # only the busy are listened to
+        assert shard is not None  # only busy workers are polled
         deaths = self._deaths.setdefault(shard, _Deaths())
         deaths.count += 1
         if handle.reads is not None:
@@ -141,10 +141,10 @@ class _Pool:
         end = f"a worker died at shard {shard} ({_exit(handle.process.exitcode)})"
         if deaths.count > MAX_DEATHS and not deaths.skip():
             raise OpensnacError(
-                f"{end} for the {deaths.count}th time; is there enough memory? Try fewer --workers. "
-                "What was finished stays, the same command goes on"
+                f"{end} {deaths.count} times; is there enough memory? Try fewer --workers. "
+                "Finished shards are kept; run the same command to continue"
             )
-        self._on("died", f"{end}; its shard is made again")
+        self._on("died", f"{end}; the shard is made again")
         self._waiting.append(shard)
         at = self._handles.index(handle)
         self._handles[at] = _start(self._jobs[at])
@@ -168,8 +168,8 @@ def _start(job: Job) -> _WorkerHandle:
 
 
 def _work(job: Job, pipe: Connection) -> None:
-    """A worker's process: makes the shards that it is told, until its pipe ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it says when to stop
+    """A worker process: makes the shards it receives until its pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
     torch.set_num_threads(1)
     try:
         with Worker(job) as worker:
@@ -183,7 +183,7 @@ def _work(job: Job, pipe: Connection) -> None:
 
 
 def _sendable(error: Exception) -> Exception:
-    """An error that another process can read: of ours and the system's, the rest by its words."""
+    """An error that can be pickled: OpensnacError and OSError as they are, others as their text."""
     if isinstance(error, OSError):
         return OSError(error.errno, error.strerror or str(error), error.filename)
     return error if isinstance(error, OpensnacError) else OpensnacError(f"{type(error).__name__}: {error}")

@@ -1,7 +1,7 @@
 """Tokens for training: shuffled, split over ranks and workers, packed to a context, resumable after any batch.
 
-What is read is a function of the seed and of how many sequences were read before. So a state is a few numbers, and
-going on means to leave out as many: whole shards by their counts, without a look at them.
+The order is a function of the seed and of the number of sequences read so far. So a state is a few numbers, and
+resuming skips that many sequences: whole shards by their counts, without reading them.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ WINDOW = 8  # shards whose rows are mixed
 class PackedTokens(IterableDataset[dict[str, torch.Tensor]]):
     """Sequences of `context` tokens, {"input_ids": int64 (context,)}, from a corpus of any format.
 
-    A row is its text's tokens, if there are a `tokenizer` and a column `text`, its codes in a `layout` and the token
-    `end`; rows follow each other, and a sequence begins where the one before ended. Without a `layout` codes come after
-    the tokenizer's vocabulary; `end` is the number after theirs. `vocabulary` is how many numbers there are.
+    A row is its text's tokens (given a `tokenizer` and a column `text`), its codes in a `layout` and the token `end`.
+    Rows are concatenated and cut into sequences. The default `layout` places codes after the tokenizer's vocabulary;
+    `end` is the next number after them, and `vocabulary` the total.
 
-    Of `world` processes this one, `rank`, reads its share: those of torch.distributed unless told. `epochs` is None
-    for no end; what does not fill the last sequence is left out. Iterate over a TokenLoader, which has the state.
+    Process `rank` of `world` (default: torch.distributed's) reads its share. `epochs` None repeats forever; an
+    incomplete last sequence is dropped. Iterate over a TokenLoader, which holds the state.
     """
 
     def __init__(
@@ -62,13 +62,13 @@ class PackedTokens(IterableDataset[dict[str, torch.Tensor]]):
         self.end = self.layout.vocabulary.stop if end is None else end
         self.tokenizer, self.text = tokenizer, text
         self.rank, self.world = _share(rank, world)
-        self.taken: list[int] = []  # sequences of each worker that are left out, in order of their turns
-        self.turn = 0  # the worker whose batch comes first
-        self.epoch = 0  # the one to begin with
+        self.taken: list[int] = []  # sequences of each worker to skip, in order of their turns
+        self.turn = 0  # the worker whose batch is next
+        self.epoch = 0  # the first one to read
 
     @property
     def vocabulary(self) -> int:
-        """How many token numbers there are: text, codes, end."""
+        """The vocabulary size: text, codes, end."""
         return max(self.layout.vocabulary.stop, self.end + 1)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
@@ -81,7 +81,7 @@ class PackedTokens(IterableDataset[dict[str, torch.Tensor]]):
 
     def _sequences(self, share: int, shares: int, skip: int) -> Iterator[NDArray[np.int64]]:
         """The sequences of one of several shares, from number `skip` on."""
-        start, position = skip * self.context, 0  # tokens of the share: where to begin, and where the window does
+        start, position = skip * self.context, 0  # in tokens of the share: of the first sequence, and of the window
         carry = np.zeros(0, np.int64)
         for epoch in count(self.epoch):
             if self.epochs is not None and epoch >= self.epoch + self.epochs:
@@ -98,10 +98,10 @@ class PackedTokens(IterableDataset[dict[str, torch.Tensor]]):
                     yield carry[first : first + self.context]
                 carry = carry[len(carry) // self.context * self.context :]
             if position == 0:
-                return  # an empty share would turn for ever
+                return  # an empty share would loop forever
 
     def _windows(self, epoch: int, share: int, shares: int) -> Iterator[tuple[int, Sequence[int], bool]]:
-        """The shards that a share reads together, and whether all of their rows: else it takes some of each window."""
+        """The windows of a share: index, shards, and whether the share takes all of their rows, else a slice."""
         order = np.arange(self.corpus.shards)
         if self.shuffle:
             order = np.random.default_rng((self.seed, epoch)).permutation(order)
@@ -111,7 +111,7 @@ class PackedTokens(IterableDataset[dict[str, torch.Tensor]]):
             yield window, own[first : first + WINDOW].tolist(), whole
 
     def _length(self, shards: Sequence[int]) -> int | None:
-        """Tokens of all rows of some shards, each with its end; None where only a tokenizer could tell."""
+        """Tokens of all rows of some shards, each with its end; None if that needs the tokenizer."""
         if self.tokenizer is not None:
             return None
         facts = [self.corpus.facts["shards"][shard] for shard in shards]
@@ -141,10 +141,10 @@ class PackedTokens(IterableDataset[dict[str, torch.Tensor]]):
 
 
 class TokenLoader:
-    """Batches of a PackedTokens data set, {"input_ids": int64 (batch, context)}, by worker processes or none.
+    """Batches of a PackedTokens data set, {"input_ids": int64 (batch, context)}, by worker processes or this one.
 
-    `state_dict` says where it is, after any batch; a loader of the same settings that takes it with `load_state_dict`
-    gives the batches that would have come. Iterating anew, after an end, begins the next epoch.
+    `state_dict` records the position after any batch; a loader with the same settings that loads it with
+    `load_state_dict` continues with the next batch. Iterating again after the end begins the next epoch.
     """
 
     def __init__(self, dataset: PackedTokens, batch_size: int, workers: int = 0, **options: Any) -> None:
@@ -167,18 +167,16 @@ class TokenLoader:
         self._epoch += self.dataset.epochs or 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader is: plain numbers, good for JSON."""
+        """The position, in JSON values."""
         return {"taken": list(self._taken), "turn": self._turn, "epoch": self._epoch, "for": self._settings()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there. OpensnacError where the state is of other settings, which would read other tokens."""
+        """Continue from a position; OpensnacError for a state of other settings, which would read other tokens."""
         wrong = [name for name, value in self._settings().items() if state["for"].get(name) != value]
         if wrong:
             came = ", ".join(f"{name} {state['for'].get(name)}" for name in wrong)
             own = ", ".join(f"{name} {self._settings()[name]}" for name in wrong)
-            raise OpensnacError(
-                f"state of a loader: expected one with {own}, got one with {came}; build the loader alike"
-            )
+            raise OpensnacError(f"loader state: expected {own}, got {came}; build the loader with the same settings")
         self._taken, self._turn, self._epoch = list(state["taken"]), int(state["turn"]), int(state["epoch"])
 
     def _settings(self) -> dict[str, Any]:
@@ -196,7 +194,7 @@ class TokenLoader:
 
 
 def _share(rank: int | None, world: int | None) -> tuple[int, int]:
-    """This process among the others of the run."""
+    """The rank and world size of this process."""
     if rank is None and world is None and torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     rank, world = rank or 0, world or 1

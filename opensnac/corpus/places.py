@@ -1,4 +1,4 @@
-"""Where a recording's bytes are: a file, a member of a tar file, a row of a Parquet file; on a disk or behind a URL."""
+"""Locations of recordings: a file, a member of a tar file or a row of a Parquet file, on a disk or behind a URL."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ import fsspec
 
 from opensnac.recordings.views import Slice
 
-ATTEMPTS, PAUSE = 3, 1.0  # to open what is behind a URL; seconds after the first failure, then twice as many
+ATTEMPTS, PAUSE = 3, 1.0  # to open a URL; seconds to wait after the first failure, doubled each time
 
 
 @dataclass(frozen=True)
 class Place:
     """A file, `size` bytes of it from `offset` on (a member of a tar file), or the audio `column` of a Parquet `row`.
 
-    `path` is a file name or a URL that fsspec opens: s3://, gs://, memory://, ... A row that holds no bytes names a
-    file as its `member`, as the hub's `{"bytes", "path"}` does.
+    `path` is a file name or a URL that fsspec opens: s3://, gs://, memory://, ... A row without bytes names a
+    file as its `member`, as in the hub's `{"bytes", "path"}`.
     """
 
     path: str
     member: str = ""
     offset: int = 0
-    size: int = -1  # bytes, where they are known
+    size: int = -1  # bytes, if known
     column: str = ""
     row: int = -1
 
@@ -38,7 +38,7 @@ class Place:
         return f"{self.path}/{self.member}" if self.member else self.path
 
     def open(self) -> str | BinaryIO:
-        """A plain file's name, else a stream of the bytes that can seek. OSError where they cannot be had."""
+        """A plain file's name, else a seekable stream of the bytes. OSError if they cannot be read."""
         if self.row >= 0:
             data = _reader(self.path, self.column).bytes_of(self.row)
             beside = os.path.dirname(self.path)
@@ -54,7 +54,7 @@ def is_url(path: str) -> bool:
 
 
 def open_binary(path: str) -> BinaryIO:
-    """A file or URL for reading. A URL is tried again where that may help: networks fail for a moment."""
+    """A file or URL for reading. A URL is retried, as network errors may be temporary."""
     if not is_url(path):
         return open(path, "rb")
     for attempt in range(ATTEMPTS):
@@ -78,11 +78,11 @@ def parquet_file(path: str) -> Any:
 
 
 def join(folder: str, name: str) -> str:
-    """A name below a folder, unless the name says itself where it is."""
+    """A name below a folder, unless the name is absolute or a URL."""
     return name if is_url(name) or os.path.isabs(name) or not folder else f"{folder.rstrip('/')}/{name}"
 
 
-@lru_cache(maxsize=1)  # a shard's rows follow each other in one file, or in two
+@lru_cache(maxsize=1)  # consecutive rows of a shard are in one file, or in two
 def _reader(path: str, column: str) -> _EmbeddedAudio:
     return _EmbeddedAudio(path, column)
 
@@ -103,7 +103,7 @@ class _EmbeddedAudio:
         self._rest: Iterator[list[bytes | None]] = iter(())
 
     def bytes_of(self, row: int) -> bytes | None:
-        """The bytes in a row, None where it holds none. Rows that follow each other are read in one go."""
+        """The bytes in a row, None if it has none. Consecutive rows are read together."""
         if not self._first <= row < self._first + len(self._held) + self.ROWS_AT_ONCE:
             group = next(g for g in range(len(self._groups) - 1) if row < self._groups[g + 1])
             self._first, self._held, self._rest = self._groups[group], [], self._batches(group)

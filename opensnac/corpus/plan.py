@@ -1,7 +1,7 @@
-"""The plan of a corpus: every recording in its place, in shards that are named by what they will hold.
+"""The plan of a corpus: all recordings in order, cut into shards that are named by a digest of their content.
 
-It is made once, in two passes that hold a few rows at a time, and kept in the corpus's folder as a Parquet file with
-one row group a shard. Whoever works on a shard reads its row group and needs nothing else.
+It is made once, in two passes that hold a few rows at a time, and stored in the corpus's folder as a Parquet file with
+one row group per shard. A worker reads its shard's row group and needs nothing else.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from opensnac.corpus.store import Store
 from opensnac.recordings.jobs import UsageError
 
 PLAN = "plan/plan.parquet"
-SHARDS = 64  # that a corpus is cut into, within the bounds below: enough for some workers to end together
+SHARDS = 64  # per corpus, within the bounds below: enough that workers finish at about the same time
 SMALLEST, LARGEST = 4 << 20, 256 << 20  # bytes of recordings in a shard
 MIN_ROWS, MAX_ROWS = 16, 4096
-UNKNOWN_BYTES = 1 << 18  # stands for a recording's size where only its reader will know it
+UNKNOWN_BYTES = 1 << 18  # assumed size of a recording whose size is unknown
 ROWS_AT_ONCE = 1024
 OWN_COLUMNS = (
     *("id", "source", "channel", "start", "num_samples", "sampling_rate", "seconds"),
@@ -55,7 +55,7 @@ KINDS = {"bool": pa.bool_(), "int": pa.int64(), "float": pa.float64(), "str": pa
 
 @dataclass(frozen=True)
 class Plan:
-    """A corpus's plan as its folder has it. Threads and processes each open their own."""
+    """The plan stored in a corpus's folder. Threads and processes each open their own."""
 
     store: Store
 
@@ -69,12 +69,12 @@ class Plan:
 
     @property
     def settings(self) -> Settings:
-        """What was asked for."""
+        """The settings of the command."""
         return Settings.from_json(self._facts["settings"])
 
     @property
     def columns(self) -> dict[str, str]:
-        """The columns passed through, by the names they get, and their kinds."""
+        """The columns passed through: their names in the corpus, and their types."""
         return dict(self._facts["columns"])
 
     @property
@@ -89,17 +89,17 @@ class Plan:
 
     @cached_property
     def starts(self) -> list[int]:
-        """The number of each shard's first recording, and of all of them."""
+        """The number of each shard's first recording, and the total count last."""
         rows = (self._file.metadata.row_group(shard).num_rows for shard in range(self.shards))
         return list(accumulate(rows, initial=0))
 
     @cached_property
     def sizes(self) -> list[int]:
-        """Bytes of the recordings of each shard, as far as they are known."""
+        """Bytes of the recordings of each shard, as far as known."""
         return [int(size) for size in self._facts["sizes"]]
 
     def name(self, shard: int) -> str:
-        """The file of a shard, without folder and ending: its number, and a digest of all that decides its content."""
+        """A shard's file name, without folder and ending: its number and a digest of what determines its content."""
         return f"{shard:05d}-of-{self.shards:05d}-{self._facts['digests'][shard]}"
 
     def entries(self, shard: int) -> list[Entry]:
@@ -108,7 +108,7 @@ class Plan:
 
 
 def make_plan(store: Store, settings: Settings) -> Plan:
-    """The plan in the folder, made first if there is none. UsageError where it is of another corpus."""
+    """The plan in the folder, made if there is none. UsageError if it belongs to another corpus."""
     if store.exists(PLAN):
         plan = Plan(store)
         if plan.settings != settings:
@@ -128,7 +128,7 @@ def make_plan(store: Store, settings: Settings) -> Plan:
 
 @dataclass
 class _Found:
-    """What a listing learned on the way."""
+    """Facts collected while listing."""
 
     rows: int
     bytes: int
@@ -136,9 +136,9 @@ class _Found:
 
 
 def _list(inputs: Iterable[str], listing: Path) -> _Found:
-    """Write all entries to a file, in order. UsageError for ids that are there twice."""
+    """Write all entries to a file, in order. UsageError for duplicate ids."""
     columns: dict[str, str] = {}
-    hashes = array("Q")  # eight bytes a recording: of millions too the ids must differ
+    hashes = array("Q")  # eight bytes per recording, so that millions can be checked for duplicates
     total = 0
     with pq.ParquetWriter(listing, ROW) as writer:
         for entries in _batched(find(inputs), ROWS_AT_ONCE):
@@ -152,7 +152,7 @@ def _list(inputs: Iterable[str], listing: Path) -> _Found:
 
 
 def _learn(kinds: dict[str, str], columns: dict[str, Any]) -> None:
-    """Widen the kinds of columns so that these values fit."""
+    """Widen the columns' types so that these values fit."""
     for name, value in columns.items():
         came = next(
             (k for t, k in ((bool, "bool"), (int, "int"), (float, "float"), (str, "str")) if type(value) is t), "json"
@@ -179,7 +179,7 @@ def _require_different_ids(hashes: array[int], listing: Path) -> None:
         for entry in map(_entry, batch.to_pylist()):
             if entry.id in seen:
                 raise UsageError(
-                    f"expected an id of its own for every recording, got {entry.id!r} for {seen[entry.id]} and for "
+                    f"expected a unique id for every recording, got {entry.id!r} for {seen[entry.id]} and for "
                     f"{entry.place}; name each once, or give ids in a manifest's column `id`"
                 )
             if _hash(entry.id) in doubtful:
@@ -187,7 +187,7 @@ def _require_different_ids(hashes: array[int], listing: Path) -> None:
 
 
 class _Shards:
-    """Where one shard ends and the next begins: a function of the recordings alone, whoever works on them."""
+    """Where shards begin and end: a function of the recordings alone, not of the workers."""
 
     def __init__(self, found: _Found, settings: Settings) -> None:
         self.found, self.settings = found, settings
@@ -197,7 +197,7 @@ class _Shards:
         self._rows = min(max(found.rows // SHARDS, MIN_ROWS), MAX_ROWS)
 
     def cut(self, entries: Iterable[Entry]) -> Iterator[list[Entry]]:
-        """The shards' entries."""
+        """The entries of each shard."""
         shard: list[Entry] = []
         size = 0
         for entry in entries:
@@ -211,7 +211,7 @@ class _Shards:
 
 
 def _cut(listing: Path, shards: _Shards, target: Path) -> None:
-    """Write the plan of a listing."""
+    """Write the plan from a listing."""
     settings, columns = shards.settings, _names(shards.found.columns)
     sizes, digests = [], []
     stored = pq.ParquetFile(listing)
@@ -230,12 +230,12 @@ def _cut(listing: Path, shards: _Shards, target: Path) -> None:
 
 
 def _names(found: dict[str, str]) -> dict[str, str]:
-    """Columns passed through; what has the name of one of ours is kept as manifest_NAME."""
+    """Columns passed through; one that clashes with a column of the corpus is renamed manifest_NAME."""
     return {passed_name(name): kind for name, kind in found.items()}
 
 
 def passed_name(name: str) -> str:
-    """The name that a manifest's column gets in the corpus."""
+    """The name of a manifest's column in the corpus."""
     return f"manifest_{name}" if name in OWN_COLUMNS or name.startswith("codes_") else name
 
 

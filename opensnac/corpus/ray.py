@@ -1,7 +1,7 @@
-"""Shards made by a Ray cluster: Ray Data hands their numbers to actors that hold the model and write for themselves.
+"""Shards made by a Ray cluster: Ray Data passes their numbers to actors that hold the model and write the files.
 
-What an actor does is what a local worker does, so the files are the same. Every node must see the recordings and the
-corpus's folder by the same names: a shared disk, or URLs of an object store.
+An actor does what a local worker does, so the files are the same. Every node must see the recordings and the corpus's
+folder under the same names: a shared disk, or URLs of an object store.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from opensnac.corpus.store import Store
 from opensnac.corpus.work import Job, Record, Worker
 from opensnac.errors import OpensnacError
 
-BLOCKS = 4096  # that the shards' numbers are handed out in, at most
+BLOCKS = 4096  # at most, of shard numbers to distribute
 
 
 def run(job: Job, shards: Sequence[int], workers: int | None, on: On, address: str | None = None) -> None:
-    """Make the shards on the cluster at `address`, or on one that is started here. Lost actors are replaced by Ray."""
+    """Make the shards on the cluster at `address`, or on a new local one. Ray replaces lost actors."""
     import ray
     from ray.data import ActorPoolStrategy
 
@@ -61,7 +61,7 @@ def run(job: Job, shards: Sequence[int], workers: int | None, on: On, address: s
 
 
 class _Actor:
-    """A worker on some node. It starts in the folder of the command, so that relative names mean the same."""
+    """A worker on some node, in the command's working directory so that relative names resolve the same."""
 
     def __init__(self, job: Job, folder: str) -> None:
         if os.path.isdir(folder):
@@ -77,7 +77,7 @@ class _Actor:
             name = worker.plan.name(shard)
             done = worker.store.exists(f"{Record(shard, name).file}")
             record = Record.read(worker.store, name) if done else worker.make(shard)
-        except (OpensnacError, OSError) as error:  # no other node could do better
+        except (OpensnacError, OSError) as error:  # retrying on another node would not help
             return {"record": [""], "error": [f"shard {shard}: {error}"]}
         return {"record": [record.to_json()], "error": [""]}
 

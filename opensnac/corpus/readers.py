@@ -1,4 +1,4 @@
-"""A corpus read again, whatever its format: row by row, shard by shard, or as a PyTorch data set."""
+"""Reading a corpus of any format: by rows, by shards, or as a PyTorch data set."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from opensnac.errors import OpensnacError
 from opensnac.streaming.tokens import TokenLayout
 
 CORPUS, INDEX, TOKENS = "corpus.json", "index.parquet", "tokens.bin"
-HELD = 4  # groups of rows that are kept for the next look at a neighbour
+HELD = 4  # groups of rows cached for access to neighbouring rows
 
 
 class Tokens(NamedTuple):
-    """A row: what is known of it by column, and its codes, uint16 of each scale, or flat tokens, int64."""
+    """A row: its columns, and its codes, uint16 of each scale, or flat tokens, int64."""
 
     facts: dict[str, Any]
     codes: list[NDArray[np.uint16]] | None
@@ -44,7 +44,7 @@ class Tokens(NamedTuple):
 
 
 def facts_at(store: Store) -> dict[str, Any]:
-    """What a finished corpus says of itself. OpensnacError where it was changed."""
+    """The contents of `corpus.json`. OpensnacError if it cannot be read."""
     try:
         return dict(json.loads(store.read(CORPUS)))
     except ValueError as error:
@@ -54,7 +54,7 @@ def facts_at(store: Store) -> dict[str, Any]:
 
 
 class Corpus:
-    """The folder or URL that `opensnac tokenize` wrote, of any format. OpensnacError where it did not finish.
+    """The folder or URL that `opensnac tokenize` wrote, of any format. OpensnacError if it is not finished.
 
     corpus = Corpus("corpus/")
     len(corpus), corpus.facts["model"], corpus[0].facts["text"], corpus[0].codes
@@ -74,7 +74,7 @@ class Corpus:
         self._group = lru_cache(maxsize=HELD)(self._read_group)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What another process needs to open it for itself."""
+        """What another process needs to reopen it."""
         return {"folder": self.folder}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -94,7 +94,7 @@ class Corpus:
         raise AssertionError("unreachable")
 
     def locate(self, row: int) -> tuple[int, int]:
-        """The shard of a row, and its place there. IndexError for a row that is not there."""
+        """The shard of a row and its index there. IndexError for a row that does not exist."""
         if not -len(self) <= row < len(self):
             raise IndexError(f"row {row}: expected 0 to {len(self) - 1}, the rows of {self.folder}")
         row %= len(self)
@@ -108,7 +108,7 @@ class Corpus:
 
     @property
     def layout(self) -> TokenLayout | None:
-        """How a row's flat tokens stand; None where codes are kept scale by scale."""
+        """The layout of flat tokens; None if codes are stored scale by scale."""
         return None if self.facts["tokens"] is None else layout_by_name(self.facts["tokens"], self.config)
 
     def read(self, shard: int) -> list[Tokens]:
@@ -116,7 +116,7 @@ class Corpus:
         return self._read_group(shard, -1)
 
     def flat(self, row: Tokens, layout: TokenLayout | None = None) -> NDArray[np.int64]:
-        """A row as flat tokens in a layout, by default the corpus's own or a tree from 0 on."""
+        """A row as flat tokens in a layout, by default the corpus's or a tree from offset 0."""
         own = self.layout
         layout = layout or own or TokenLayout.of(self.config)
         if row.codes is not None:
@@ -131,7 +131,7 @@ class Corpus:
         return [code[0].numpy() for code in layout.unflatten(torch.from_numpy(_flat(row))[None])]
 
     def to_datasets(self) -> Any:
-        """The rows as a `datasets.Dataset`: codes_0, codes_1, ... or tokens beside the other columns."""
+        """The rows as a `datasets.Dataset`: codes_0, codes_1, ... or tokens, and the other columns."""
         import datasets
 
         if self.format == "parquet":
@@ -154,7 +154,7 @@ class Corpus:
         if not self.store.exists(self._file(shard)):
             raise OpensnacError(
                 f"{self.store.url(self._file(shard))}: expected a shard, got none; `{self.facts['command']} -o "
-                f"{self.folder}` makes it again"
+                f"{self.folder}` writes it again"
             )
         parquet = self.store.parquet(self._file(shard))
         return list(_table_rows(parquet.read() if group < 0 else parquet.read_row_group(group)))
@@ -183,13 +183,13 @@ class Corpus:
         """All tokens of the format bin, row after row, each followed by the end token."""
         if not self.store.is_local:
             raise OpensnacError(
-                f"{self.folder}: expected a folder on this machine to map to memory; copy it here first"
+                f"{self.folder}: expected a local folder to map to memory, got a URL; copy it here first"
             )
         return np.memmap(self.store.path(TOKENS), np.dtype(self.facts["dtype"]).newbyteorder("<"), "r")
 
 
 def _flat(row: Tokens) -> NDArray[np.int64]:
-    assert row.tokens is not None  # a row has the one or the other
+    assert row.tokens is not None  # a row has either codes or tokens
     return row.tokens
 
 
@@ -224,7 +224,7 @@ class TokenDataset(Dataset[dict[str, Any]]):
     """The rows of a corpus as a map-style data set of tensors.
 
     An item has the row's columns and `codes`, a list of int64 tensors (n_i,), coarse to fine; or `tokens`, one int64
-    tensor, where the corpus holds them or a `layout` is given (tree, tree:OFFSET or orpheus).
+    tensor (n,), if the corpus holds them or a `layout` is given (tree, tree:OFFSET or orpheus).
     """
 
     def __init__(self, folder: str | Corpus, layout: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Recordings read by processes of their own, ahead of who codes them; they end when their parent does."""
+"""Processes that read recordings ahead of the encoder; they end when their parent does."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from opensnac.corpus.settings import Settings
 from opensnac.corpus.sources import Entry
 from opensnac.errors import OpensnacError
 
-AHEAD = 2  # recordings of each process that wait to be coded
+AHEAD = 2  # recordings that each process reads ahead
 
-Found = Loaded | Excluded | str  # a recording as it was read, left out by the selection, or why it cannot be read
+Found = Loaded | Excluded | str  # as read, excluded by the selection, or why it cannot be read
 
 
 class ReaderDied(Exception):  # noqa: N818
-    """A process that read is gone, and with it what it and the others were about to read."""
+    """A reader process died; the recordings in progress in all of them are lost."""
 
 
 @dataclass(frozen=True)
 class Loader:
-    """Reads one recording, in whichever process."""
+    """Reads one recording, in any process."""
 
     settings: Settings
     config: CodecConfig
@@ -40,19 +40,19 @@ class Loader:
             return load(entry.place, self.settings, self.config)
         except Excluded as out:
             return out
-        except Exception as error:  # whatever one recording holds, the others are still done
+        except Exception as error:  # a broken recording must not stop the others
             return reason(error, entry)
 
 
 class Readers:
-    """Some processes that read recordings in their order. They are started at first use."""
+    """A pool of processes that read recordings in order, started at first use."""
 
     def __init__(self, loader: Loader, count: int) -> None:
         self._loader, self._count = loader, count
         self._pool: ProcessPoolExecutor | None = None
 
     def read(self, entries: Iterable[Entry]) -> Iterator[Found]:
-        """Each recording as it was read. ReaderDied; then new processes stand ready."""
+        """Each recording, in order. After a ReaderDied the next call starts new processes."""
         context = multiprocessing.get_context("spawn")
         pool = self._pool = self._pool or ProcessPoolExecutor(self._count, context, _end_with_parent)
         waiting: deque[Future[Found]] = deque()
@@ -71,14 +71,14 @@ class Readers:
                 future.cancel()
 
     def stop(self) -> None:
-        """End the processes."""
+        """Stop the processes."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
         self._pool = None
 
 
 def reason(error: Exception, entry: Entry) -> str:
-    """What is wrong with a recording, without its name, which stands beside it."""
+    """Why a recording failed, without its name, which is recorded separately."""
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be read: {error.strerror}"
     if isinstance(error, OpensnacError):

@@ -1,4 +1,4 @@
-"""A coded recording to the rows of a corpus: one for each channel and each segment."""
+"""The rows of an encoded recording: one for each channel and segment."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from opensnac.streaming.tokens import TokenLayout
 
 @dataclass(frozen=True)
 class Row:
-    """What a corpus holds of one channel of one recording, or of one segment of it."""
+    """One channel of a recording, or of a segment of it, in a corpus."""
 
     id: str
-    source: str  # where the recording is
+    source: str  # the recording's location
     channel: int
-    start: float  # seconds of the recording before this row
+    start: float  # seconds into the recording
     num_samples: int  # at `sampling_rate`
     sampling_rate: int  # Hz, of the recording
     peak: float
@@ -42,7 +42,7 @@ class Row:
 def rows_of(
     entry: Entry, loaded: Loaded, codes: Sequence[np.ndarray], settings: Settings, config: CodecConfig
 ) -> Iterator[Row]:
-    """The rows of a recording whose codes are (channels, n_i) a scale."""
+    """The rows of a recording whose codes are (channels, n_i) for each scale."""
     total = codes[0].shape[1] * config.vq_strides[0]
     frames = segment_frames(settings, config) or total
     for channel in range(loaded.channels):
@@ -70,7 +70,7 @@ def rows_of(
 
 
 def _num_samples(loaded: Loaded, first: int, stop: int, total: int, config: CodecConfig) -> int:
-    """Samples at the recording's rate that frames `first` to `stop` of its `total` stand for."""
+    """The number of samples, at the recording's rate, of frames `first` to `stop` out of `total`."""
     if (first, stop) == (0, total):
         return loaded.num_samples
     coded = -(-loaded.num_samples * config.sampling_rate // loaded.rate)
@@ -80,7 +80,7 @@ def _num_samples(loaded: Loaded, first: int, stop: int, total: int, config: Code
 
 
 def _kept(codes: Sequence[np.ndarray], config: CodecConfig) -> list[NDArray[np.uint16]]:
-    """The codes without coarse frames whose coarsest code is that of the one before, as Orpheus' recipe has it."""
+    """The codes without coarse frames whose coarsest code repeats the one before, as in Orpheus' recipe."""
     strides = config.vq_strides
     per_frame = [config.coarse_stride // stride for stride in strides]
     grids = [code.reshape(-1, count) for code, count in zip(codes, per_frame, strict=True)]

@@ -1,4 +1,4 @@
-"""What decides the content of a corpus: everything that two runs must have in common to write the same files."""
+"""Settings that determine a corpus: two runs with equal settings write the same files."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ LAYOUTS = "tree, tree:OFFSET or orpheus"
 
 @dataclass(frozen=True)
 class Settings:
-    """Options of `opensnac tokenize` by their own names; ConfigError for values that cannot be.
+    """Options of `opensnac tokenize`, under the same names; ConfigError for invalid values.
 
-    inputs                  folders, files, globs, manifests, shards, as they were given
+    inputs                  folders, files, globs, manifests, shards, as given
     model                   a bundled name, a folder or a hub id; the default model for None
     fingerprint             of that model
     format                  parquet, webdataset or bin
-    tokens                  None for a list of codes a scale, else the layout of one flat list
+    tokens                  None for a list of codes per scale, else the layout of one flat list
     min_seconds             of a recording, and of a segment
     max_seconds             of a recording
     segment                 seconds of a row, rounded to whole groups of frames; None for whole recordings
-    mono                    channels are mixed down, else each is a row of its own
-    trim_silence            dB below full scale; what precedes and follows anything louder is cut off
-    loudness                LUFS that every recording is brought to (ITU-R BS.1770)
-    drop_repeated_frames    a coarse frame whose coarse code is that of the one before is left out
-    reduced                 products in bfloat16
+    mono                    channels are mixed down, else each becomes a row
+    trim_silence            dB below full scale; leading and trailing audio below that is cut off
+    loudness                target LUFS of every recording (ITU-R BS.1770)
+    drop_repeated_frames    coarse frames whose coarse code repeats the one before are dropped
+    reduced                 matrix products in bfloat16
     licence                 of all recordings, for the data card
-    shard_megabytes         of recordings in a shard; None: by the corpus's size
+    shard_megabytes         of recordings per shard; None: by the corpus's size
     """
 
     inputs: tuple[str, ...]
@@ -65,15 +65,15 @@ class Settings:
             object.__setattr__(self, "tokens", "tree")
         if self.format == "webdataset" and (self.tokens is not None or self.drop_repeated_frames):
             raise ConfigError(
-                "format webdataset: a .snac file holds every code, scale by scale; expected no layout of tokens and no "
-                "dropped frames, got one of them: choose the format parquet or bin"
+                "format webdataset: expected all codes, scale by scale, as in a .snac file, got a token layout or "
+                "dropped frames; choose the format parquet or bin"
             )
         if self.max_seconds is not None and self.max_seconds < self.min_seconds:
             raise ConfigError(f"max-seconds: expected at least min-seconds {self.min_seconds}, got {self.max_seconds}")
 
     @property
     def command(self) -> str:
-        """The command that writes this corpus, less what leaves it as it is: folder, engine, workers."""
+        """The command that writes this corpus, without options that do not affect it: folder, engine, workers."""
         words = ["opensnac", "tokenize", *self.inputs]
         for field in fields(self):
             value, option = getattr(self, field.name), f"--{field.name.replace('_', '-')}"
@@ -83,23 +83,23 @@ class Settings:
         return shlex.join(words)
 
     def layout(self, config: CodecConfig) -> TokenLayout | None:
-        """How a row's codes stand in one flat list; None where they are kept scale by scale."""
+        """The layout of a row's flat tokens; None if codes are stored scale by scale."""
         return None if self.tokens is None else layout_by_name(self.tokens, config)
 
     def to_json(self) -> str:
-        """One line that is equal for equal settings."""
+        """One line of JSON, equal for equal settings."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Settings:
-        """What `to_json` wrote."""
+        """Parse the output of `to_json`."""
         values: dict[str, Any] = json.loads(text)
         return cls(**values)
 
 
 def layout_by_name(name: str, config: CodecConfig) -> TokenLayout:
-    """The layout called `name`: tree, tree:OFFSET or orpheus. ConfigError for others, or where the model has none."""
-    from opensnac.streaming.tokens import TokenLayout  # and with it PyTorch, which who reads recordings does without
+    """The layout called `name`: tree, tree:OFFSET or orpheus. ConfigError for others, or one that does not fit."""
+    from opensnac.streaming.tokens import TokenLayout  # imports PyTorch, which reader processes do without
 
     offset = _offset(name)
     if name == "orpheus" and (tuple(config.vq_strides), config.codebook_size) != ((4, 2, 1), 4096):

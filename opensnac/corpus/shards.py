@@ -1,4 +1,4 @@
-"""Rows to the files of a shard: Parquet, WebDataset or flat tokens. Equal rows make equal bytes."""
+"""Writers of a shard's files: Parquet, WebDataset or flat tokens. Equal rows give equal bytes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from opensnac.corpus.plan import KINDS, passed_name
 from opensnac.corpus.rows import Row, flat_tokens
 from opensnac.streaming.tokens import TokenLayout
 
-ROWS_A_GROUP = 256  # of a Parquet file: what a reader that wants one row must read
+ROWS_A_GROUP = 256  # of a Parquet file: the least a reader of one row must read
 ENDINGS = {"parquet": (".parquet",), "webdataset": (".tar",), "bin": (".bin", ".parquet")}
 
 
 def row_schema(columns: dict[str, str], scales: int | None) -> pa.Schema:
-    """The columns of a row without its codes; with `scales` their lists too, one flat list for 0."""
+    """The columns of a row without codes; with `scales` also the lists of codes, one flat list for 0."""
     fields = [
         ("id", pa.string()),
         ("source", pa.string()),
@@ -64,7 +64,7 @@ def facts_of(row: Row, columns: dict[str, str]) -> dict[str, Any]:
 
 
 def _as(value: Any, kind: str) -> Any:
-    """A column's value as its kind has it; what fits none is JSON text."""
+    """A column's value as its type; a value of no type becomes JSON text."""
     if value is None:
         return None
     if kind == "json":
@@ -75,7 +75,7 @@ def _as(value: Any, kind: str) -> Any:
 def write_parquet(
     path: Path, rows: Sequence[Row], columns: dict[str, str], layout: TokenLayout | None, facts: str, scales: int
 ) -> None:
-    """One Parquet file: codes scale by scale, or tokens if there is a `layout`; `facts`, JSON, in its metadata."""
+    """One Parquet file of codes by scale, or of tokens if there is a `layout`; `facts` is JSON for its metadata."""
     schema = row_schema(columns, 0 if layout else scales).with_metadata({"opensnac": facts})
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for first in range(0, len(rows), ROWS_A_GROUP):
@@ -103,7 +103,7 @@ def _lists(values: Sequence[np.ndarray], dtype: Any) -> pa.ListArray:
 def write_webdataset(
     path: Path, shard: int, rows: Sequence[Row], columns: dict[str, str], model: tuple[str, str], config: CodecConfig
 ) -> None:
-    """A tar file with KEY.snac, which `opensnac decode` reads, and KEY.json for each row. It keeps no times."""
+    """A tar file with KEY.snac, which `opensnac decode` reads, and KEY.json for each row. It contains no timestamps."""
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
         for number, row in enumerate(rows):
             key = f"{shard:06d}_{number:06d}"
@@ -138,17 +138,17 @@ def snac_bytes(
 
 
 def end_token(layout: TokenLayout) -> int:
-    """What follows each row in a file of flat tokens: the first number that is no code's."""
+    """The end token after each row in a file of flat tokens: the first number past the codes."""
     return layout.vocabulary.stop
 
 
 def bin_dtype(end: int) -> type[np.uint16] | type[np.uint32]:
-    """The narrower of the two types that holds every token and the end."""
+    """The narrowest of the two types that holds every token and the end token."""
     return np.uint16 if end < 1 << 16 else np.uint32
 
 
 def write_bin(tokens: Path, index: Path, rows: Sequence[Row], columns: dict[str, str], layout: TokenLayout) -> None:
-    """A shard's tokens, little-endian, row after row, each with the end token; and the rows with their counts."""
+    """A shard's tokens, little-endian, each row followed by the end token; and an index of rows with their counts."""
     counts = []
     with tokens.open("wb") as file:
         for row in rows:

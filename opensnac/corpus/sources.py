@@ -1,4 +1,4 @@
-"""What there is to tokenize: folders, globs, manifests and tar shards -> entries in a fixed order, one at a time."""
+"""Listing inputs: folders, globs, manifests and tar shards -> entries in a fixed order, one at a time."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from opensnac.corpus.store import file_system
 from opensnac.recordings.jobs import UsageError
 from opensnac.recordings.source import READABLE
 
-# The columns that may name a row's recording, the first that is there: ours, the hub's, NeMo's, others'.
+# Columns that may name a row's recording; the first present one counts: opensnac's, the hub's, NeMo's, others'.
 PATH_COLUMNS = ("audio", "path", "file_name", "audio_filepath", "audio_path", "filepath", "file", "filename", "wav")
 TEXT_MANIFESTS = (".csv", ".tsv", ".jsonl")
 MANIFESTS = (*TEXT_MANIFESTS, ".parquet")
 SHARD = ".tar"
-METADATA = tuple(f"metadata{ending}" for ending in MANIFESTS)  # beside recordings: what the folder holds
+METADATA = tuple(f"metadata{ending}" for ending in MANIFESTS)  # beside recordings: the folder's manifest
 KINDS = "a folder, an audio file, a glob, a CSV, TSV, JSONL or Parquet manifest or a tar shard"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A recording to tokenize, or the `problem` that keeps it from being read.
+    """A recording to tokenize, or the `problem` that prevents reading it.
 
-    `columns` are what its manifest says of it besides: JSON values.
+    `columns` holds the other columns of its manifest row, as JSON values.
     """
 
     id: str
@@ -43,9 +43,9 @@ class Entry:
 
 
 def find(inputs: Iterable[str]) -> Iterator[Entry]:
-    """The recordings at all inputs, input by input, each in its own order. UsageError where there is nothing.
+    """The recordings of all inputs, input by input. UsageError if an input has none.
 
-    A file's id is its path below its folder; of several inputs each one's name goes before.
+    A file's id is its path below its folder, after the input's name if there are several inputs.
     """
     inputs = list(inputs)
     for source in inputs:
@@ -53,7 +53,7 @@ def find(inputs: Iterable[str]) -> Iterator[Entry]:
         found = _at(source, prefix)
         first = next(found, None)
         if first is None:
-            raise UsageError(f"{source}: no recordings there; {KINDS} was expected")
+            raise UsageError(f"{source}: expected {KINDS} with recordings, got none")
         yield from itertools.chain([first], found)
 
 
@@ -70,7 +70,7 @@ def _at(source: str, prefix: str) -> Iterator[Entry]:
             if not fs.isdir(path):
                 yield from _file(name, _plain(name), f"{_plain(name)}/", fs.size(path), alone=True)
     else:
-        raise UsageError(f"{source}: no such file or folder; {KINDS} was expected")
+        raise UsageError(f"{source}: expected {KINDS}, got nothing of that name")
 
 
 def _glob(pattern: str) -> list[str]:
@@ -78,12 +78,12 @@ def _glob(pattern: str) -> list[str]:
 
 
 def _folder(fs: Any, path: str, source: str, below: str, prefix: str) -> Iterator[Entry]:
-    """What lies in a folder, by name; a metadata file in it says what it holds. Hidden names and links to folders are
-    left out."""
+    """The recordings in a folder, by name, or the rows of its metadata file. Hidden names and links to folders are
+    skipped."""
     try:
         listing = sorted(fs.ls(path, detail=True), key=lambda entry: entry["name"].rstrip("/"))
     except OSError as error:
-        yield Entry(f"{prefix}{below or source}", Place(source), {}, f"the folder cannot be read: {_why(error)}")
+        yield Entry(f"{prefix}{below or source}", Place(source), {}, f"expected a readable folder, got {_why(error)}")
         return
     entries = {entry["name"].rstrip("/").rpartition("/")[2]: entry for entry in listing}
     stated = next((name for name in METADATA if name in entries), None)
@@ -102,7 +102,7 @@ def _folder(fs: Any, path: str, source: str, below: str, prefix: str) -> Iterato
 
 
 def _file(source: str, own_id: str, prefix: str, size: int, alone: bool = False) -> Iterator[Entry]:
-    """What one file stands for; `prefix` goes before the ids of what it holds."""
+    """The entries of one file; `prefix` goes before the ids of its contents."""
     ending = PurePosixPath(source).suffix.lower()
     if ending in MANIFESTS:
         read = _parquet if ending == ".parquet" else _text_manifest
@@ -136,7 +136,7 @@ def _row(source: str, number: int, row: Any, prefix: str) -> Entry:
         raise UsageError(f"{source}, row {number}: expected an object of keys and values, got {row!r}")
     if None in row:
         raise UsageError(
-            f"{source}, row {number}: expected {len(row) - 1} cells as the header has, got {row[None]!r} more"
+            f"{source}, row {number}: expected {len(row) - 1} cells as the header has, got {row[None]!r} in addition"
         )
     column = _path_column(source, row)
     named = row.pop(column)
@@ -144,19 +144,21 @@ def _row(source: str, number: int, row: Any, prefix: str) -> Entry:
     own_id = str(row.pop("id", None) or named or number)
     place = Place(source if not named else join(os.path.dirname(source), str(named)))
     if not isinstance(named, str) or not named:
-        return Entry(prefix + own_id, place, _given(row), f"row {number} of {source} has no path in `{column}`")
+        return Entry(
+            prefix + own_id, place, _given(row), f"row {number} of {source}: expected a path in `{column}`, got none"
+        )
     return Entry(prefix + own_id, place if is_url(place.path) else _sized(place), _given(row))
 
 
 def _sized(place: Place) -> Place:
     try:
         return Place(place.path, size=os.stat(place.path).st_size)
-    except OSError:  # whoever reads it will say why
+    except OSError:  # reading it reports the reason
         return place
 
 
 def _given(row: dict[Any, Any]) -> dict[str, Any]:
-    """The further columns of a row, without those it has no value for."""
+    """The other columns of a row that have a value."""
     return {str(name): value for name, value in row.items() if value is not None}
 
 
@@ -164,14 +166,14 @@ def _path_column(source: str, columns: Iterable[str]) -> str:
     found = next((name for name in PATH_COLUMNS if name in columns), None)
     if found is None:
         raise UsageError(
-            f"{source}: expected a column {', '.join(PATH_COLUMNS[:-1])} or {PATH_COLUMNS[-1]} that says where a row's "
-            f"recording is, got {', '.join(map(str, columns)) or 'none'}"
+            f"{source}: expected a column {', '.join(PATH_COLUMNS[:-1])} or {PATH_COLUMNS[-1]} that locates a row's "
+            f"recording, got {', '.join(map(str, columns)) or 'none'}"
         )
     return found
 
 
 def _parquet(source: str, prefix: str) -> Iterator[Entry]:
-    """The rows of a Parquet file: paths, or bytes after the hub's `{"bytes", "path"}`, which are not read here."""
+    """The rows of a Parquet file: paths, or the hub's `{"bytes", "path"}`, whose bytes are not read here."""
     import pyarrow as pa
 
     try:
@@ -185,7 +187,7 @@ def _parquet(source: str, prefix: str) -> Iterator[Entry]:
         raise UsageError(f"{source}: expected `{audio}` to hold bytes and path, got {schema.field(audio).type}")
     binary = [name for name in schema.names if name != audio and _is_binary(schema.field(name).type)]
     if binary:
-        print(f"opensnac: {source}: columns of bytes are left out: {', '.join(binary)}", file=sys.stderr)
+        print(f"opensnac: {source}: skipping columns of bytes: {', '.join(binary)}", file=sys.stderr)
     others = [name for name in schema.names if name not in (audio, *binary)]
     number = 0
     for group in range(file.metadata.num_row_groups):
@@ -210,7 +212,7 @@ def _is_binary(kind: Any) -> bool:
 
 
 def _bytes_a_row(group: Any, column: str) -> int:
-    """The mean size of a row's audio, as the file's index tells without a look at it."""
+    """The mean size of a row's audio, from the file's metadata alone."""
     chunks = [group.column(i) for i in range(group.num_columns)]
     size = sum(chunk.total_compressed_size for chunk in chunks if chunk.path_in_schema == f"{column}.bytes")
     return int(size // max(1, group.num_rows))
@@ -219,7 +221,7 @@ def _bytes_a_row(group: Any, column: str) -> int:
 def _shard(source: str, prefix: str) -> Iterator[Entry]:
     """Recordings in an uncompressed tar file as WebDataset keeps them: `key.flac` with `key.json` or `key.txt` beside.
 
-    They are read in place later. What cannot be read is an entry that says so.
+    They are read in place later. An unreadable member becomes an entry with a problem.
     """
     try:
         with open_binary(source) as file, tarfile.open(fileobj=file, mode="r:") as shard:
@@ -243,7 +245,7 @@ def _sample(
             try:
                 columns |= dict(json.loads(content(member)))
             except (ValueError, TypeError) as error:
-                problem = f"{member.name} is no JSON object: {error}"
+                problem = f"{member.name}: expected a JSON object, got {error}"
     for member in members:
         if member.name.lower().endswith(READABLE):
             place = Place(source, member.name, member.offset_data, member.size)
@@ -258,19 +260,19 @@ def _content(shard: tarfile.TarFile, member: tarfile.TarInfo) -> str:
 
 
 def _key(name: str) -> str:
-    """What the files of a sample have in common: the name up to the first dot after its folder."""
+    """The key shared by a sample's files: the name up to the first dot after its folder."""
     folder, _, name = name.rpartition("/")
     return f"{folder}/{name.partition('.')[0]}"
 
 
 def _plain(source: str) -> str:
-    """A path as an id: without the file system's name and without what leads out of the folder."""
+    """A path as an id: without a URL scheme and without parts that lead out of the folder."""
     path = source.partition("://")[2] if is_url(source) else source
     return "/".join(part for part in path.split("/") if part not in ("", ".", ".."))
 
 
 def _stem(source: str) -> str:
-    """The last name of a path, without its ending if it is a file's that holds others."""
+    """The last part of a path, without its ending if it is a manifest's or a shard's."""
     path = PurePosixPath(_plain(source) or "root")
     return path.stem if path.suffix.lower() in (*MANIFESTS, SHARD) else path.name
 

@@ -16,10 +16,13 @@ import numpy as np
 from opensnac.corpus.readers import Corpus, Tokens
 from opensnac.errors import OpensnacError
 
-SILENT_DB, CLIPPED = -60.0, 0.001  # a row softer than this, or with a larger share of samples at full scale, stands out
-LISTED = 50  # of each kind of row that stands out, and of groups in a picture
-WIDTH, HEIGHT, BAR = 640, 150, 18  # pixels of a picture
-BINS, LONGER = 40, 0.01  # of lengths; the share of rows, the longest, that the last one takes together
+SILENT_DB, CLIPPED = (
+    -60.0,
+    0.001,
+)  # thresholds for rows that stand out: a level below this, or a larger share of clipped samples
+LISTED = 50  # at most, of each kind of row that stands out, and of groups in a figure
+WIDTH, HEIGHT, BAR = 640, 150, 18  # pixels of a figure
+BINS, LONGER = 40, 0.01  # of the histogram of lengths; the share of the longest rows that the last bin collects
 NAMES = {
     "silent": f"below {SILENT_DB:g} dB",
     "clipped": f"more than {CLIPPED:.1%} at full scale",
@@ -29,25 +32,25 @@ NAMES = {
 
 @dataclass
 class _Group:
-    """What is counted of the rows of one group."""
+    """Counts over the rows of one group."""
 
-    use: list[np.ndarray]  # how often each code came, scale by scale
+    use: list[np.ndarray]  # the count of each code, by scale
     rows: int = 0
     seconds: float = 0.0
 
     def perplexity(self) -> list[float]:
-        """Of each scale's codes: as many, used evenly, would be as hard to guess."""
+        """The perplexity of the codes of each scale."""
         shares = [use[use > 0] / max(1, use.sum()) for use in self.use]
         return [round(float(np.exp(-(share * np.log(share)).sum())), 1) for share in shares]
 
     def used(self) -> list[float]:
-        """Of each scale the share of codes that came at all."""
+        """The share of each scale's codes that occur."""
         return [round(float((use > 0).mean()), 4) for use in self.use]
 
 
 @dataclass
 class _Count:
-    """What a walk over all rows learns, in flat memory but for sixteen bytes a row."""
+    """Counts over all rows, in constant memory but for sixteen bytes per row."""
 
     groups: dict[str, _Group] = field(default_factory=dict)
     seconds: array[float] = field(default_factory=lambda: array("d"))
@@ -56,14 +59,14 @@ class _Count:
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NAMES, 0))
 
     def note(self, kind: str, line: str) -> None:
-        """A row that stands out."""
+        """Record a row that stands out."""
         self.counts[kind] += 1
         if len(self.standing_out[kind]) < LISTED:
             self.standing_out[kind].append(line)
 
 
 def write_stats(folder: str, by: str | None = None) -> str:
-    """Write stats.html and stats.json into the corpus; the page's name. OpensnacError for a column it has not."""
+    """Write stats.html and stats.json into the corpus; returns the page's name. OpensnacError for a missing column."""
     corpus = Corpus(folder)
     if by is not None and by not in corpus.facts["columns"]:
         columns = ", ".join(corpus.facts["columns"]) or "none"
@@ -75,7 +78,7 @@ def write_stats(folder: str, by: str | None = None) -> str:
 
 
 def statistics(corpus: Corpus, by: str | None = None) -> dict[str, Any]:
-    """Everything that the page shows, as plain JSON values. Groups are values of a column, or first folders of ids."""
+    """The contents of the page, as JSON values. Groups are values of a column, or the first folder of the ids."""
     count = _Count()
     for row in _rows(corpus):
         name = str(row.facts.get(by) or "") if by else row.facts["id"].rpartition("/")[0].partition("/")[0]
@@ -137,7 +140,7 @@ def _facts(corpus: Corpus, count: _Count, by: str | None) -> dict[str, Any]:
 
 
 def _none(corpus: Corpus) -> list[np.ndarray]:
-    """The use of codes before any came."""
+    """Zero counts of codes."""
     return [np.zeros(corpus.config.codebook_size, np.int64) for _ in corpus.config.vq_strides]
 
 
@@ -154,7 +157,7 @@ def _hash(codes: Sequence[np.ndarray]) -> int:
 
 
 def _note_repeated(corpus: Corpus, count: _Count) -> None:
-    """List the rows whose codes another row has too; they are read again only if there are any."""
+    """List the rows with the same codes as an earlier row; rows are read again only if there are any."""
     hashes = np.array(count.hashes, np.uint64)
     values, times = np.unique(hashes, return_counts=True)
     repeated = set(values[times > 1].tolist())
@@ -166,13 +169,13 @@ def _note_repeated(corpus: Corpus, count: _Count) -> None:
 
 
 def _curve(use: np.ndarray) -> list[int]:
-    """How often codes came, the most frequent first, at 64 places."""
+    """The sorted counts of codes, most frequent first, at 64 positions."""
     ordered = np.sort(use)[::-1]
     return [int(ordered[place]) for place in np.linspace(0, len(ordered) - 1, min(64, len(ordered))).astype(int)]
 
 
 def page(facts: Mapping[str, Any]) -> str:
-    """The page, which needs nothing else."""
+    """The self-contained HTML page."""
     totals = facts["corpus"]["totals"]
     quantiles = facts["lengths"]["quantiles"]
     summary = [
@@ -202,7 +205,7 @@ def page(facts: Mapping[str, Any]) -> str:
             f"<h2>Lengths</h2><p>Rows by length, the longest {LONGER:.0%} in the last bar. {_quantiles(quantiles)}</p>",
             _bars(facts["lengths"]["rows"], facts["lengths"]["edges"]),
             "<h2>Codebooks</h2>",
-            f"<p>How often each of {books['size']:,} codes came, the most frequent first; logarithmic. Perplexity by "
+            f"<p>Counts of the {books['size']:,} codes, most frequent first, on a logarithmic scale. Perplexity by "
             f"scale, coarse to fine: {', '.join(map(str, books['perplexity']))}.</p>",
             _curves(books["sorted_use"]),
             f"<h2>By {escape(facts['by'])}</h2>",
@@ -215,8 +218,8 @@ def page(facts: Mapping[str, Any]) -> str:
 
 
 def _quantiles(quantiles: Mapping[str, float]) -> str:
-    """How long rows are, in words."""
-    names = {"0": "Shortest", "0.05": "a twentieth below", "0.95": "a twentieth above", "1": "longest"}
+    """A sentence on the lengths of rows."""
+    names = {"0": "Shortest", "0.05": "5th percentile", "0.95": "95th percentile", "1": "longest"}
     said = [f"{name} {quantiles[q]:,.1f} s" for q, name in names.items() if q in quantiles]
     return ", ".join(said) + "." * bool(said)
 
@@ -252,7 +255,7 @@ def _bars(counts: Sequence[int], edges: Sequence[float]) -> str:
 
 
 def _curves(uses: Sequence[Sequence[int]]) -> str:
-    """Sorted use of codes, a line a scale."""
+    """Sorted counts of codes, one line per scale."""
     most = np.log1p(max(max(use) for use in uses)) or 1.0
     lines = []
     for n, use in enumerate(uses):

@@ -1,4 +1,4 @@
-"""The folder that a corpus is written to, on a disk or behind a URL: what is in it is whole."""
+"""Storage of a corpus, on a disk or behind a URL; every file in it is complete."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from opensnac.recordings.jobs import UsageError
 
 
 def file_system(url: str) -> tuple[Any, str]:
-    """What a path or URL lies on, and its name there. OpensnacError where its package is missing."""
+    """The file system of a path or URL, and the path there. OpensnacError if its package is missing."""
     try:
         fs, path = fsspec.core.url_to_fs(url)
     except ImportError as error:
-        raise OpensnacError(f"{url}: expected a file system that is installed, got none: {error}") from error
+        raise OpensnacError(f"{url}: expected an installed file system, got none: {error}") from error
     except ValueError as error:
         raise UsageError(f"{url}: expected a path or a URL that fsspec opens, got {error}") from error
     return fs, str(path)
 
 
 class Store:
-    """Files below `root`, each of which appears whole or not at all."""
+    """Files below `root`, each written atomically."""
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -53,7 +53,7 @@ class Store:
         return f"{self.root.rstrip('/')}/{name}"
 
     def exists(self, name: str) -> bool:
-        """Whether a file is there, whole as all of them are."""
+        """Whether a file exists; files that do are complete."""
         return bool(self._fs.exists(self.path(name)))
 
     def size(self, name: str) -> int:
@@ -93,9 +93,9 @@ class Store:
 
     @contextmanager
     def whole(self, name: str) -> Iterator[Path]:
-        """A path on the disk to write to; its content appears as `name` when the block ends well, else never.
+        """A local path to write to; the file appears as `name` if the block ends without an error.
 
-        What was there is replaced. On a disk it is safe from a loss of power too, once the block has ended.
+        An existing file is replaced. On a local disk the file also survives a power loss once the block has ended.
         """
         try:
             with self._whole(name) as part:
@@ -103,7 +103,7 @@ class Store:
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
-            said = f"{os.strerror(errno.ENOSPC)}; what was finished stays, the same command goes on"
+            said = f"{os.strerror(errno.ENOSPC)}; finished shards are kept; run the same command to continue"
             raise OSError(errno.ENOSPC, said, self.url(name)) from error
 
     @contextmanager
@@ -122,7 +122,7 @@ class Store:
             self._fs.put_file(str(part), self.path(name))
 
     def write(self, name: str, data: bytes) -> None:
-        """A whole file of these bytes."""
+        """Write a file atomically."""
         with self.whole(name) as part:
             part.write_bytes(data)
 
@@ -136,9 +136,9 @@ class Store:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder for one run, and remove what a killed one left unfinished; UsageError if another holds it.
+        """Lock the folder for one run and remove unfinished files of a killed one; UsageError if another run holds it.
 
-        On a disk only: behind a URL nothing unfinished ever appears, and two runs write the same.
+        Local folders only: behind a URL no unfinished files appear, and two runs write the same files.
         """
         if not self.is_local:
             yield
@@ -151,10 +151,12 @@ class Store:
             try:
                 fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise UsageError(f"{self.root}: another run writes to it; wait for its end or stop it") from error
+                raise UsageError(
+                    f"{self.root}: expected no other run to write here, got one; wait for its end or stop it"
+                ) from error
             self._remove_unfinished()
             yield
-            self._remove_unfinished()  # of workers that died
+            self._remove_unfinished()  # from workers that died
         finally:
             os.close(folder)
 
@@ -164,7 +166,7 @@ class Store:
 
 
 def _to_disk(path: Path) -> None:
-    """Have the system write a file, or a folder's entries, to the disk now."""
+    """fsync a file or a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

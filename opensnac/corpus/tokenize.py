@@ -1,4 +1,4 @@
-"""The whole of it: a plan, its shards by one engine or another, and what a finished corpus says of itself."""
+"""The tokenize command: makes a plan, runs its shards on an engine, and writes the metadata of the finished corpus."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from opensnac.corpus.work import RECORDS, Job, Record, Worker, facts_of, load_mo
 from opensnac.errors import OpensnacError
 
 FAILED, CARD = "failed.parquet", "README.md"
-RECORDED = "plan/records.jsonl"  # what became of each shard, once all are done
+RECORDED = "plan/records.jsonl"  # the records of all shards, once they are done
 FAILURE = pa.schema([("id", pa.string()), ("source", pa.string()), ("reason", pa.string())])
 
 On = Callable[[str, Any], None]
@@ -32,12 +32,12 @@ On = Callable[[str, Any], None]
 
 @dataclass(frozen=True)
 class Totals:
-    """What a corpus holds."""
+    """Totals of a corpus."""
 
     recordings: int
     rows: int
     seconds: float
-    tokens: int  # codes, without what separates rows
+    tokens: int  # codes, without end tokens
     failed: int
     left_out: int
 
@@ -53,11 +53,11 @@ def tokenize(
     address: str | None = None,
     on: On = lambda event, value: None,
 ) -> Totals:
-    """Make the corpus, or go on with one that was begun by the same settings. `on` is told what happens.
+    """Make the corpus, or continue one with the same settings. `on` receives progress events.
 
-    `workers` are processes, one for each core or GPU unless told; 0: none but this one. `engine` is local or ray, which
-    looks for its cluster at `address`. `readers` decode and resample for each worker.
-    UsageError for inputs that are not there or a folder of something else, OpensnacError where work cannot go on.
+    `workers` is the number of processes, by default one per core or GPU; 0 works in this process. `engine` is local or
+    ray, with the cluster at `address`. `readers` is the number of processes per worker that read and resample.
+    Raises UsageError for missing inputs or a folder of another corpus, OpensnacError if work cannot continue.
     """
     store = Store(out)
     model = load_model(settings, "cpu")
@@ -84,7 +84,7 @@ def tokenize(
 
 
 def finished(store: Store, plan: Plan) -> Iterator[int]:
-    """The shards that are whole: their files and their records are there."""
+    """The complete shards: those whose files and records exist."""
     records, files = set(store.names(RECORDS)), set(store.names("data"))
     endings = shards.ENDINGS[plan.settings.format]
     for shard in range(plan.shards):
@@ -102,10 +102,10 @@ def failures(out: str, most: int) -> list[dict[str, str]]:
 
 
 def _reopen(store: Store, plan: Plan, on: On) -> None:
-    """Of a finished corpus undo the shards that would be better now.
+    """Reopen the shards of a finished corpus that can now be completed.
 
-    These are shards whose files are gone or cut short, and those with failed recordings that can be coded by now, for
-    disks come back and files do. Without the records of its shards a corpus is left as it is.
+    These are shards with missing or truncated files, and those with failed recordings that can be encoded by now, as
+    disks and files may come back. Without the records of its shards a corpus is left unchanged.
     """
     if not store.exists(RECORDED):
         return
@@ -124,7 +124,7 @@ def _reopen(store: Store, plan: Plan, on: On) -> None:
 
 
 def _lost(store: Store, records: list[Record]) -> set[int]:
-    """The shards whose files are not there as they were written; all of them where they are joined to one."""
+    """The shards whose files are missing or changed; all shards if they were joined to one file."""
     facts = facts_at(store)
     if "files" in facts:
         return set() if _are_there(store, facts["files"]) else {record.shard for record in records}
@@ -136,30 +136,30 @@ def _are_there(store: Store, files: dict[str, dict[str, Any]]) -> bool:
 
 
 def _can_be_coded(worker: Worker, shard: int, ids: set[str]) -> bool:
-    """Whether any of some recordings of a shard can, in the end."""
+    """Whether any of these recordings of a shard can be encoded now."""
     for entry in worker.plan.entries(shard):
         if entry.id in ids and not entry.problem:
             try:
                 worker.code(entry)
             except Excluded:
                 return True
-            except Exception:  # whatever it is, the recording still fails
+            except Exception:  # the recording still fails, for whatever reason
                 continue
             return True
     return False
 
 
 def totals(store: Store) -> Totals:
-    """What a finished corpus holds."""
+    """Totals of a finished corpus."""
     return Totals(**facts_at(store)["totals"])
 
 
 def _finish(store: Store, plan: Plan, facts: dict[str, Any]) -> None:
-    """Say of the corpus as a whole what the records say of its shards. The last file written is the sign of the end."""
+    """Merge the records of the shards into those of the corpus. The last file written marks it as finished."""
     missing = plan.shards - len(list(finished(store, plan)))
     if missing:
         raise OpensnacError(
-            f"{store}: expected {plan.shards} shards, got {plan.shards - missing}; run the command again"
+            f"{store}: expected {plan.shards} finished shards, got {plan.shards - missing}; run the command again"
         )
     settings = plan.settings
     records = [Record.read(store, plan.name(shard)) for shard in range(plan.shards)]
@@ -180,7 +180,7 @@ def _finish(store: Store, plan: Plan, facts: dict[str, Any]) -> None:
     facts |= {"columns": plan.columns, "totals": asdict(own), "licences": _licences(settings, records)}
     if settings.format == "bin":
         facts |= _join(store, records, facts["vocabulary"][1])
-    kept = settings.format != "bin"  # else shards were joined
+    kept = settings.format != "bin"  # otherwise shards were joined
     facts["shards"] = [
         {"rows": record.rows, "tokens": record.tokens} | ({"files": record.files} if kept else {}) for record in records
     ]
@@ -190,7 +190,7 @@ def _finish(store: Store, plan: Plan, facts: dict[str, Any]) -> None:
 
 
 def _licences(settings: Settings, records: list[Record]) -> dict[str, float]:
-    """Hours under each licence, as the recordings' columns or the command have it."""
+    """Hours under each licence, from the recordings' columns or the command."""
     hours: dict[str, float] = {}
     for record in records:
         for licence, seconds in record.licences.items():
@@ -202,7 +202,7 @@ def _licences(settings: Settings, records: list[Record]) -> dict[str, float]:
 
 
 def _join(store: Store, records: list[Record], end: int) -> dict[str, Any]:
-    """One file of all shards' tokens, one of all their rows with the place of each; their facts."""
+    """Join the shards: one file of all tokens, one index of all rows with their offsets. Returns facts about them."""
     with store.whole(TOKENS) as part, part.open("wb") as target:
         for record in records:
             with store.open(f"data/{record.name}.bin") as file:
@@ -218,7 +218,7 @@ def _join(store: Store, records: list[Record], end: int) -> dict[str, Any]:
             position = int(ends[-1]) if len(ends) else position
             writer = writer or pq.ParquetWriter(part, table.schema, compression="zstd")
             writer.write_table(table)
-        assert writer is not None  # a plan has a shard at least
+        assert writer is not None  # a plan has at least one shard
         writer.close()
     return {
         "dtype": shards.bin_dtype(end).__name__,
@@ -228,7 +228,7 @@ def _join(store: Store, records: list[Record], end: int) -> dict[str, Any]:
 
 
 def _clean(store: Store) -> None:
-    """Remove what a finished corpus needs no more; parts of a joined file stay as long as recordings fail."""
+    """Remove files that a finished corpus no longer needs; parts of a joined file stay while recordings fail."""
     facts = facts_at(store)
     for name in store.names(RECORDS):
         store.remove(f"{RECORDS}/{name}")

@@ -1,6 +1,6 @@
-"""One shard of a plan: its recordings loaded, coded and written, and a record of what became of each.
+"""Making one shard of a plan: recordings are loaded, encoded and written, with a record of the outcome.
 
-The record is written last. A shard without one was not finished, and is made again.
+The record is written last. A shard without one is unfinished and is made again.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from opensnac.errors import OpensnacError
 from opensnac.recordings.model_cache import ModelCache
 from opensnac.recordings.transcode import encode_blocks
 
-WINDOW_SECONDS = {"cpu": 60.0, "cuda": 600.0}  # of recordings that are held to make batches of similar length from
-BATCH = {"cpu": 0.0, "cuda": BATCH_SECONDS}  # seconds of a batch: one recording keeps a core busy
+WINDOW_SECONDS = {"cpu": 60.0, "cuda": 600.0}  # of recordings held in memory to form batches of similar length
+BATCH = {"cpu": 0.0, "cuda": BATCH_SECONDS}  # seconds per batch: on a CPU one recording keeps a core busy
 RECORDS = "work"
 LICENCES = ("licence", "license")
 
-READER_DEATHS = 2  # over one shard; then its worker reads it without them, and what kills is found there
+READER_DEATHS = 2  # at one shard; then its worker reads without them, which identifies the culprit
 
 # ("reads", number of the recording), ("codes", None), ("done" or "failed", (seconds, bytes) of a recording),
 # ("died", a line about a process that did)
@@ -41,12 +41,12 @@ Report = Callable[[str, Any], None]
 
 
 def no_report(event: str, value: Any) -> None:
-    """Report nobody."""
+    """Ignore the event."""
 
 
 @dataclass
 class Record:
-    """What became of a shard: its files with their sizes and digests, and the recordings that are not in it."""
+    """The outcome of a shard: its files with sizes and digests, and the recordings that failed."""
 
     shard: int
     name: str
@@ -60,7 +60,7 @@ class Record:
 
     @property
     def file(self) -> str:
-        """Where the record is kept."""
+        """The record's file name."""
         return f"{RECORDS}/{self.name}.json"
 
     @classmethod
@@ -69,22 +69,22 @@ class Record:
         return cls.from_json(store.read(f"{RECORDS}/{name}.json"))
 
     def write(self, store: Store) -> None:
-        """Keep the record."""
+        """Write the record."""
         store.write(self.file, self.to_json().encode())
 
     def to_json(self) -> str:
-        """One line."""
+        """One line of JSON."""
         return json.dumps(asdict(self), ensure_ascii=False)
 
     @classmethod
     def from_json(cls, line: str | bytes) -> Record:
-        """What `to_json` wrote."""
+        """Parse the output of `to_json`."""
         return cls(**json.loads(line))
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker must know: the corpus's folder, where its model runs, how many processes read for it."""
+    """A worker's arguments: the corpus's folder, the model's device, and the number of reader processes."""
 
     out: str
     device: str = "cpu"
@@ -92,12 +92,12 @@ class Job:
 
 
 def load_model(settings: Settings, device: str) -> Engine:
-    """The model of a corpus, made quick to run."""
+    """The model of a corpus, as an engine."""
     return ModelCache(settings.model, reduced=settings.reduced, device=device).get()
 
 
 class Worker:
-    """Makes shards of a plan, one at a time. It holds the model, and at most a window of recordings."""
+    """Makes shards of a plan, one at a time; holds the model and at most a window of recordings."""
 
     def __init__(self, job: Job) -> None:
         self.store = Store(job.out)
@@ -106,8 +106,8 @@ class Worker:
         self.model = load_model(self.settings, job.device)
         if self.model.fingerprint != self.settings.fingerprint:
             raise OpensnacError(
-                f"{self.settings.model}: expected the weights {self.settings.fingerprint[:16]} that the plan in "
-                f"{job.out} names, got {self.model.fingerprint[:16]}; give the first ones, or choose another folder"
+                f"{self.settings.model}: expected the weights {self.settings.fingerprint[:16]} of the plan in "
+                f"{job.out}, got {self.model.fingerprint[:16]}; use that model, or choose another folder"
             )
         self._device, self._kind = job.device, job.device.partition(":")[0]
         self._loader = Loader(self.settings, self.model.config)
@@ -121,7 +121,7 @@ class Worker:
             self._readers.stop()
 
     def make(self, shard: int, report: Report = no_report, skip: Mapping[int, str] | None = None) -> Record:
-        """Make a shard, write its files and its record. `skip` are recordings that fail for a reason known before."""
+        """Make a shard; write its files and its record. `skip` maps recordings not to read to the reason."""
         record, rows = self._read_and_code(shard, report, dict(skip or {}))
         layout = self.settings.layout(self.model.config)
         for row in rows:
@@ -136,13 +136,13 @@ class Worker:
         return record
 
     def code(self, entry: Entry) -> list[Row]:
-        """The rows of one recording by itself. Excluded, AudioError or OSError as in `load`."""
+        """The rows of one recording. Raises Excluded, AudioError or OSError as `load` does."""
         loaded = load(entry.place, self.settings, self.model.config)
         codes = self._alone(entry, loaded) if loaded.samples is None else next(self._together([loaded]))
         return list(rows_of(entry, loaded, codes, self.settings, self.model.config))
 
     def _read_and_code(self, shard: int, report: Report, skip: Mapping[int, str]) -> tuple[Record, list[Row]]:
-        """The rows of a shard and their record, begun anew where a reader died."""
+        """The rows of a shard and their record; starts over if a reader dies."""
         entries = [replace(e, problem=skip.get(n, e.problem)) for n, e in enumerate(self.plan.entries(shard))]
         for _ in range(READER_DEATHS):
             if self._readers is None:
@@ -151,12 +151,12 @@ class Worker:
             try:
                 return record, self._rows(zip(entries, self._readers.read(entries), strict=True), record, report)
             except ReaderDied:
-                report("died", f"a reader died at shard {shard}; its shard is read again")
+                report("died", f"a reader died at shard {shard}; the shard is read again")
         record = Record(shard, self.plan.name(shard))
         return record, self._rows(self._load_here(entries, report), record, report)
 
     def _rows(self, loaded_entries: Iterable[tuple[Entry, Found]], record: Record, report: Report) -> list[Row]:
-        """All rows of a shard in their order, a window of recordings after the other."""
+        """All rows of a shard in order, one window of recordings at a time."""
         rows: list[Row] = []
         window: list[tuple[Entry, Found]] = []
         held, most = 0, WINDOW_SECONDS[self._kind] * self.model.config.sampling_rate
@@ -169,7 +169,7 @@ class Worker:
         return rows + self._coded(window, record, report)
 
     def _coded(self, window: list[tuple[Entry, Found]], record: Record, report: Report) -> list[Row]:
-        """The rows of a window; what cannot be coded goes into the record."""
+        """The rows of a window; failures go into the record."""
         report("codes", None)
         short = [loaded for _, loaded in window if isinstance(loaded, Loaded) and loaded.samples is not None]
         batched = self._together(short)
@@ -191,13 +191,13 @@ class Worker:
         return rows
 
     def _load_here(self, entries: list[Entry], report: Report) -> Iterator[tuple[Entry, Found]]:
-        """Each recording as this process reads it, which says before what it reads."""
+        """Each recording, read by this process; reports its number before reading it."""
         for number, entry in enumerate(entries):
             report("reads", number)
             yield entry, self._loader(entry)
 
     def _together(self, window: Sequence[Loaded]) -> Iterator[list[np.ndarray]]:
-        """Codes of short recordings, (channels, n_i) a scale, in their order; batches are of similar length."""
+        """Codes of short recordings in order, (channels, n_i) for each scale; batched by similar length."""
         channels = [channel for loaded in window if loaded.samples is not None for channel in loaded.samples]
         clips = [torch.from_numpy(channel)[None, None].to(self._device) for channel in channels]
         seconds = BATCH[self._kind]
@@ -217,16 +217,16 @@ class Worker:
             return self._alone(entry, loaded)
         except Excluded as out:
             return out
-        except torch.OutOfMemoryError:  # no fault of the recording
+        except torch.OutOfMemoryError:  # not the recording's fault
             raise
-        except Exception as error:  # whatever one recording holds, the others are still done
+        except Exception as error:  # a broken recording must not stop the others
             return reason(error, entry)
 
     def _alone(self, entry: Entry, loaded: Loaded) -> list[np.ndarray]:
-        """Codes of a long recording, piece by piece.
+        """Codes of a long recording, encoded in chunks.
 
-        They are gathered in one buffer a scale: many small arrays between the large ones that the model frees would
-        keep the heap from being used again.
+        They are collected in one buffer per scale: many small arrays between the large ones that the model frees would
+        fragment the heap.
         """
         buffers = [bytearray() for _ in self.model.config.vq_strides]
         with opened(entry.place) as recording:
@@ -254,7 +254,7 @@ class Worker:
 
 
 def facts_of(settings: Settings, model: Engine) -> dict[str, Any]:
-    """What the files of a corpus say of the model and the command that made them."""
+    """Metadata of a corpus's files: the model and the command that made them."""
     layout = settings.layout(model.config)
     return {
         "command": settings.command,

@@ -1,1 +1,1 @@
-"""What a codec sounds like: clips through codecs, decoded audio through metrics, scores into a report."""
+"""Evaluation of codecs: clips through codecs, decoded audio through metrics, scores into a report."""

@@ -1,4 +1,4 @@
-"""What code was run: a few digits that change with what it does, and not with what is written about it."""
+"""A digest of source code that ignores comments and docstrings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def code_of(paths: Iterable[Path]) -> str:
-    """16 hexadecimal digits of source files, and of those in folders, without comments and docstrings of Python."""
+    """16 hexadecimal digits over source files and folders, without Python comments and docstrings."""
     files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
     digest = hashlib.sha256()
     for file in files:

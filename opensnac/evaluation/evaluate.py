@@ -1,4 +1,4 @@
-"""Every clip of a folder through every codec and every metric, each result kept as soon as it is there."""
+"""Runs every clip of a folder through every codec and metric; each result is stored as soon as it is measured."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from opensnac.recordings import audio
 from opensnac.recordings.jobs import LeftOut, Search
 from opensnac.recordings.mixing import mix_down
 
-DEFAULT_PLAYERS = 6  # clips that can be heard and seen on the page
-WARM_UP_RATE = 24_000  # Hz; a second of it
-KEPT_SECONDS = 12.0  # of each: what ITU-R BS.1534-3 lets a listener hear at a time
-Record = dict[str, Any]  # one clip after one codec: a line of clips.jsonl, as `measure` makes it
+DEFAULT_PLAYERS = 6  # clips with players and spectrograms on the page
+WARM_UP_RATE = 24_000  # Hz; one second
+KEPT_SECONDS = 12.0  # of each kept clip: the longest that ITU-R BS.1534-3 recommends
+Record = dict[str, Any]  # one clip through one codec: a line of clips.jsonl, made by `measure`
 
 
 @dataclass(frozen=True)
 class Task:
-    """One clip through one codec. `key` is the same only where the result would be the same.
+    """One clip through one codec. Equal `key`s mean equal results.
 
-    `keep` is the file that takes the decoded audio, if it is to be kept. `memory` asks for the peak memory alone.
+    `keep` is the file to save the decoded audio to, if any. `memory` measures only the peak memory.
     """
 
     path: str
@@ -55,7 +55,7 @@ class Task:
 
     @property
     def all_metrics(self) -> dict[str, Metric]:
-        """What `metrics` may name."""
+        """The metrics that `metrics` may name."""
         return METRICS | recognition.metrics(self.models, self.transcript)
 
 
@@ -71,22 +71,22 @@ def evaluate_folder(
 ) -> dict[str, Any]:
     """Measure `codecs` (names as codecs.by_name takes) on every recording in `folder`, mixed down to mono.
 
-    No codecs named: the default ones. The original itself is always measured too, as the ceiling. A recording's label
-    is the first sub-folder it lies in. `baseline` names the codec that the others are compared with, clip by clip.
-    Writes `results.json`, `report.md` and `report.html` into `out`, prints the table, and returns what `results.json`
-    holds (summary.SCHEMA). The page plays the first seconds of `players` clips, which `out/audio` keeps.
-    `asr` names a speech recogniser, for word error rates, and `speaker` a speaker model, for similarity of voices (see
-    recognition.py); what is said in `a.wav` is read from `a.txt`, where that is there.
-    Results go to `out/clips.jsonl` as they come; those that still match are not made again. `jobs` processes work at
-    once, one thread each. Codecs and metrics that are not installed are skipped, clips that fail with a codec are
-    listed. OpensnacError for an unknown codec or baseline, a folder without clips, or where pyloudnorm is missing.
+    Without codecs: the default ones. The original is always measured too, as the ceiling. A recording's label is the
+    first sub-folder it is in. `baseline` is the codec to compare the others with, clip by clip.
+    Writes `results.json`, `report.md` and `report.html` into `out`, prints the table, and returns the contents of
+    `results.json` (summary.SCHEMA). The page plays the first seconds of `players` clips, stored in `out/audio`.
+    `asr` names a speech recogniser, for word error rates, and `speaker` a speaker model, for voice similarity (see
+    recognition.py); the transcript of `a.wav` is read from `a.txt`, if it exists.
+    Results are appended to `out/clips.jsonl`; those that still match are reused. `jobs` processes work in parallel, one
+    thread each. Codecs and metrics that are not installed are skipped, clips that fail with a codec are listed. Raises
+    OpensnacError for an unknown codec or baseline, a folder without clips, or if pyloudnorm is missing.
     """
     require("pyloudnorm")
     if out.exists() and not out.is_dir():
-        raise OpensnacError(f"{out}: is a file; name a folder for the report with --out")
+        raise OpensnacError(f"{out}: expected a folder for the report, got a file; choose another with --out")
     names = list(dict.fromkeys(["original", *(codecs or DEFAULT_CODECS)]))
     if baseline is not None and baseline not in names:
-        raise OpensnacError(f"the baseline {baseline!r} is none of the codecs {', '.join(names)}; name it with --codec")
+        raise OpensnacError(f"baseline: expected one of {', '.join(names)}, got {baseline!r}; add it with --codec")
     chosen = [by_name(name) for name in names]
     clips = find_clips(folder)
     skipped = {codec.name: reason for codec in chosen if (reason := codec.missing()) is not None}
@@ -107,26 +107,26 @@ def evaluate_folder(
 
 
 def _command() -> str:
-    """The command line, without where the program lies."""
+    """The command line, without the program's folder."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def find_clips(folder: Path) -> list[Path]:
-    """Every recording below `folder`, sorted; what else is there is said. OpensnacError if there is none."""
+    """Every recording below `folder`, sorted; reports other files. OpensnacError if there is no recording."""
     if not folder.is_dir():
-        raise OpensnacError(f"{folder}: no such folder; give a folder of recordings")
+        raise OpensnacError(f"{folder}: expected a folder of recordings, got nothing of that name")
     left_out = LeftOut()
     search = Search.for_recordings([".txt"])
     clips = search(folder, left_out)
     if not clips:
-        raise OpensnacError(f"{folder}: no file there ends in {', '.join(search.endings)}; give recordings")
+        raise OpensnacError(f"{folder}: expected files that end in {', '.join(search.endings)}, got none")
     for line in left_out.lines():
         print(f"opensnac: {line}", file=sys.stderr)
     return clips
 
 
 def choose(folder: Path, clips: Sequence[Path], count: int) -> set[Path]:
-    """`count` of the clips to be heard and seen: one of each label in turn, spread evenly over the label's clips."""
+    """Choose `count` clips for the page: one of each label in turn, spread evenly over the label's clips."""
     labels: dict[str, list[Path]] = {}
     for path in clips:
         labels.setdefault(summary.label_of(path.relative_to(folder).as_posix()), []).append(path)
@@ -144,7 +144,7 @@ def make_tasks(
     audio_folder: Path = Path(),
     models: recognition.Names = recognition.NO_MODELS,
 ) -> list[Task]:
-    """One task per clip and codec, all codecs of a clip in a row; then one of memory per codec that is no program."""
+    """One task per clip and codec, in order of clips; then a memory task per codec that runs in-process."""
     matched_by = [package_version("pyloudnorm"), _scoring_code()]
     versions = {codec.name: codec.version() for codec in codecs}
     contents = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in clips}
@@ -169,18 +169,18 @@ def make_tasks(
 
 
 def transcript_of(clip: Path) -> str | None:
-    """What is said in a recording: the text beside it, under its name with .txt. None where there is none."""
+    """The transcript of a recording: the file of the same name with .txt. None if there is none."""
     text = clip.with_suffix(".txt")
     if not text.is_file():
         return None
     try:
         return text.read_text(encoding="utf-8-sig").strip() or None
     except UnicodeDecodeError as error:
-        raise OpensnacError(f"{text}: no UTF-8 text ({error.reason}); save what is said as UTF-8") from error
+        raise OpensnacError(f"{text}: expected a transcript in UTF-8, got {error.reason}") from error
 
 
 def _measured_by(metric: Metric, transcript: str | None) -> list[str | None]:
-    """Tells scores apart that may differ: by packages, and by model and words where there is a model."""
+    """Identifies what a score depends on: packages, and the model and transcript of model-based metrics."""
     by = [package_version(package) for package in metric.packages]
     if isinstance(metric, recognition.ModelMetric):
         by += [metric.load(metric.model).version, code_of([Path(inspect.getfile(recognition))])]
@@ -189,21 +189,21 @@ def _measured_by(metric: Metric, transcript: str | None) -> list[str | None]:
 
 @functools.cache
 def _scoring_code() -> str:
-    """Tells versions of the code apart that turns decoded audio into scores."""
+    """Digest of the code that turns decoded audio into scores."""
     return code_of(Path(inspect.getfile(module)) for module in (matching, mel, metrics, spectral))
 
 
 def run(tasks: Sequence[Task], store: Path, jobs: int) -> list[Record]:
-    """The record of every task, in order: from `store` (JSON lines) where there, else measured and added."""
+    """The record of every task, in order: from `store` (JSON lines) if there, else measured and added."""
     known = {record["key"]: record for record in _read(store) if "error" not in record}
     pending = [task for task in tasks if task.key not in known or (task.keep and not Path(task.keep).exists())]
     with store.open("a", encoding="utf-8") as file:
-        file.write("\n")  # a killed run may have left half a line
+        file.write("\n")  # a killed run may have left a partial line
         for record in _with_progress(_measure_all(pending, jobs), len(pending)):
             file.write(json.dumps(record) + "\n")
             file.flush()
             known[record["key"]] = record
-    # The same recording may lie in the folder twice, or have another name than in an earlier run.
+    # A recording may be in the folder twice, or have had another name in an earlier run.
     return [known[task.key] | {"clip": task.clip, "kept": task.keep and Path(task.keep).name} for task in tasks]
 
 
@@ -213,14 +213,14 @@ def _read(store: Path) -> Iterator[Record]:
     for line in store.read_text(encoding="utf-8").splitlines():
         try:
             record = json.loads(line)
-        except ValueError:  # empty, or cut by a kill
+        except ValueError:  # empty, or truncated by a kill
             continue
         if isinstance(record, dict) and "key" in record:
             yield record
 
 
 def _measure_all(tasks: Sequence[Task], jobs: int) -> Iterator[Record]:
-    """Records as they come: memory first, a fresh process for each, then the rest by `jobs` processes."""
+    """Records in order of completion: memory first, in a fresh process each, then the rest in `jobs` processes."""
     memory = [task for task in tasks if task.memory]
     rest = [task for task in tasks if not task.memory]
     yield from map_in_processes(measure, memory, 1, tasks_per_process=1)
@@ -228,7 +228,7 @@ def _measure_all(tasks: Sequence[Task], jobs: int) -> Iterator[Record]:
 
 
 def measure(task: Task) -> Record:
-    """Code, decode, match and score one clip; what goes wrong is in the record, so that the other clips go on."""
+    """Encode, decode, align and score one clip; an error goes into the record, so that other clips continue."""
     record: Record = {"key": task.key, "clip": task.clip, "codec": task.codec}
     record |= {"memory_of": task.codec} if task.memory else {}
     try:
@@ -238,7 +238,7 @@ def measure(task: Task) -> Record:
         if task.memory:
             return record | {"peak_bytes": peak_memory()}
         if coded.audio.shape != clip.shape or not np.isfinite(coded.audio).all():
-            raise OpensnacError(f"{task.codec} returned {coded.audio.shape} or NaN for audio of {clip.shape}")
+            raise OpensnacError(f"{task.codec}: expected finite audio of {clip.shape}, got {coded.audio.shape} or NaN")
         matched = matching.match(clip, coded.audio, sample_rate)
         metrics = task.all_metrics
         if task.keep:
@@ -265,12 +265,12 @@ def measure(task: Task) -> Record:
 def _score(metric: Metric, clip: np.ndarray, decoded: np.ndarray, sample_rate: int) -> float | None:
     score = metric.measure(clip, decoded, sample_rate)
     if score is not None and not np.isfinite(score):
-        raise OpensnacError(f"{metric.label} gave {score}, which is no score")
+        raise OpensnacError(f"{metric.label}: expected a finite score, got {score}")
     return score
 
 
 def _words(task: Task, clip: np.ndarray, sample_rate: int) -> Record:
-    """How many words there are in a clip, and whether a transcript says so; nothing where no word is looked for."""
+    """The number of words in a clip, and whether a transcript has them; empty if no metric needs words."""
     if task.models.asr is None or recognition.WORD_ERRORS not in task.metrics:
         return {}
     count = len(recognition.words(task.models.asr, task.transcript, clip, sample_rate))
@@ -279,7 +279,7 @@ def _words(task: Task, clip: np.ndarray, sample_rate: int) -> Record:
 
 @functools.cache
 def _codec(name: str) -> Codec:
-    """One codec object per worker and name: a model is loaded once, and no clip's time holds what comes first."""
+    """One codec object per worker and name: a model is loaded and warmed up once, outside the timing of clips."""
     codec = by_name(name)
     if codec.in_process:
         codec(np.zeros(WARM_UP_RATE, np.float32), WARM_UP_RATE)
@@ -287,7 +287,7 @@ def _codec(name: str) -> Codec:
 
 
 def _with_progress(records: Iterable[Record], total: int) -> Iterator[Record]:
-    """The same records, with a bar and the time left on a terminal; silent elsewhere."""
+    """The same records, with a progress bar on a terminal."""
     columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     silent = not sys.stderr.isatty() or total == 0
     with Progress(*columns, console=Console(stderr=True), disable=silent) as progress:

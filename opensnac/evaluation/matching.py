@@ -1,4 +1,4 @@
-"""Decoded audio in step with its original and as loud, so that a metric hears the codec and not a delay or a gain."""
+"""Aligns decoded audio with its original in time and loudness, so that metrics measure neither a delay nor a gain."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 
 from opensnac.evaluation.spectral import silent
 
-LARGEST_SHIFT = 0.03  # seconds; codecs have taken off the delays that they know of
-MIN_LIKENESS = 0.5  # correlation below which waveforms do not tell a delay: a vocoder's phases are its own
-MIN_GAIN = 0.02  # of correlation, without which a shift is chance
+LARGEST_SHIFT = 0.03  # seconds; known delays are already removed by the codecs
+MIN_LIKENESS = 0.5  # correlation below which no delay can be inferred: a vocoder does not keep phases
+MIN_GAIN = 0.02  # in correlation that a shift must bring, else it is chance
 LOUDNESS_BLOCK = 0.4  # seconds, ITU-R BS.1770
 
 
 class Matched(NamedTuple):
-    """Decoded audio (samples,) after it was moved `shift` samples earlier and raised by `gain_db`."""
+    """Decoded audio (samples,), shifted `shift` samples earlier and amplified by `gain_db`."""
 
     audio: np.ndarray
     shift: int
@@ -23,7 +23,7 @@ class Matched(NamedTuple):
 
 
 def match(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> Matched:
-    """Bring `decoded` in step with `reference`, both float32 (samples,), then to its loudness."""
+    """Align `decoded` with `reference` in time, then in loudness; both are float32 (samples,)."""
     shift = delay(reference, decoded, int(LARGEST_SHIFT * sample_rate))
     moved = np.roll(decoded, -shift)
     if shift > 0:
@@ -37,7 +37,7 @@ def match(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> Match
 
 
 def delay(reference: np.ndarray, decoded: np.ndarray, largest: int) -> int:
-    """Samples by which `decoded` is late, at most `largest` either way; 0 where the waveforms do not tell."""
+    """Samples by which `decoded` is late, within ±`largest`; 0 if the waveforms correlate too little."""
     energies = np.linalg.norm(reference) * np.linalg.norm(decoded)
     if energies == 0:
         return 0
@@ -51,11 +51,11 @@ def delay(reference: np.ndarray, decoded: np.ndarray, largest: int) -> int:
 
 
 def loudness(signal: np.ndarray, sample_rate: int) -> float:
-    """Integrated loudness in LUFS (ITU-R BS.1770-4); of what is too short or too quiet for its gates, power in dB."""
+    """Integrated loudness in LUFS (ITU-R BS.1770-4); power in dB for a signal too short or too quiet for its gates."""
     if len(signal) >= LOUDNESS_BLOCK * sample_rate and not silent(signal):
         import pyloudnorm
 
-        with np.errstate(divide="ignore", invalid="ignore"):  # of blocks without a sound
+        with np.errstate(divide="ignore", invalid="ignore"):  # for silent blocks
             integrated = pyloudnorm.Meter(sample_rate).integrated_loudness(signal.astype(np.float64))
         if np.isfinite(integrated):
             return float(integrated)

@@ -1,4 +1,4 @@
-"""Scales of pitch and banks of filters over them; all mel spectra of this package come from here."""
+"""Mel scales and filter banks; all mel spectra of this package come from here."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Hertz = np.ndarray | float
 
 @dataclass(frozen=True)
 class Scale:
-    """A scale of pitch: mel of hertz, and hertz of mel."""
+    """A mel scale: hertz to mel, and mel to hertz."""
 
     mel: Callable[[Hertz], np.ndarray]
     hertz: Callable[[np.ndarray], np.ndarray]
 
     def edges(self, sample_rate: int, bands: int) -> np.ndarray:
-        """Hertz of the borders of `bands` equal steps, from 0 to half the sampling rate: (bands + 1,)."""
+        """Band edges in Hz, `bands` equal steps in mel from 0 to half the sampling rate: (bands + 1,)."""
         return self.hertz(np.linspace(0, self.mel(sample_rate / 2), bands + 1))
 
 
@@ -34,8 +34,8 @@ SLANEY = Scale(
 def triangles(scale: Scale, sample_rate: int, window: int, bands: int, *, points: int = 1) -> np.ndarray:
     """Triangular filters of peak 1, evenly spaced on a scale, over the bins of a window: (window / 2 + 1, bands).
 
-    Of a bin the mean of `points` over its width is taken. One is its centre; with many no band is left empty where
-    bands are narrower than bins.
+    A filter is averaged over `points` positions in a bin: 1 takes its centre; with more, no band is empty where bands
+    are narrower than bins.
     """
     edges = scale.edges(sample_rate, bands + 1)
     offsets = ((np.arange(points) + 0.5) / points - 0.5) * sample_rate / window

@@ -1,7 +1,7 @@
-"""One function per metric: how far decoded audio is from its original.
+"""Metrics of decoded audio against its original, one function each.
 
 Every metric takes (reference, decoded, sample_rate): float32 of shape (samples,), equally long and aligned
-in time, full scale at ±1, rate in Hz. It resamples to the rate that it is defined at. A metric that does not
+in time, full scale at ±1, rate in Hz. It resamples to the rate it is defined for. A metric that does not
 apply to a clip (too short, silent, too low a rate) is None, never zero.
 """
 
@@ -26,17 +26,17 @@ from opensnac.errors import OpensnacError
 from opensnac.evaluation.spectral import bandwidth, log_spectral_distance, mel_distance, silent, stft_distance
 from opensnac.recordings import audio
 
-LONGEST_PESQ = 60.0  # seconds; the library holds 50 utterances and overruns beyond
-SHORTEST_STOI = 0.45  # seconds; one segment of 30 frames, with margin for what the library drops as silence
+LONGEST_PESQ = 60.0  # seconds; the library has room for 50 utterances and overruns beyond
+SHORTEST_STOI = 0.45  # seconds; one segment of 30 frames, with margin for silence that the library drops
 SHORTEST_VISQOL = 1.0  # seconds; one patch of its spectrogram
-SHORTEST_DISTILL_MOS = 0.25  # seconds; it pads to 7.68 s, and a syllable in that much silence is rated as noise
-NOT_SPEECH = ("music", "environment")  # labels: PESQ was seen to score 4.5 for rumble that a codec had made up
-SI_SDR_LIMIT = 100.0  # dB; a perfect copy would be infinite, which has no mean
+SHORTEST_DISTILL_MOS = 0.25  # seconds; it pads to 7.68 s, and rates a syllable in that much silence as noise
+NOT_SPEECH = ("music", "environment")  # labels: PESQ scored 4.5 for rumble that a codec had invented
+SI_SDR_LIMIT = 100.0  # dB; a perfect copy would be infinite, and spoil the mean
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric with what a report must know of it."""
+    """A metric with what a report needs to show it."""
 
     name: str
     label: str
@@ -44,11 +44,11 @@ class Metric:
     higher_is_better: bool
     measure: Callable[[np.ndarray, np.ndarray, int], float | None]
     packages: tuple[str, ...] = ()
-    of_speech: bool = False  # made for speech alone, and without meaning for what is labelled as something else
-    install: str = "'opensnac[evaluate]'"  # what pip is asked for
+    of_speech: bool = False  # made for speech only, and meaningless for clips labelled otherwise
+    install: str = "'opensnac[evaluate]'"  # arguments of pip install
 
     def applies_to(self, label: str) -> bool:
-        """Whether the metric means anything for clips of this label; of unknown ones, it does."""
+        """Whether the metric is meaningful for clips of this label; True for unknown labels."""
         return not (self.of_speech and label in NOT_SPEECH)
 
     def missing(self) -> str | None:
@@ -68,7 +68,7 @@ def package_version(package: str) -> str | None:
 
 
 def require(*packages: str) -> None:
-    """OpensnacError, which says how to install them, unless all `packages` are there."""
+    """Raise OpensnacError, with how to install them, unless all `packages` are installed."""
     if absent := [package for package in packages if package_version(package) is None]:
         raise OpensnacError(f"{', '.join(absent)} not installed; run: pip install 'opensnac[evaluate]'")
 
@@ -102,10 +102,10 @@ def _intelligibility(reference: np.ndarray, decoded: np.ndarray, sample_rate: in
     if sample_rate < 10_000 or len(reference) < SHORTEST_STOI * sample_rate or silent(reference):
         return None
     if silent(decoded):
-        return 0.0  # the library would correlate its own noise
+        return 0.0  # the library would correlate noise that it adds
     original, copy = _both_at(10_000, reference, decoded, sample_rate)
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="Not enough STFT frames")  # it would return a made-up 1e-5
+        warnings.filterwarnings("error", message="Not enough STFT frames")  # it would return a meaningless 1e-5
         try:
             return float(measure(original, copy, 10_000, extended=extended))
         except RuntimeWarning:
@@ -113,12 +113,12 @@ def _intelligibility(reference: np.ndarray, decoded: np.ndarray, sample_rate: in
 
 
 def visqol_audio(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> float | None:
-    """ViSQOL v3 (Chinen et al. 2020) in audio mode, at 48 kHz: 1 to 4.73, which a perfect copy scores."""
+    """ViSQOL v3 (Chinen et al. 2020) in audio mode, at 48 kHz: 1 to 4.73, the score of a perfect copy."""
     return _visqol(reference, decoded, sample_rate, "audio", 48_000)
 
 
 def visqol_speech(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> float | None:
-    """ViSQOL v3 in speech mode with its lattice, at 16 kHz: 1 to 5; a perfect copy scores some 4.5."""
+    """ViSQOL v3 in speech mode with its lattice, at 16 kHz: 1 to 5; a perfect copy scores about 4.5."""
     return _visqol(reference, decoded, sample_rate, "speech", 16_000)
 
 
@@ -142,7 +142,7 @@ def _visqol_model(mode: str) -> Any:
 
 
 def dnsmos(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> float | None:
-    """DNSMOS P.835 overall (Reddy et al. 2022), 1 to 5: hears the decoded audio alone, at 16 kHz."""
+    """DNSMOS P.835 overall (Reddy et al. 2022), 1 to 5: rates the decoded audio alone, at 16 kHz."""
     if silent(reference) or silent(decoded):
         return None
     _, copy = _both_at(16_000, reference, decoded, sample_rate)
@@ -151,7 +151,7 @@ def dnsmos(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> floa
 
 @functools.cache
 def _dnsmos_model() -> Any:
-    """The package's model in one thread: the threads it would start spin, and clips are measured side by side."""
+    """The package's model in one thread: its own threads would busy-wait while clips are measured in parallel."""
     from onnxruntime import InferenceSession, SessionOptions
     from speechmos import dnsmos as package
 
@@ -164,7 +164,7 @@ def _dnsmos_model() -> Any:
 
 
 def distill_mos(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> float | None:
-    """Distill-MOS (Stahl and Gamper 2025), 1 to 5: hears the decoded audio alone, at 16 kHz."""
+    """Distill-MOS (Stahl and Gamper 2025), 1 to 5: rates the decoded audio alone, at 16 kHz."""
     import torch
 
     if len(reference) < SHORTEST_DISTILL_MOS * sample_rate or silent(reference) or silent(decoded):
@@ -176,13 +176,13 @@ def distill_mos(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) ->
 
 @functools.cache
 def _distill_mos_model() -> Any:
-    """The package's model. Only its command line needs torchaudio, which fails to load beside another torch's build."""
+    """The package's model. torchaudio, needed only by its command line, fails to load with a different torch."""
     absent = "torchaudio" not in sys.modules
     sys.modules.setdefault("torchaudio", ModuleType("torchaudio"))
     try:
         from distillmos import ConvTransformerSQAModel
 
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints where its weights are
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints the path of its weights
             return ConvTransformerSQAModel().eval()
     finally:
         if absent:
@@ -190,7 +190,7 @@ def _distill_mos_model() -> Any:
 
 
 def si_sdr(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> float | None:
-    """Scale-invariant signal-to-distortion ratio (Le Roux et al. 2019) in dB, means removed, within ±100."""
+    """Scale-invariant signal-to-distortion ratio (Le Roux et al. 2019) in dB, means removed, clamped to ±100."""
     original = reference.astype(np.float64) - reference.mean(dtype=np.float64)
     copy = decoded.astype(np.float64) - decoded.mean(dtype=np.float64)
     if silent(original) or silent(copy):
@@ -204,10 +204,10 @@ def si_sdr(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> floa
 
 @dataclass(frozen=True)
 class CodebookUse:
-    """How much of one scale's codebook a set of codes uses.
+    """How evenly a set of codes uses one scale's codebook.
 
-    `share` of the entries occur at all; as few codes as `count` would show `share_if_uniform` of them even if
-    all were equally likely. `entropy_bits` is that of one code, `perplexity` 2 to its power.
+    `share` is the fraction of entries that occur, `share_if_uniform` the expected fraction for `count` codes if all
+    were equally likely. `entropy_bits` is the entropy of one code, `perplexity` 2 to its power.
     """
 
     count: int
@@ -236,7 +236,7 @@ def _both_at(rate: int, reference: np.ndarray, decoded: np.ndarray, sample_rate:
     return audio.resample(np.stack([reference, decoded]).astype(np.float32), sample_rate, rate)
 
 
-_SPEECHMOS = ("speechmos", "onnxruntime", "librosa", "requests")  # it imports what it does not ask for
+_SPEECHMOS = ("speechmos", "onnxruntime", "librosa", "requests")  # it imports packages that it does not require
 _DISTILL_MOS = ("distillmos", "xls-r-sqa")
 _METRICS = (
     Metric("pesq_wb", "PESQ-WB", 2, True, pesq_wideband, ("pesq",), of_speech=True),

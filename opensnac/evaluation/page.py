@@ -1,4 +1,4 @@
-"""report.html: tables, plots, players and spectrograms in one file that needs no network and no other file."""
+"""report.html: tables, plots, players and spectrograms in one self-contained file."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ OPUS_RATE = 48_000  # Hz
 
 
 def write(results: Mapping[str, Any], out: Path) -> None:
-    """`report.html` in the folder `out`, whole or not at all, with the audio that `results` names in `out/audio`."""
+    """Write `report.html` to the folder `out` atomically, with the audio in `out/audio` that `results` names."""
     with atomic_file(out / "report.html", force=True) as path:
         path.write_text(html(results, out / "audio"), encoding="utf-8")
 
 
 def html(results: Mapping[str, Any], audio_folder: Path) -> str:
-    """The whole page."""
+    """The page as HTML."""
     return Template((WEB / "report.html").read_text(encoding="utf-8")).substitute(
         style=(WEB / "report.css").read_text(encoding="utf-8"),
         script=(WEB / "report.js").read_text(encoding="utf-8"),
@@ -44,7 +44,7 @@ def html(results: Mapping[str, Any], audio_folder: Path) -> str:
         legend=escape(" ".join(report.legend())),
         remarks="".join(f"<li>{escape(remark)}</li>" for remark in report.remarks(results)),
         plots="\n".join(_plots(results)),
-        audio_format="Opus, for FLAC would be too large" if _is_large(results, audio_folder) else "FLAC",
+        audio_format="Opus, as FLAC would be too large" if _is_large(results, audio_folder) else "FLAC",
         clips="\n".join(_clip(clip, results, audio_folder) for clip in results["kept"]),
         versions="".join(_row([entry["codec"], entry["version"], entry["counted"]]) for entry in results["codecs"]),
         packages=escape(report.packages(results)),
@@ -76,7 +76,7 @@ def _tables(results: Mapping[str, Any]) -> Iterator[str]:
         yield _table(title, ["codec", *report.headings(results)], rows)
 
 
-Cell = tuple[str, str | float | None]  # what is shown, and what is sorted by
+Cell = tuple[str, str | float | None]  # the text, and the value to sort by
 
 
 def _score_cells(results: Mapping[str, Any], entry: Mapping[str, Any]) -> list[Cell]:
@@ -102,7 +102,7 @@ def _cell(value: float | None, digits: int) -> Cell:
 
 
 def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    """A table that the page's script sorts by a click on a heading; what has no value goes last."""
+    """A table that the page's script sorts on a click on a heading; missing values go last."""
     head = "".join(f'<th><button type="button">{escape(name)}</button></th>' for name in header)
     body = "".join(f"<tr>{''.join(map(_table_cell, row))}</tr>" for row in rows)
     return (
@@ -149,7 +149,7 @@ def _clip(clip: Mapping[str, Any], results: Mapping[str, Any], audio_folder: Pat
 
 
 def _is_large(results: Mapping[str, Any], audio_folder: Path) -> bool:
-    """Whether all audio together is more than a page should hold as FLAC."""
+    """Whether all audio as FLAC is too much for one page."""
     files = [audio_folder / name for clip in results["kept"] for name in clip["files"].values()]
     return sum(file.stat().st_size for file in files) > MAX_FLAC
 
@@ -164,7 +164,7 @@ def _sound(file: Path, samples: np.ndarray, sample_rate: int, as_opus: bool) -> 
 
 
 def _image(levels: np.ndarray, name: str) -> str:
-    """Levels in dB, 0 the loudest, (bands, frames), low bands below: an <img>; nothing where matplotlib is missing."""
+    """Levels in dB, 0 the loudest, (bands, frames), low bands at the bottom, as an <img>; empty without matplotlib."""
     if package_version("matplotlib") is None:
         return ""
     from matplotlib import colormaps

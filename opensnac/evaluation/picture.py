@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 WINDOW_SECONDS, HOP_SECONDS = 0.032, 0.005
 BANDS = 160
-RANGE_DB = 75.0  # below the loudest point of the original; what is quieter is as dark as silence
+RANGE_DB = 75.0  # below the loudest point of the original; anything quieter is as dark as silence
 QUIETEST_DB = -100.0
-LONGEST = 10.0  # seconds that are drawn; more would blur what is to be seen
+LONGEST = 10.0  # seconds drawn; more would blur details
 TICKS_KHZ = (0.25, 0.5, 1, 2, 4, 8, 16)
 
 
 def draw(target: Path, signals: np.ndarray, titles: Sequence[tuple[str, str]], sample_rate: int) -> None:
     """Write a PNG with a panel for each of `signals`, (signals, samples) at `sample_rate` Hz: the first ten seconds.
 
-    A title is a heading and figures. All panels share one scale of levels, relative to the first one's loudest point.
-    `target` appears whole or not at all, and replaces what was there.
+    A title is a heading and figures. All panels share one level scale, relative to the first one's loudest point.
+    `target` is written atomically and replaces an existing file.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -34,7 +34,7 @@ def draw(target: Path, signals: np.ndarray, titles: Sequence[tuple[str, str]], s
 
     length = min(signals.shape[1], int(LONGEST * sample_rate))
     spectra = [mel_spectrogram(signal[:length], sample_rate) for signal in signals]
-    loudest = max(spectra[0].max(), QUIETEST_DB)  # so that silence is dark, too
+    loudest = max(spectra[0].max(), QUIETEST_DB)  # so that silence is dark
     figure = Figure(figsize=(10, 2.9 * len(signals)), dpi=120, layout=ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08))
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(signals), sharex=True, squeeze=False)[:, 0]
@@ -64,11 +64,11 @@ def _frequency_axis(panel: Axes, sample_rate: int) -> None:
 
 
 def mel_spectrogram(signal: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Levels in dB of (samples,): (BANDS, frames), a frame each 5 ms, bands of one width in mel up to half the rate."""
+    """Levels in dB of (samples,): (BANDS, frames), 5 ms per frame, bands of equal width in mel to half the rate."""
     window = int(WINDOW_SECONDS * sample_rate)
     frames = np.lib.stride_tricks.sliding_window_view(np.pad(signal, window // 2), window)
     frames = frames[:: max(1, round(HOP_SECONDS * sample_rate))]
-    bins = 4 * window  # zero-padded, so that the lowest bands, narrower than a bin, are smooth
+    bins = 4 * window  # zero-padded, as the lowest bands are narrower than a bin
     power = np.abs(np.fft.rfft(frames * np.hanning(window), bins)) ** 2 / window
     edges = HTK.edges(sample_rate, BANDS) * bins / sample_rate
     starts = edges[:-1].astype(int)

@@ -1,4 +1,4 @@
-"""Rate against quality as SVG: one point a codec, lines through the rates of one codec, the original as the ceiling."""
+"""Rate against quality as SVG: one point per codec and rate, a line per codec, the original as the ceiling."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 WIDTH, HEIGHT = 520, 330
-LEFT, RIGHT, TOP, BOTTOM = 46, 96, 30, 36  # margins; the right one is for names
+LEFT, RIGHT, TOP, BOTTOM = 46, 96, 30, 36  # margins; names go into the right one
 LINE_HEIGHT, LETTER_WIDTH = 11, 5.5  # pixels of names
 LONGEST_NAME = 28  # letters
 LINE_PIECES = 24
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#8c564b", "#555555")
-RATES = (500, 1000, 2000, 3000, 6000, 12_000, 24_000, 48_000, 96_000, 192_000)  # b/s with a tick
+RATES = (500, 1000, 2000, 3000, 6000, 12_000, 24_000, 48_000, 96_000, 192_000)  # b/s of ticks
 
 
 class Point(NamedTuple):
-    """A codec at its rate (b/s), with its mean score and the interval's ends, if there is one."""
+    """A codec at its rate (b/s), with its mean score and the ends of its interval, if any."""
 
     name: str
     rate: float
@@ -28,18 +28,18 @@ class Point(NamedTuple):
 
     @property
     def family(self) -> str:
-        """What the rates of one codec have in common."""
+        """The codec's name without its rate."""
         return family_of(self.name)
 
 
 def family_of(name: str) -> str:
-    """A codec's name without its rate, if it has one."""
+    """A codec's name without its rate, if any."""
     family, _, choice = name.partition(":")
     return family if choice[:1].isdigit() else name
 
 
 class Axes(NamedTuple):
-    """Where a rate and a score lie in pixels; rates on a logarithmic scale."""
+    """Maps rates, on a logarithmic scale, and scores to pixels."""
 
     slowest: float
     fastest: float
@@ -65,19 +65,19 @@ class Box(NamedTuple):
     bottom: float
 
     def meets(self, other: Box) -> bool:
-        """Whether they share an area."""
+        """Whether they overlap."""
         return (
             self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
         )
 
     @property
     def leaves_plot(self) -> bool:
-        """Whether it reaches over the axes, or out of the picture."""
+        """Whether it crosses the axes or leaves the picture."""
         return self.left < LEFT or self.right > WIDTH or self.top < TOP or self.bottom > HEIGHT - BOTTOM
 
 
 class Label(NamedTuple):
-    """A name with its base line's place in pixels; `anchor` says which end of it lies there."""
+    """A name at the pixels of its baseline; `anchor` is the end of the text at that point."""
 
     text: str
     x: float
@@ -86,14 +86,14 @@ class Label(NamedTuple):
 
     @property
     def box(self) -> Box:
-        """What it covers, by the width of usual letters."""
+        """The area it covers, estimated from an average letter width."""
         width = LETTER_WIDTH * len(self.text)
         left = self.x - {"start": 0.0, "middle": width / 2, "end": width}[self.anchor]
         return Box(left, self.y - LINE_HEIGHT + 2.5, left + width, self.y + 2.5)
 
 
 def rate_quality(results: Mapping[str, Any], metric: str) -> str | None:
-    """An SVG element of every codec's mean score by its bits per second; None where no coded clip has that score."""
+    """An SVG element of every codec's mean score by its bits per second; None if no encoded clip has that score."""
     points, ceiling = [], None
     for entry in results["codecs"]:
         score = entry["scores"][metric]
@@ -124,7 +124,7 @@ def rate_quality(results: Mapping[str, Any], metric: str) -> str | None:
 
 
 def _axes(points: Sequence[Point], ceiling: float | None) -> Axes:
-    """Room around all points, their intervals, and the ceiling if it is near enough not to flatten them."""
+    """Axes around all points and intervals, and the ceiling unless it is so far that it would flatten them."""
     scores = [value for point in points for value in (point.mean, point.low, point.high) if value is not None]
     span = max(scores) - min(scores)
     if ceiling is not None and min(abs(ceiling - max(scores)), abs(ceiling - min(scores))) <= max(span, 1e-9):
@@ -155,7 +155,7 @@ def _frame(axes: Axes) -> list[str]:
 
 
 def _step(span: float) -> float:
-    """1, 2 or 5 times a power of ten, such that at most eight of them fill the span."""
+    """The smallest of 1, 2 or 5 times a power of ten that divides the span into at most eight steps."""
     power = 10.0 ** math.floor(math.log10(span))
     return next(power * factor for factor in (0.1, 0.2, 0.5, 1, 2) if span / (power * factor) <= 8)
 
@@ -176,7 +176,7 @@ def _ceiling(label: Label | None) -> list[str]:
 
 
 def _points(axes: Axes, points: Sequence[Point], families: Sequence[str], ceiling: Label | None) -> list[str]:
-    """Lines, intervals, points and names; a colour a family, the same in every plot."""
+    """Lines, intervals, points and names; one colour per family, the same in every plot."""
     parts = []
     for family in families:
         colour = _colour(family, families)
@@ -206,7 +206,7 @@ def _colour(family: str, families: Sequence[str]) -> str:
 
 
 def _labels(axes: Axes, points: Sequence[Point], ceiling: Label | None) -> list[Label]:
-    """A name for each point, where it covers no other name and as little else as may be."""
+    """A name for each point, where it covers no other name and as little else as possible."""
     drawn = [*_drawn(axes, points)]
     labels: dict[int, Label] = {}
     for index in sorted(range(len(points)), key=lambda index: axes.y(points[index].mean)):
@@ -240,14 +240,14 @@ def _drawn(axes: Axes, points: Sequence[Point]) -> Iterator[Box]:
 
 
 def _text(point: Point, points: Sequence[Point]) -> str:
-    """The codec's name; of several rates of one codec, the fastest alone has it all, the others their rates."""
+    """The codec's name; of several rates of one codec, only the highest has the full name, the others just the rate."""
     fastest = max((one for one in points if one.family == point.family), key=lambda one: one.rate)
     text = point.name if point is fastest else point.name.partition(":")[2].partition("@")[0]
     return text if len(text) <= LONGEST_NAME else f"…{text[1 - LONGEST_NAME :]}"
 
 
 def _places(axes: Axes, point: Point, text: str) -> list[Label]:
-    """Where a name may stand: beside its point, above or below it, then further and further away."""
+    """Candidate positions of a name: beside its point, above or below it, then further away."""
     x, y = axes.x(point.rate), axes.y(point.mean) + 3.5
     near = [Label(text, x + 7, y, "start"), Label(text, x - 7, y, "end")]
     near += [Label(text, x, y + shift, "middle") for shift in (-LINE_HEIGHT, LINE_HEIGHT)]

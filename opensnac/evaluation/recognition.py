@@ -1,7 +1,7 @@
-"""What machines recognise in decoded audio: words, by a speech recogniser, and the voice, by a speaker model.
+"""Metrics by recognition models: words, by a speech recogniser, and the voice, by a speaker model.
 
-Both need a model, named as a local folder or a hub id; nothing is unpickled. `faster-whisper:MODEL` is a Whisper model
-as the package `faster-whisper` (CTranslate2) keeps them, every other name one of `transformers`.
+Both need a model, given as a local folder or a hub id; nothing is unpickled. `faster-whisper:MODEL` is a Whisper model
+in the format of `faster-whisper` (CTranslate2), any other name a model of `transformers`.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from opensnac.evaluation.spectral import silent
 from opensnac.recordings import audio
 
 WORD_ERRORS, SIMILARITY = "word_error_rate", "speaker_similarity"  # names of the metrics
-SHORTEST = 0.5  # seconds; less is no word and no voice
+SHORTEST = 0.5  # seconds; less holds neither words nor a voice
 WHISPER_RATE = 16_000  # Hz
-WHISPER_SECONDS = 30.0  # heard at once; of more, Whisper has to find times
+WHISPER_SECONDS = 30.0  # per pass; longer audio makes Whisper predict timestamps
 FASTER_WHISPER = "faster-whisper:"
-UNTRAINED = "masked_spec_embed"  # only training uses it, and published models may lack it
+UNTRAINED = "masked_spec_embed"  # used only in training; published models may lack it
 
 
 class Names(NamedTuple):
-    """The models asked for: of speech recognition (words) and of speaker recognition (voice)."""
+    """The models for speech recognition (words) and speaker recognition (voice)."""
 
     asr: str | None = None
     speaker: str | None = None
@@ -40,7 +40,7 @@ NO_MODELS = Names()
 
 
 class Model(NamedTuple):
-    """`run` takes float32 (samples,) at `rate` Hz and gives text, or an embedding; `version` tells models apart."""
+    """`run` takes float32 (samples,) at `rate` Hz and returns text, or an embedding; `version` identifies the model."""
 
     run: Callable[[np.ndarray], Any]
     rate: int
@@ -49,7 +49,7 @@ class Model(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelMetric(Metric):
-    """A metric that a model measures, which may be missing too."""
+    """A metric that needs a model, which may be missing."""
 
     model: str
     load: Callable[[str], Model]
@@ -67,7 +67,7 @@ class ModelMetric(Metric):
 
 
 def metrics(names: Names, transcript: str | None = None) -> dict[str, Metric]:
-    """The metrics that the models measure of a clip whose words are `transcript`, if they are known."""
+    """The metrics of the given models, for a clip with this transcript, if known."""
     found: list[Metric] = []
     if names.asr is not None:
         packages = ("jiwer", "faster-whisper" if names.asr.startswith(FASTER_WHISPER) else "transformers")
@@ -89,9 +89,9 @@ def metrics(names: Names, transcript: str | None = None) -> dict[str, Metric]:
 def word_error_rate(
     asr: str, transcript: str | None, reference: np.ndarray, decoded: np.ndarray, sample_rate: int
 ) -> float | None:
-    """Words put in, left out or replaced in what a recogniser hears, in % of the words there are: 0 or more.
+    """Word error rate: insertions, deletions and substitutions, in % of the reference words, 0 or more.
 
-    The words there are: those of `transcript`, or else what the recogniser hears in the original; without any, None.
+    Reference words are those of `transcript`, else what the recogniser finds in the original. None without words.
     """
     import jiwer
 
@@ -103,7 +103,7 @@ def word_error_rate(
 
 
 def words(asr: str, transcript: str | None, reference: np.ndarray, sample_rate: int) -> list[str]:
-    """The words that there are to hear in a clip."""
+    """The reference words of a clip."""
     if transcript is not None:
         return normalised(transcript)
     if len(reference) < SHORTEST * sample_rate or silent(reference):
@@ -112,12 +112,12 @@ def words(asr: str, transcript: str | None, reference: np.ndarray, sample_rate: 
 
 
 def normalised(text: str) -> list[str]:
-    """Words without case and punctuation; numbers stay as they are written."""
+    """Lower-case words without punctuation; numbers stay as written."""
     return re.findall(r"\w+(?:'\w+)*", text.casefold().replace("’", "'"))
 
 
 def speaker_similarity(speaker: str, reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> float | None:
-    """Cosine of a speaker model's embeddings of both, -1 to 1: 1 for a voice that it cannot tell from the original."""
+    """Cosine similarity of a speaker model's embeddings of both, -1 to 1; 1 for an indistinguishable voice."""
     if len(reference) < SHORTEST * sample_rate or silent(reference) or silent(decoded):
         return None
     model = speaker_model(speaker)
@@ -130,7 +130,7 @@ def _heard(asr: str, signal: np.ndarray, sample_rate: int) -> str:
     return _heard_bytes(asr, signal.astype(np.float32).tobytes(), sample_rate)
 
 
-@functools.lru_cache(maxsize=4)  # the original is heard for every codec
+@functools.lru_cache(maxsize=4)  # the original is recognised for every codec
 def _heard_bytes(asr: str, samples: bytes, sample_rate: int) -> str:
     model = asr_model(asr)
     return str(model.run(_at(model.rate, np.frombuffer(samples, np.float32), sample_rate)))
@@ -142,7 +142,7 @@ def _at(rate: int, signal: np.ndarray, sample_rate: int) -> np.ndarray:
 
 @functools.cache
 def asr_model(name: str) -> Model:
-    """A speech recogniser. OSError, ValueError, RuntimeError or OpensnacError where it cannot be had."""
+    """A speech recogniser. OSError, ValueError, RuntimeError or OpensnacError if it cannot be loaded."""
     if name.startswith(FASTER_WHISPER):
         return _faster_whisper(name.removeprefix(FASTER_WHISPER))
     import transformers
@@ -169,7 +169,7 @@ def asr_model(name: str) -> Model:
 
 
 def _faster_whisper(name: str) -> Model:
-    """Whisper in float32 on one core, greedily, so that it hears the same every time."""
+    """Whisper in float32 on one core, with greedy decoding, so that results are reproducible."""
     import faster_whisper
 
     folder = name if Path(name).is_dir() else faster_whisper.download_model(name)
@@ -188,7 +188,7 @@ def _faster_whisper(name: str) -> Model:
 
 @functools.cache
 def speaker_model(name: str) -> Model:
-    """A model with x-vectors. OSError, ValueError, RuntimeError or OpensnacError where it cannot be had."""
+    """An x-vector model. OSError, ValueError, RuntimeError or OpensnacError if it cannot be loaded."""
     import torch
     import transformers
 
@@ -205,20 +205,22 @@ def speaker_model(name: str) -> Model:
 
 
 def _weights(family: Any, name: str) -> Any:
-    """A whole model. OpensnacError where some of its weights are in no file and would be random."""
+    """A pretrained model. OpensnacError if some weights are missing from its files and would be random."""
     import transformers
 
-    transformers.logging.disable_progress_bar()  # the evaluation has its own, and what is wrong here is said below
+    transformers.logging.disable_progress_bar()  # the evaluation has its own; missing weights are reported below
     transformers.logging.set_verbosity_error()
     network, found = _pretrained(family, name, use_safetensors=True, output_loading_info=True)
     absent = sorted(key for key in found["missing_keys"] if not key.endswith(UNTRAINED))
     if absent:
-        raise OpensnacError(f"has no weights for {absent[0]} and {len(absent) - 1} more: another kind of model")
+        raise OpensnacError(
+            f"expected a model of this kind, got none of its weights {absent[0]} and {len(absent) - 1} more"
+        )
     return network.eval()
 
 
 def _pretrained(family: Any, name: str, **options: Any) -> Any:
-    """What is here first: the hub is asked only for what is not."""
+    """Load from local files if possible, else from the hub."""
     try:
         return family.from_pretrained(name, local_files_only=True, **options)
     except OSError:

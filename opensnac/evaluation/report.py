@@ -1,4 +1,4 @@
-"""What an evaluation found, for people: report.md, with tables over all clips and per label."""
+"""The readable report of an evaluation, report.md: tables over all clips and per label."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from opensnac.evaluation.recognition import WORD_ERRORS
 from opensnac.files import atomic_file
 
-Results = Mapping[str, Any]  # what results.json holds, see summary.SCHEMA
+Results = Mapping[str, Any]  # the contents of results.json, see summary.SCHEMA
 ARROWS = {True: "↑", False: "↓"}
 
 
 def write(results: Results, out: Path) -> None:
-    """`results.json` and `report.md` in the folder `out`, each whole or not at all."""
+    """Write `results.json` and `report.md` to the folder `out`, each atomically."""
     with atomic_file(out / "results.json", force=True) as path:
         path.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     with atomic_file(out / "report.md", force=True) as path:
@@ -23,7 +23,7 @@ def write(results: Results, out: Path) -> None:
 
 
 def markdown(results: Results) -> str:
-    """The whole report as Markdown."""
+    """The report as Markdown."""
     return "\n".join(
         [
             "# Evaluation",
@@ -43,7 +43,7 @@ def markdown(results: Results) -> str:
 
 
 def made_by(results: Results) -> str:
-    """How much was measured, by which command, on what machine."""
+    """The number of clips, the command and the machine."""
     machine = results["machine"]
     return (
         f"{extent(results)}. Made by `{results['command']}`\n"
@@ -52,18 +52,18 @@ def made_by(results: Results) -> str:
 
 
 def extent(found: Results) -> str:
-    """How many clips, and how long they are."""
+    """The number of clips and their total length."""
     return f"{found['clips']} clip{'' if found['clips'] == 1 else 's'}, {found['seconds']:.1f} s"
 
 
 def packages(results: Results) -> str:
-    """The packages that were used, with versions."""
+    """The packages used, with versions."""
     used = ", ".join(f"{name} {version}" for name, version in results["versions"].items() if version)
     return f"Packages: {used}."
 
 
 def table(results: Results) -> str:
-    """Scores, differences, labels, codebook use and everything that is not in them, as Markdown."""
+    """Scores, differences, labels, codebook use, and remarks on anything missing, as Markdown."""
     header = ["codec", "b/s", "file b/s", "encode ×", "decode ×", "memory, MB", *headings(results)]
     lines = list(_table_lines(header, [_score_row(results, entry) for entry in results["codecs"]]))
     lines += ["", *legend()]
@@ -77,28 +77,28 @@ def table(results: Results) -> str:
     if codebook_rows:
         header = ["codec", "scale", "codes seen", "entries used", "if uniform", "entropy, bits", "perplexity"]
         lines += ["", *_table_lines(header, codebook_rows), ""]
-        lines += ["If uniform: the share of entries that so few codes would show if all were equally likely."]
+        lines += ["If uniform: the share of entries expected from that many codes if all were equally likely."]
     found = list(remarks(results))
     return "\n".join(lines + ([""] if found else []) + [f"- {_one_line(remark)}" for remark in found])
 
 
 def legend() -> list[str]:
-    """What the columns mean."""
+    """The meaning of the columns."""
     return [
         "Mean ± half the 95 % bootstrap interval over clips. b/s: actual bits of all clips by their length;",
-        "file b/s: containers included. ×: times real time in one thread, files and program start included.",
+        "file b/s: containers included. ×: times real time in one thread, including files and program start.",
         "Memory: peak of the program, or of the Python process that runs the codec, libraries included.",
-        "Scored after decoded audio was brought in step with the original and to its loudness.",
+        "Decoded audio is aligned with the original in time and loudness before it is scored.",
     ]
 
 
 def shown_metrics(results: Results) -> list[str]:
-    """The metrics that were measured, in order."""
+    """The measured metrics, in order."""
     return [name for name, metric in results["metrics"].items() if metric["missing"] is None]
 
 
 def headings(results: Results) -> list[str]:
-    """A heading per metric shown, with an arrow towards better."""
+    """A heading per metric shown, with an arrow that shows which direction is better."""
     metrics = (results["metrics"][name] for name in shown_metrics(results))
     return [f"{metric['label']} {ARROWS[metric['higher_is_better']]}" for metric in metrics]
 
@@ -152,7 +152,7 @@ def _codec_rows(results: Results) -> Iterator[list[str]]:
 
 
 def remarks(results: Results) -> Iterator[str]:
-    """A line for whatever is missing, partial or failed: nothing is left out silently."""
+    """One line for each thing missing, partial or failed, so that nothing is dropped silently."""
     for codec, reason in results["skipped"].items():
         yield f"Skipped {codec}: {reason}"
     for name, metric in results["metrics"].items():
@@ -173,14 +173,14 @@ def _whose_words(results: Results, name: str) -> str:
     if name != WORD_ERRORS:
         return ""
     count, clips = results["metrics"][name]["transcripts"], results["clips"]
-    own = "what it hears in the original itself"
+    own = "the recogniser's own on the original"
     if count == 0:
-        return f"; the words there are: {own}"
-    return f"; the words there are: texts beside {count} of {clips} clips" + (f", else {own}" if count < clips else "")
+        return f"; reference words: {own}"
+    return f"; reference words: transcripts of {count} of {clips} clips" + (f", else {own}" if count < clips else "")
 
 
 def _partial(results: Results) -> Iterator[str]:
-    """Metrics that applied to some clips alone, the codecs together that have this in common."""
+    """Metrics that applied to only some clips, grouped over codecs."""
     for name in shown_metrics(results):
         codecs: dict[tuple[int, int], list[str]] = {}
         for entry in results["codecs"]:
@@ -193,7 +193,7 @@ def _partial(results: Results) -> Iterator[str]:
 
 
 def _all_or(names: Sequence[str], results: Results) -> str:
-    """The codecs meant, where they are not all there are."""
+    """The codecs by name, or "every codec"."""
     return "every codec" if len(names) == len(results["codecs"]) > 1 else ", ".join(names)
 
 
@@ -203,10 +203,10 @@ def _table_lines(header: Sequence[str], rows: Iterator[list[str]] | Sequence[lis
 
 
 def _one_line(text: str) -> str:
-    """What a table or list can hold: names of files may have any character."""
+    """Text for a table or list on one line: file names may have any character."""
     return " ".join(text.split())
 
 
 def number(value: float | None, digits: int, sign: str = "") -> str:
-    """A figure, or a dash where there is none."""
+    """A number, or a dash for None."""
     return "–" if value is None else f"{value:{sign}.{digits}f}"

@@ -1,4 +1,4 @@
-"""Distances between spectra of decoded audio and its original, and how far up the decoded spectrum reaches.
+"""Distances between spectra of decoded audio and its original, and the bandwidth of decoded audio.
 
 Signals are as the metrics take them: float32 (samples,), equally long. Magnitudes are those of a Hann window scaled so
 that a full-scale sine is 0 dB, floored at -100 dB; the hop is a quarter of the window.
@@ -15,15 +15,15 @@ from opensnac.evaluation import mel
 MEL_RESOLUTIONS = ((2048, 150), (512, 40))  # samples in the window, mel bands
 STFT_WINDOWS = (2048, 1024, 512)  # samples
 FLOOR = 1e-5  # -100 dB below a full-scale sine
-SILENCE = 1e-6  # peak below which a signal holds nothing to compare
+SILENCE = 1e-6  # peak below which a signal counts as silent
 BANDWIDTH_WINDOW = 2048  # samples
-BANDWIDTH_BINS = 17  # whose mean power is compared: at 24 kHz, 200 Hz
-LOST_DB = 20.0  # below the original: so much lower, a band is no more there
-HEARD_DB = 70.0  # below the original's loudest band: what is lower is not looked for
+BANDWIDTH_BINS = 17  # averaged for the comparison of powers: 200 Hz at 24 kHz
+LOST_DB = 20.0  # below the original, from which on a band counts as lost
+HEARD_DB = 70.0  # below the original's loudest band, from which on bands are ignored
 
 
 def silent(signal: np.ndarray) -> bool:
-    """Whether there is nothing to compare in a signal."""
+    """Whether a signal counts as silent."""
     return bool(np.abs(signal).max(initial=0) < SILENCE)
 
 
@@ -38,9 +38,9 @@ def mel_distance(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -
 
 
 def stft_distance(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> float | None:
-    """Multi-resolution STFT distance (Yamamoto et al. 2020): spectral convergence and log-magnitude difference, added.
+    """Multi-resolution STFT distance (Yamamoto et al. 2020): spectral convergence plus log-magnitude difference.
 
-    Mean over three windows; natural logarithms. A silent original has no convergence, and no score.
+    Mean over three windows; natural logarithms. None for a silent original.
     """
     if silent(reference):
         return None
@@ -60,9 +60,9 @@ def log_spectral_distance(reference: np.ndarray, decoded: np.ndarray, sample_rat
 
 
 def bandwidth(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> float | None:
-    """Frequency in kHz up to which the decoded's mean spectrum is less than 20 dB below the original's.
+    """Frequency in kHz up to which the mean spectrum of decoded audio is less than 20 dB below the original's.
 
-    The highest one: gaps below it do not count, nor does what the original itself has 70 dB below its loudest band.
+    The highest such one: gaps below it do not count, nor do bands of the original 70 dB below its loudest.
     """
     if silent(reference) or silent(decoded):
         return None
@@ -76,7 +76,7 @@ def bandwidth(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> f
 def _mean_power(signal: np.ndarray) -> np.ndarray:
     """Long-term power by frequency, smoothed: (BANDWIDTH_WINDOW / 2 + 1,).
 
-    Of frames that lie wholly inside, if there are any: a cut end is a click, which reaches all frequencies.
+    Over frames wholly inside the signal, if any: a cut-off end is a click, which spreads over all frequencies.
     """
     frames = _magnitudes(signal, BANDWIDTH_WINDOW)
     power = ((frames[2:-2] if len(frames) > 4 else frames) ** 2).mean(axis=0)

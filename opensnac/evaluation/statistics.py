@@ -1,4 +1,4 @@
-"""Means over clips with the interval that other clips of their kind would leave them in."""
+"""Means over clips with bootstrap confidence intervals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BOOTSTRAP_ROUNDS = 2000
 def mean_with_interval(values: Sequence[float], weights: Sequence[float] | None = None) -> dict[str, Any] | None:
     """mean; low, high: its 95 % bootstrap interval, None for one value; count. None for no values.
 
-    `weights`, above 0, say how much each value counts: a rate of errors weighted by words is that of all words.
+    `weights` are above 0: an error rate weighted by words is the rate over all words.
     """
     if not values:
         return None
@@ -24,9 +24,9 @@ def mean_with_interval(values: Sequence[float], weights: Sequence[float] | None 
 def paired_difference(
     values: Mapping[str, float], baseline: Mapping[str, float], weights: Mapping[str, float] | None = None
 ) -> dict[str, Any] | None:
-    """Mean of `values` minus `baseline` over the clips (keys) that both have, as `mean_with_interval`; None for none.
+    """Mean of `values` minus `baseline` over the clips (keys) in both, as `mean_with_interval`; None if there are none.
 
-    Clips differ far more than codecs do: pairing takes that out, so the interval is narrower than those of the means.
+    Clips differ more than codecs: pairing removes that, so the interval is narrower than those of the means.
     """
     both = [clip for clip in values if clip in baseline]
     differences = [values[clip] - baseline[clip] for clip in both]
@@ -36,7 +36,7 @@ def paired_difference(
 def bootstrap_interval(
     values: Sequence[float], seed: int = 0, weights: Sequence[float] | None = None
 ) -> tuple[float, float] | None:
-    """95 % percentile interval of the mean when clips are drawn anew; None for fewer than two values."""
+    """95 % percentile interval of the mean under resampling of clips; None for fewer than two values."""
     if len(values) < 2:
         return None
     drawn = np.random.default_rng(seed).integers(len(values), size=(BOOTSTRAP_ROUNDS, len(values)))

@@ -1,4 +1,4 @@
-"""Records of single clips to means with intervals, over all clips and per label: what results.json holds."""
+"""Summarises records of clips as means with intervals, over all clips and per label: the contents of results.json."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ SCHEMA = """results.json, schema 2:
     command         the command line that made it
     machine         cpu, cores, system
     versions        of opensnac, Python and every package used
-    clips, seconds  how many recordings, and their length in all
-    labels          label -> clips, seconds; a label is the first sub-folder a recording lies in; empty for none
+    clips, seconds  number of recordings, and their total length
+    labels          label -> clips, seconds; a label is the first sub-folder a recording is in; empty for none
     baseline        the codec that `differences` are from, or null
     metrics         name -> label, digits, higher_is_better, missing (null, or why it was not measured); of metrics
-                    that a model measures also model, and transcripts: how many clips had their words beside them
+                    by a model also have model, and transcripts: how many clips have a transcript
     skipped         codec -> why it was not run
-    kept            clips to be heard: clip, label, and files: codec -> file below audio/, the first 12 s
+    kept            clips on the page: clip, label, and files: codec -> file below audio/, the first 12 s
     codecs          one entry per codec that ran:
-        codec, name             as it was asked for, and without the folders of a model's path
+        codec, name             as requested, and without the folders of a model's path
         version
-        counted                 what the bytes are of
-        bits_per_second         of all clips together; null for what is not coded
+        counted                 what the bytes consist of
+        bits_per_second         of all clips together; null for the original
         file_bits_per_second    the same from whole files, containers included
         encode_times_real_time, decode_times_real_time
         peak_bytes              of memory: a program's own, else of a Python process that codes the largest clip;
-                                null where the system does not tell
+                                null if the system does not report it
         scores                  metric -> mean; low, high: its 95 % bootstrap interval, null for one clip;
-                                count: clips it applied to. null where it applied to none. Word errors: of all words
+                                count: clips it applied to. null if it applied to none. Word errors: over all words
         differences             the same of this codec minus the baseline on the same clips; null without a baseline
                                 and for the baseline itself
         labels                  label -> bits_per_second, scores, differences: as above, of its clips alone
@@ -49,11 +49,11 @@ SCHEMA = """results.json, schema 2:
                                 null for codecs without codebooks
         failed                  clip -> error
 
-Decoded audio is scored after it was brought in step with the original and to its loudness (see matching.py).
+Decoded audio is aligned with the original in time and loudness before it is scored (see matching.py).
 """
 PACKAGES = ("numpy", "torch", "soundfile", "soxr", "numba", "pyloudnorm", "scipy")
 
-Record = Mapping[str, Any]  # one clip after one codec, as evaluate.measure makes it
+Record = Mapping[str, Any]  # one clip through one codec, made by evaluate.measure
 
 
 def summarise(
@@ -65,7 +65,7 @@ def summarise(
     baseline: str | None,
     command: str,
 ) -> dict[str, Any]:
-    """What results.json holds (see SCHEMA), from the records of every clip and codec."""
+    """The contents of results.json (see SCHEMA), from the records of every clip and codec."""
     clips = [record for record in records if "memory_of" not in record]
     used = {package for metric in metrics.values() for package in metric.packages} | set(PACKAGES)
     names = short_names([codec.name for codec in codecs])
@@ -100,12 +100,12 @@ def _facts(metric: Metric, missing: str | None, records: Sequence[Record]) -> di
 
 
 def label_of(clip: str) -> str:
-    """The first sub-folder of a clip's path; empty for one that lies in no sub-folder."""
+    """The first sub-folder of a clip's path; empty if it is in none."""
     return clip.split("/")[0] if "/" in clip else ""
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Names without the folders of a model's path, as long as that leaves them different."""
+    """Names without the folders of a model's path, as long as they stay distinct."""
     short = {}
     for name in names:
         family, mark, model = name.partition("@" if "@" in name else ":")
@@ -174,12 +174,12 @@ def _rates(records: Sequence[Record]) -> dict[str, float | None]:
 
 
 def _values(records: Sequence[Record], metric: str) -> dict[str, float]:
-    """Score by clip, where there is one."""
+    """Scores by clip, without missing ones."""
     return {record["clip"]: value for record in records if (value := record["scores"].get(metric)) is not None}
 
 
 def _weights(records: Sequence[Record], metric: str) -> dict[str, float] | None:
-    """How much each clip counts, where not all count alike: a longer text has more words to mishear."""
+    """The weight of each clip for word error rates, its number of words; None for other metrics."""
     return {record["clip"]: record.get("words", 0) for record in records} if metric == WORD_ERRORS else None
 
 
@@ -201,7 +201,7 @@ def _differences(records: Sequence[Record], against: Sequence[Record], metrics: 
 
 
 def _rate(records: Sequence[Record], quantity: str, factor: float = 1) -> float | None:
-    """`quantity` a second of audio, over all clips together."""
+    """`quantity` per second of audio, over all clips."""
     counted = [record for record in records if record[quantity] is not None]
     if not counted:
         return None

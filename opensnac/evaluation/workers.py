@@ -1,4 +1,4 @@
-"""Work shared among processes of this machine, all of which end when the run does, whatever they are at."""
+"""A process pool whose processes end when the run does, even in the middle of a task."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from typing import TypeVar
 
 from opensnac.errors import OpensnacError
 
-GRACE_SECONDS = 2.0  # for a worker to put away what it has begun; then it is killed
-ENDED = 143  # exit code of one that was told to end
+GRACE_SECONDS = 2.0  # for a worker to clean up before it is killed
+ENDED = 143  # exit code of a terminated worker
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -27,10 +27,10 @@ Result = TypeVar("Result")
 def map_in_processes(
     work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int, tasks_per_process: int | None = None
 ) -> Iterator[Result]:
-    """What `work` makes of each task, as it comes, from fresh processes of one thread each (torch survives no fork).
+    """Results of `work` as they complete, from fresh processes of one thread each (torch does not survive a fork).
 
-    Where the iteration ends early, by a signal say, the processes and the programs that they run end at once, and
-    their temporary files go. OpensnacError where a process dies by itself.
+    If the iteration ends early, by a signal for example, the processes and their child programs are stopped and their
+    temporary files removed. OpensnacError if a process dies.
     """
     if not tasks:
         return
@@ -48,8 +48,8 @@ def map_in_processes(
                 yield future.result()
         except BrokenProcessPool as error:
             raise OpensnacError(
-                "a worker process was killed, perhaps for want of memory; run the same command again, "
-                "with fewer jobs: what is measured is kept"
+                "a worker process was killed, perhaps out of memory; run the same command again "
+                "with fewer jobs: finished results are kept"
             ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -63,19 +63,19 @@ def _prepare(scratch: str) -> None:
     """Keep this worker to one core, before torch and numba are loaded, and its temporary files in `scratch`."""
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "TMPDIR": scratch}
     tempfile.tempdir = scratch
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the run says what is to be done
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes; the parent decides
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(ENDED))
 
 
 def _run_task(work: Callable[[Task], Result], task: Task) -> Result:
     try:
         return work(task)
-    except SystemExit:  # unwound; the executor would go on with the next task
+    except SystemExit:  # cleaned up; the executor would continue with the next task
         os._exit(ENDED)
 
 
 def _end(processes: set[BaseProcess]) -> None:
-    """End the processes: told first, then killed."""
+    """Stop the processes: terminate them, then kill those that remain."""
     for process in processes:
         process.terminate()
     left, deadline = {process.sentinel for process in processes}, time.monotonic() + GRACE_SECONDS

@@ -1,4 +1,4 @@
-"""The codec in ONNX: graphs written node by node from a model's weights. Needs onnx, not PyTorch."""
+"""Export to ONNX: graphs built node by node from a model's weights. Needs onnx, not PyTorch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Weights", "export"]
 
 
 def __getattr__(name: str) -> Any:
-    """Load on first use: who runs an exported folder needs its names, not onnx."""
+    """Load on first use: running an exported folder needs its file names, not onnx."""
     if name == "Weights":
         from opensnac.export.weights import Weights
 

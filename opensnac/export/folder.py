@@ -1,4 +1,4 @@
-"""A folder with a model's graphs, and what other programs need beside them."""
+"""Writes a folder with a model's graphs and the files that other programs need."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from opensnac.export.weights import Weights
 from opensnac.files import atomic_folder
 
 README = Path(__file__).with_name("readme.md")
-LARGEST = 2**31 - 2**20  # bytes of a graph in one file; beyond, its weights go into a second one
+LARGEST = 2**31 - 2**20  # bytes of a graph in one file; a larger one has its weights in a second file
 
 
 def export(
     weights: Weights, folder: Path, stored: Sequence[str] = ("fp32",), *, noise: bool = True, stream: bool = False
 ) -> None:
-    """Write a model's encoder and decoder in FOLDER, with `stream` also those that take pieces, each as `stored` says.
+    """Write a model's encoder and decoder into FOLDER, with `stream` also the streaming ones, in each kind of `stored`.
 
-    `noise=False` leaves the decoder's noise out. The folder appears whole or not at all; FileExistsError where it is
-    there and not empty. ConfigError for another kind of storage than "fp32", "fp16" and "int8".
+    `noise=False` omits the decoder's noise. The folder is written atomically. Raises FileExistsError if it exists and
+    is not empty, ConfigError for a kind of storage other than "fp32", "fp16" and "int8".
     """
     for kind in stored:
         if kind not in STORED:
-            raise ConfigError(f"weights are {kind!r}, expected {', '.join(STORED)}")
+            raise ConfigError(f"weights: expected {', '.join(STORED)}, got {kind!r}")
     makers = WHOLE | (STREAMS if stream else {})
     with atomic_folder(folder) as unfinished:
         (unfinished / FOLDER).mkdir()
@@ -48,7 +48,7 @@ def export(
 
 
 def readme(weights: Weights) -> str:
-    """How the graphs are used, from several languages."""
+    """The folder's README: how to use the graphs from several languages."""
     config = weights.config
     names = [f"audio_codes.{i}" for i, _ in enumerate(config.vq_strides)]
     return Template(README.read_text(encoding="utf-8")).substitute(

@@ -1,4 +1,4 @@
-"""An ONNX graph that is written node by node."""
+"""A builder of ONNX graphs, node by node."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from opensnac.errors import ModelError
 from opensnac.export.weights import Array
 
 OPSET, IR_VERSION = 18, 9
-STORED = ("fp32", "fp16", "int8")  # how weights may be stored; sums are in float32 in any case
+STORED = ("fp32", "fp16", "int8")  # storage formats of weights; computation is always in float32
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
-Metadata = dict[str, Any]  # strings, and what JSON can hold
+Metadata = dict[str, Any]  # string keys, JSON values
 
-END = np.iinfo(np.int64).max  # of a slice
+END = np.iinfo(np.int64).max  # an open end of a slice
 
 
 class Graph:
-    """Takes nodes as calls, `graph("Add", x, y)`, whose result is the name of their output.
+    """Adds a node per call, `graph("Add", x, y)`, and returns the name of its output.
 
-    Large weights are stored as `stored` says and widened when the graph is loaded: a runtime folds the constants.
+    Large weights are stored in the format `stored` and widened when a runtime folds constants on loading.
     """
 
     def __init__(self, stored: str = "fp32") -> None:
@@ -37,37 +37,37 @@ class Graph:
         self._outputs: list[ValueInfoProto] = []
 
     def __call__(self, op: str, *inputs: str, **attributes: Any) -> str:
-        """A node of one output."""
+        """Add a node with one output."""
         return self.several(op, inputs, 1, **attributes)[0]
 
     def several(self, op: str, inputs: Sequence[str], count: int, **attributes: Any) -> list[str]:
-        """A node of several outputs."""
+        """Add a node with several outputs."""
         outputs = [f"{op}_{len(self._nodes)}" + (f"_{i}" if count > 1 else "") for i in range(count)]
         self._nodes.append(helper.make_node(op, list(inputs), outputs, name=f"{op}_{len(self._nodes)}", **attributes))
         return outputs
 
     def input(self, name: str, kind: int, shape: Sequence[int | str], default: NDArray[Any] | None = None) -> str:
-        """An input; it may be left out if it has a default."""
+        """Add an input, optional if it has a default."""
         self._inputs.append(helper.make_tensor_value_info(name, kind, shape))
         if default is not None:
             self._initializers.append(numpy_helper.from_array(default, name))
         return name
 
     def output(self, value: str, name: str, kind: int, shape: Sequence[int | str]) -> None:
-        """Call a value `name` and give it out."""
+        """Make a value the output `name`."""
         self._nodes.append(helper.make_node("Identity", [value], [name], name=f"output_{name}"))
         self._outputs.append(helper.make_tensor_value_info(name, kind, shape))
 
     def integers(self, *values: int) -> str:
-        """Constants, one-dimensional."""
+        """A one-dimensional constant."""
         return self.constant(np.array(values, np.int64))
 
     def number(self, value: int) -> str:
-        """A constant without dimensions."""
+        """A scalar constant."""
         return self.constant(np.array(value, np.int64))
 
     def constant(self, values: NDArray[Any]) -> str:
-        """An array, stored as it is, once."""
+        """An array, stored once, unchanged."""
         key = (values.dtype.str, values.shape, values.tobytes())
         if key not in self._constants:
             self._constants[key] = f"constant_{len(self._initializers)}"
@@ -75,7 +75,7 @@ class Graph:
         return self._constants[key]
 
     def weight(self, values: Array, axis: int | None) -> str:
-        """A large weight; in int8 each index of `axis`, its output channels, has a scale. None keeps it in float16."""
+        """A large weight; int8 has a scale per index of `axis`, the output channels. None stores it in float16."""
         if self._stored == "fp32":
             return self.constant(values)
         if self._stored == "int8" and axis is not None:
@@ -85,11 +85,13 @@ class Graph:
             return self("Mul", whole, self.constant(scale.astype(np.float32)))
         largest = float(np.abs(values).max())
         if largest > float(np.finfo(np.float16).max):
-            raise ModelError(f"a weight is {largest:.3g}, which float16 cannot hold; export this model with fp32")
+            raise ModelError(
+                f"expected weights in the range of float16, got {largest:.3g}; export this model with fp32"
+            )
         return self("Cast", self.constant(values.astype(np.float16)), to=FLOAT)
 
     def model(self, name: str, metadata: Metadata) -> ModelProto:
-        """What was written, as a model."""
+        """The finished graph as a model."""
         graph = helper.make_graph(self._nodes, name, self._inputs, self._outputs, self._initializers)
         model = helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="opensnac"
@@ -99,7 +101,7 @@ class Graph:
 
 
 def metadata_of(model: ModelProto) -> Metadata:
-    """What a graph was said to be."""
+    """The metadata of a model."""
     return {entry.key: _value(entry.value) for entry in model.metadata_props}
 
 

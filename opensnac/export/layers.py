@@ -1,6 +1,6 @@
-"""The codec's layers once more, as data: what each one is, where its weights are in a state dict, how far it sees.
+"""The codec's layers as data: kind, name of the weights in a state dict, and context.
 
-`tests/export/test_layers.py` holds them to the model and the engine.
+`tests/export/test_layers.py` compares them with the model and the engine.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Pads = tuple[int, int]
 
 @dataclass(frozen=True)
 class Layer:
-    """Works on each step by itself, unless it says otherwise; `name` is that of its weights."""
+    """A layer, pointwise unless overridden; `name` is the prefix of its weights."""
 
     name: str = ""
 
@@ -33,7 +33,7 @@ class Layer:
         return 1
 
     def context(self, offset: int) -> tuple[int, int]:
-        """(steps of its input kept from piece to piece, first step that comes out) if pieces begin at step `offset`."""
+        """(steps of input kept between chunks, first step of output) if chunks begin at step `offset`."""
         return 0, offset
 
     def last_input(self, step: int) -> int:
@@ -49,12 +49,12 @@ class Kernel(Layer):
 
     @property
     def whole(self) -> Pads:
-        """Zeros around a whole signal; what is cut off its ends if the convolution is transposed."""
+        """Padding of a whole signal; for a transposed convolution the steps cut off its ends."""
         return 0, 0
 
     @property
     def piece(self) -> Pads:
-        """The same for a piece with the kept steps in front of it."""
+        """The same for a chunk with its context in front."""
         return 0, 0
 
 
@@ -72,7 +72,7 @@ class Convolution(Kernel):
 
     @property
     def reach(self) -> int:
-        """Steps that it sees on both sides."""
+        """Context in steps on each side."""
         return self.dilation * (TAPS // 2)
 
     @property
@@ -88,13 +88,13 @@ class Convolution(Kernel):
 
 @dataclass(frozen=True)
 class Strided(Kernel):
-    """Of a kernel twice its stride."""
+    """A convolution with a kernel twice its stride."""
 
     stride: int = 1
 
     @property
     def lead(self) -> int:
-        """What belongs to a frame begins so many steps before it."""
+        """How many steps before a frame its receptive field begins."""
         return math.ceil(self.stride / 2)
 
     @property
@@ -104,7 +104,7 @@ class Strided(Kernel):
 
 @dataclass(frozen=True)
 class Downsample(Strided):
-    """A frame from two neighbouring blocks of steps."""
+    """Strided convolution: each frame depends on two neighbouring blocks of steps."""
 
     @property
     def down(self) -> int:
@@ -120,7 +120,7 @@ class Downsample(Strided):
 
 @dataclass(frozen=True)
 class Upsample(Strided):
-    """Transposed: a block of steps from two neighbouring frames."""
+    """Transposed convolution: each block of steps depends on two neighbouring frames."""
 
     @property
     def up(self) -> int:
@@ -153,7 +153,7 @@ class Unit(Layer):
 
 @dataclass(frozen=True)
 class Noise(Layer):
-    """x + (matrix x) * e, e drawn for each step from the sequence of this `number`."""
+    """x + (matrix x) * e, with e per step from the noise sequence `number`."""
 
     number: int = 0
 
@@ -178,11 +178,11 @@ class Attention(Groups):
 
 @dataclass(frozen=True)
 class Tanh(Layer):
-    """The end of the decoder."""
+    """The last layer of the decoder."""
 
 
 def encoder_layers(config: CodecConfig) -> list[Layer]:
-    """From samples to latent frames, which come out in whole groups."""
+    """From samples to latent frames, in whole groups."""
     layers: list[Layer] = [Convolution("encoder.block.0")]
     for block, stride in enumerate(config.encoder_rates, start=1):
         name = f"encoder.block.{block}.block"

@@ -17,7 +17,7 @@ Make = Callable[[Weights, str, bool], ModelProto]
 
 
 def encoder_model(weights: Weights, stored: str = "fp32", noise: bool = True) -> ModelProto:
-    """Whole signals of any length, padded with zeros to whole groups of frames -> codes."""
+    """Whole signals of any length, zero-padded to whole groups of frames -> codes."""
     graph, config = _encoder_graph(stored), weights.config
     audio = graph.input("input_values", FLOAT, ["batch", 1, "samples"])
     group = graph.integers(config.frame_multiple * config.hop_length)
@@ -29,7 +29,7 @@ def encoder_model(weights: Weights, stored: str = "fp32", noise: bool = True) ->
 
 
 def decoder_model(weights: Weights, stored: str = "fp32", noise: bool = True) -> ModelProto:
-    """Codes of whole signals -> samples; without `noise` the decoder's is left out."""
+    """Codes of whole signals -> samples; `noise=False` omits the decoder's noise."""
     graph, config = Graph(stored), weights.config
     latent = dequantize(graph, weights, _take_codes(graph, weights))
     writer = Whole(graph, weights, config.latent_dim or 0, noise and config.noise)
@@ -38,7 +38,7 @@ def decoder_model(weights: Weights, stored: str = "fp32", noise: bool = True) ->
 
 
 def encoder_stream(weights: Weights, stored: str = "fp32", noise: bool = True) -> ModelProto:
-    """Pieces of whole groups of frames -> codes, late; they end where the codes of another group become certain."""
+    """Chunks of whole groups of frames -> codes, delayed; a chunk ends where the next group's codes are determined."""
     graph, config = _encoder_graph(stored), weights.config
     layers, group = encoder_layers(config), config.frame_multiple * config.hop_length
     first = -(-encoder_look_ahead(config) % group)
@@ -49,7 +49,7 @@ def encoder_stream(weights: Weights, stored: str = "fp32", noise: bool = True) -
 
 
 def decoder_stream(weights: Weights, stored: str = "fp32", noise: bool = True) -> ModelProto:
-    """Codes of whole groups of frames -> samples, as many, late by the look-ahead."""
+    """Codes of whole groups of frames -> as many samples, delayed by the look-ahead."""
     graph, config = Graph(stored), weights.config
     latent = dequantize(graph, weights, _take_codes(graph, weights))
     writer = Pieces(
@@ -61,7 +61,7 @@ def decoder_stream(weights: Weights, stored: str = "fp32", noise: bool = True) -
 
 
 def _encoder_graph(stored: str) -> Graph:
-    """In int8 an encoder's codes would get worse, so its weights are in float16 then."""
+    """int8 would degrade the codes, so an encoder's weights are in float16 instead."""
     return Graph("fp16" if stored == "int8" else stored)
 
 
@@ -81,14 +81,14 @@ def _stream(name: str, weights: Weights, stored: str, writer: Pieces, first: int
     stream = {
         "state_size": writer.state_size,
         "state_layout": writer.state_parts,
-        "first_sample": first,  # where the first piece begins
+        "first_sample": first,  # position of the first chunk
         "look_ahead": first - writer.offset * writer.tick,
     }
     return writer.graph.model(name, {**facts(weights), "weights": stored, **stream})
 
 
 def facts(weights: Weights) -> Metadata:
-    """What every graph of a model says of it."""
+    """The metadata common to all graphs of a model."""
     config = weights.config
     return {
         "name": weights.name,

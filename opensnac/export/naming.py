@@ -1,11 +1,11 @@
-"""How the files of an exported folder are called."""
+"""File names in an exported folder."""
 
 from __future__ import annotations
 
-FOLDER = "onnx"  # of the graphs
-ABOUT = "opensnac.json"  # what the model is, and what each graph's metadata says
+FOLDER = "onnx"  # holds the graphs
+ABOUT = "opensnac.json"  # the model's and each graph's metadata
 
 
 def file_name(name: str, stored: str) -> str:
-    """Of a graph, as transformers.js looks for it."""
+    """A graph's file name, as transformers.js expects it."""
     return f"{name}.onnx" if stored == "fp32" else f"{name}_{stored}.onnx"

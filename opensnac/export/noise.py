@@ -1,6 +1,6 @@
-"""The decoder's noise as nodes: what opensnac/model/noise.py computes, in whole numbers of 64 bits.
+"""The decoder's noise as nodes: the computation of opensnac/model/noise.py in 64-bit integers.
 
-Shifts to the right are divisions, which are exact as long as nothing is negative.
+Right shifts are divisions, which are exact for non-negative values.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import numpy as np
 from opensnac.export.graph import FLOAT, Graph
 
 MASK = 0xFFFFFFFF
-FACTORS = (0x7FEB352D, 0x846CA68B - 2**32)  # the second is negative so that no product leaves 64 bits
+FACTORS = (0x7FEB352D, 0x846CA68B - 2**32)  # the second is negative so that no product overflows 64 bits
 
 
 def noise_key(graph: Graph, seed: str, number: int) -> str:
-    """The 32 bits that a position is hashed with, from seeds (batch, 1) of any sign."""
+    """The 32-bit hash key of a sequence, from seeds (batch, 1) of any sign."""
     low = graph("BitwiseAnd", seed, graph.number(MASK))
     high = _shifted(graph, graph("Sub", seed, low), 32)
     high = graph("BitwiseAnd", high, graph.number(MASK))
@@ -25,7 +25,7 @@ def noise_key(graph: Graph, seed: str, number: int) -> str:
 
 
 def gaussian(graph: Graph, key: str, position: str) -> str:
-    """N(0, 1) values for a key and positions that are not negative, in float32."""
+    """N(0, 1) values in float32 for a key and non-negative positions."""
     low = graph("BitwiseAnd", position, graph.number(MASK))
     mixed = graph("BitwiseXor", _mix(graph, low), _shifted(graph, position, 32))
     first = _mix(graph, graph("BitwiseXor", mixed, key))

@@ -1,7 +1,7 @@
-"""Layers as nodes, for signals that come in pieces: each keeps the last steps of its input as context, in a state.
+"""Layers as nodes, for signals in chunks: each keeps the last steps of its input as context, in a state.
 
-As in opensnac/engine/stack.py, n steps go in and n come out, delayed; before a signal's start and beyond its end every
-layer sees zeros.
+As in opensnac/engine/stack.py, n steps go in and n come out, delayed; every layer sees zeros before a signal's
+start and beyond its end.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from opensnac.export.whole import Whole
 
 
 class Pieces(Whole):
-    """Writes layers for pieces, the first of which begins at step `offset`; a step is `tick` samples."""
+    """Writes layers for chunks, the first of which begins at step `offset`; a step is `tick` samples."""
 
     def __init__(
         self, graph: Graph, weights: Weights, channels: int, *, offset: int, tick: int, noise: bool = False
@@ -47,7 +47,7 @@ class Pieces(Whole):
         return y
 
     def next_state(self) -> str:
-        """All layers' new context, flattened."""
+        """The new context of all layers, flattened."""
         return self.graph("Concat", *self._tails, axis=1)
 
     def around(self, x: str, layer: Kernel) -> tuple[str, Pads]:
@@ -64,7 +64,7 @@ class Pieces(Whole):
         return self.graph("Max", self._steps_from(x, 0), self.graph.number(0))
 
     def _joined(self, x: str) -> str:
-        """x with its context in front of it; the last steps of both are the next piece's context."""
+        """x with its context in front; the last steps of both are the next chunk's context."""
         graph, keep = self.graph, self._keep
         if not keep:
             return x
@@ -77,7 +77,7 @@ class Pieces(Whole):
         return x
 
     def _silenced(self, x: str) -> str:
-        """x, which begins with its context, zeroed outside its signals."""
+        """x, with context, zeroed outside its signals."""
         graph = self.graph
         step = self._steps_from(x, -self._keep)
         length = graph("Div", graph("Unsqueeze", self._length, graph.integers(1)), graph.number(self.tick))
@@ -86,7 +86,7 @@ class Pieces(Whole):
         return graph("Where", inside, x, graph.constant(np.array(0, np.float32)))
 
     def _steps_from(self, x: str, early: int) -> str:
-        """The positions of x's steps in the signal, (batch, steps), where x begins `early` steps after the piece."""
+        """The positions of x's steps in the signal, (batch, steps), if x begins `early` steps after the chunk."""
         graph = self.graph
         pushed = graph("Sub", graph("Unsqueeze", self._position, graph.integers(1)), graph.number(self._first))
         start = graph("Add", graph("Div", pushed, graph.number(self.tick)), graph.number(self.offset + early))

@@ -10,7 +10,7 @@ from opensnac.export.weights import Weights
 
 
 def quantize(graph: Graph, weights: Weights, latent: str) -> list[str]:
-    """Codes of each scale, coarse to fine, each scale coding what the ones before it left over."""
+    """Codes of each scale, coarse to fine, each scale quantizing the residual of the previous ones."""
     codes: list[str] = []
     strides = weights.config.vq_strides
     for scale, stride in enumerate(strides):
@@ -25,12 +25,12 @@ def quantize(graph: Graph, weights: Weights, latent: str) -> list[str]:
 
 
 def dequantize(graph: Graph, weights: Weights, codes: Sequence[str]) -> str:
-    """The latent frames that codes stand for."""
+    """The latent frames of codes."""
     return reduce(lambda a, b: graph("Add", a, b), [_expand(graph, weights, *scale) for scale in enumerate(codes)])
 
 
 def _expand(graph: Graph, weights: Weights, scale: int, codes: str) -> str:
-    """One scale's vectors, each for as many frames as its stride."""
+    """One scale's vectors, each repeated for the frames of its stride."""
     stride = weights.config.vq_strides[scale]
     z_q = graph("Transpose", graph("Gather", _codebook(graph, weights, scale), codes, axis=0), perm=[0, 2, 1])
     vectors = _project(graph, weights, scale, "out_proj", z_q)

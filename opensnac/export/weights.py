@@ -21,7 +21,7 @@ GAIN, DIRECTION = ".parametrizations.weight.original0", ".parametrizations.weigh
 
 @dataclass(frozen=True)
 class Weights:
-    """What a graph is made from; `fingerprint` is that of the model as it was trained."""
+    """The input of an export; `fingerprint` is that of the trained model."""
 
     name: str
     config: CodecConfig
@@ -29,28 +29,28 @@ class Weights:
     arrays: dict[str, Array]
 
     def __getitem__(self, name: str) -> Array:
-        """ModelError for what is not there."""
+        """The array `name`; ModelError if it is missing."""
         if name not in self.arrays:
-            raise ModelError(f"the model {self.name} has no {name}, which its configuration asks for")
+            raise ModelError(f"the model {self.name}: expected {name}, as its configuration requires, got none")
         return self.arrays[name]
 
     def get(self, name: str, shape: tuple[int, ...]) -> Array:
-        """As self[name]; ModelError for another shape."""
+        """self[name]; ModelError unless it has this shape."""
         if self[name].shape != shape:
-            raise ModelError(f"the model {self.name} has {name} of shape {self[name].shape}, expected {shape}")
+            raise ModelError(f"the model {self.name}: expected {name} of shape {shape}, got {self[name].shape}")
         return self[name]
 
     @classmethod
     def of(cls, model: Any) -> Self:
-        """Those of a model of PyTorch, `SNAC`, as they are now."""
+        """The current weights of a PyTorch model, `SNAC`."""
         state = {name: value.detach().float().cpu().numpy() for name, value in model.state_dict().items()}
         return cls(model.name, model.config, model.fingerprint, folded(state))
 
     @classmethod
     def read(cls, folder: Path, name: str) -> Self:
-        """Those in a folder with `config.json` and `model.safetensors`, by which `name` a file will know them.
+        """The weights in a folder with `config.json` and `model.safetensors`; exported files call the model `name`.
 
-        ModelError where they cannot be read or do not fit.
+        ModelError if they cannot be read or do not fit.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -62,14 +62,14 @@ class Weights:
                 metadata = file.metadata() or {}
         except (SafetensorError, OSError, ValueError, TypeError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ModelError(f"{path} cannot be read as weights: {reason}") from error
+            raise ModelError(f"{path}: expected readable weights, got {reason}") from error
         trained = any(key.endswith(DIRECTION) for key in state)
         named = fingerprint(state) if trained else metadata.get("fingerprint", fingerprint(state))
         return cls(name, config, named, folded(state))
 
 
 def folded(state: Mapping[str, Array]) -> dict[str, Array]:
-    """A state dict with each gain and direction made the weight that they stand for."""
+    """A state dict with weight norm folded: each gain and direction replaced by their weight."""
     plain = {name: value for name, value in state.items() if not name.endswith((GAIN, DIRECTION))}
     for name, direction in state.items():
         if name.endswith(DIRECTION):

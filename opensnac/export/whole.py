@@ -1,6 +1,6 @@
 """Layers as nodes, for whole signals: (batch, channels, steps).
 
-A Snake gives alpha times its value, x + sin²(x) of x times alpha; the weights after it are divided by alpha instead.
+A Snake computes y + sin²(y) of y = alpha x, alpha times its value; the next weights are divided by alpha to compensate.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from opensnac.export.layers import Attention, Kernel, Layer, Noise, Pads, Tanh, 
 from opensnac.export.noise import gaussian, noise_key
 from opensnac.export.weights import Array, Weights
 
-MIN_ALPHA = 1e-9  # below it Snake is x to all digits of a float, and division would lose them
+MIN_ALPHA = 1e-9  # below it Snake equals x in float32, and division would lose precision
 NORM_EPSILON = 1e-5
 ROTARY_BASE = 10000.0
 
 
 class Whole:
-    """Writes layers into a graph. `noise` adds the decoder's, with an input for its seed."""
+    """Writes layers into a graph. `noise` includes the decoder's noise, with an input for its seed."""
 
     def __init__(self, graph: Graph, weights: Weights, channels: int, noise: bool = False) -> None:
         self.graph, self.weights, self.channels = graph, weights, channels
@@ -31,18 +31,18 @@ class Whole:
             self._seed, self._gain = (graph("Unsqueeze", name, graph.integers(1)) for name in self.noise_inputs())
 
     def noise_inputs(self) -> tuple[str, str]:
-        """The noise's seeds and what it is multiplied by, one for all signals or one for each."""
+        """The noise's seeds and scales, one for all signals or one for each."""
         seed = self.graph.input("seed", INT64, ["seeds"], np.zeros(1, np.int64))
         return seed, self.graph.constant(np.ones(1, np.float32))
 
     def through(self, x: str, layers: Iterable[Layer]) -> str:
-        """What the layers, one after the other, make of x."""
+        """Apply the layers to x in order."""
         for layer in layers:
             x = self.layer(x, layer)
         return x
 
     def layer(self, x: str, layer: Layer) -> str:
-        """What one layer makes of x."""
+        """Apply one layer to x."""
         match layer:
             case Unit():
                 return self._unit(x, layer)
@@ -61,15 +61,15 @@ class Whole:
         return self.groups(x)
 
     def around(self, x: str, layer: Kernel) -> tuple[str, Pads]:
-        """x with the steps around it that a convolution sees, and how many zeros are still to be put at its ends."""
+        """x with a convolution's context, and the padding still to be added at its ends."""
         return x, layer.whole
 
     def middle(self, x: str, reach: int) -> str:
-        """What `around` took, without what it put around it."""
+        """The input of `around` without the added context."""
         return x
 
     def groups(self, x: str) -> str:
-        """As many of the steps as make whole groups."""
+        """x cut to whole groups of steps."""
         return x
 
     def steps(self, x: str) -> str:
@@ -78,7 +78,7 @@ class Whole:
         return self.graph("Range", self.graph.number(0), count, self.graph.number(1))
 
     def positions(self, x: str) -> str:
-        """The step of the signal that each step of x is, (batch or 1, steps)."""
+        """The position in the signal of each step of x, (batch or 1, steps)."""
         return self.graph("Unsqueeze", self.steps(x), self.graph.integers(0))
 
     def _unit(self, x: str, unit: Unit) -> str:
@@ -103,14 +103,12 @@ class Whole:
     def _convolve(
         self, x: str, layer: Kernel, pads: Pads, before: Array | None = None, after: Array | None = None
     ) -> str:
-        """A convolution of what was multiplied by `before`, itself multiplied by `after`, a number a channel each."""
+        """A convolution whose input was multiplied by `before` and whose output is to be by `after`, per channel."""
         weight, bias = self.weights[f"{layer.name}.weight"], self.weights[f"{layer.name}.bias"]
         transposed, depthwise = isinstance(layer, Upsample), getattr(layer, "depthwise", False)
-        enters = 0 if transposed or depthwise else 1  # the axis of the channels that go in
+        enters = 0 if transposed or depthwise else 1  # the axis of the input channels
         if weight.ndim != 3 or weight.shape[enters] != self.channels:
-            raise ModelError(
-                f"{layer.name}.weight has shape {weight.shape}, expected {self.channels} channels to go in"
-            )
+            raise ModelError(f"{layer.name}.weight: expected {self.channels} input channels, got shape {weight.shape}")
         if before is not None:
             weight = weight / (before[:, None, None] if enters == 0 else before[None, :, None])
         if after is not None:
@@ -138,7 +136,7 @@ class Whole:
         return graph("Add", x, graph("Mul", projected, e))
 
     def _attend(self, x: str, layer: Attention) -> str:
-        """x + attention(norm(x)) inside of windows, all of them whole."""
+        """x + attention(norm(x)) inside windows, all of full size."""
         graph, channels, heads = self.graph, self.channels, self.channels // HEAD_CHANNELS
         name, x = layer.name, graph("Transpose", x, perm=[0, 2, 1])
 

@@ -1,1 +1,1 @@
-"""Listening tests after ITU-R BS.1534-3 (MUSHRA): a page that asks listeners, a server that keeps answers, a score."""
+"""Listening tests after ITU-R BS.1534-3 (MUSHRA): a page for listeners, a server for their answers, and scoring."""

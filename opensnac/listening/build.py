@@ -1,7 +1,7 @@
-"""From an evaluation's results to a MUSHRA test: a folder `page` for listeners, and `key.json`, which they do not get.
+"""From an evaluation's results to a MUSHRA test: a folder `page` for listeners, and `key.json`, hidden from them.
 
 Each kept clip becomes a trial: the open reference, and in random order the hidden reference, its low-pass anchors at
-3.5 and 7 kHz, and every codec. Stimuli have random names, so that nothing in the page tells which is which.
+3.5 and 7 kHz, and every codec. Stimuli have random names, so that the page does not reveal which is which.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from opensnac.recordings import audio
 WEB = Path(__file__).parent / "web"
 REFERENCE, LOW_ANCHOR, MID_ANCHOR = "reference", "anchor 3.5 kHz", "anchor 7 kHz"
 ANCHORS = {LOW_ANCHOR: 3_500.0, MID_ANCHOR: 7_000.0}  # cut-off in Hz
-STOP_DB = 60.0  # the standard wants 50 from 1 kHz beyond the cut-off on
-TRANSITION = 450.0  # Hz: the standard wants 25 dB half a kilohertz beyond it
-MAX_STIMULI = 12  # a trial, with hidden reference and anchors, as the standard advises (5.3)
+STOP_DB = 60.0  # the standard requires 50 from 1 kHz beyond the cut-off on
+TRANSITION = 450.0  # Hz: the standard requires 25 dB half a kilohertz beyond the cut-off
+MAX_STIMULI = 12  # per trial, with hidden reference and anchors, as the standard advises (5.3)
 MIN_TRIALS, TRIALS_A_CODEC = 5, 1.5  # as the standard advises (7.1)
 
 
 class Built(NamedTuple):
-    """How many trials a test has, and how many it should have for as many codecs."""
+    """The number of trials of a test, and the number advised for that many codecs."""
 
     trials: int
     advised: int
 
 
 def build(results_folder: Path, out: Path, codecs: Sequence[str] = (), training: bool = True) -> Built:
-    """Make the test from what `opensnac evaluate` left in `results_folder`.
+    """Make a test from the results of `opensnac evaluate` in `results_folder`.
 
-    `codecs` chooses some of the report's; none: all of them. With `training`, every trial is heard once before the
-    test, in pages whose scores do not count, as the standard asks (5.2). `out` must not exist or hold nothing, else
-    FileExistsError; it appears whole or not at all. OpensnacError where there are no results, no kept clips, an unknown
-    codec, or more stimuli than a listener can compare.
+    `codecs` selects from those of the report; by default all. With `training`, every trial is played once before the
+    test, on pages whose scores do not count, as the standard requires (5.2). `out` is written atomically. Raises
+    FileExistsError if it exists and is not empty, OpensnacError without results or kept clips, for an unknown codec,
+    or for more stimuli than a listener can compare.
     """
     require("pyloudnorm", "scipy")
     results = _results(results_folder)
@@ -57,7 +57,9 @@ def build(results_folder: Path, out: Path, codecs: Sequence[str] = (), training:
     trials = [_trial(clip, chosen, results_folder / "audio") for clip in results["kept"]]
     trials = [trial for trial in trials if trial["stimuli"]]
     if not trials:
-        raise OpensnacError(f"{results_folder}: no clip was kept of all of {', '.join(chosen)}; evaluate them again")
+        raise OpensnacError(
+            f"{results_folder}: expected a clip kept of all of {', '.join(chosen)}, got none; evaluate them again"
+        )
     with atomic_folder(out) as unfinished:
         _write_page(unfinished / "page", test, trials, training)
         key = {
@@ -73,32 +75,32 @@ def build(results_folder: Path, out: Path, codecs: Sequence[str] = (), training:
 def _results(folder: Path) -> dict[str, Any]:
     file = folder / "results.json"
     if not file.is_file():
-        raise OpensnacError(f"{folder}: no results.json there; give a folder that `opensnac evaluate --out` wrote")
+        raise OpensnacError(f"{folder}: expected results.json, as `opensnac evaluate --out` writes it, got none")
     results = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(results, dict) or not results.get("kept"):
-        raise OpensnacError(f"{file}: names no clips to hear; evaluate again with --players 6 or more")
+        raise OpensnacError(f"{file}: expected kept clips, got none; evaluate again with --players 6 or more")
     return results
 
 
 def _choose(results: Mapping[str, Any], codecs: Sequence[str]) -> dict[str, str]:
-    """The codecs to be heard: name in the report by name on the command line."""
+    """The codecs of the test: command-line name -> name in the report."""
     there = {entry["codec"]: entry["name"] for entry in results["codecs"] if entry["codec"] != "original"}
     known = there | {name: name for name in there.values()}
     unknown = [codec for codec in codecs if codec not in known]
     if unknown:
-        raise OpensnacError(f"no codec {unknown[0]!r} in these results; there are {', '.join(there.values())}")
+        raise OpensnacError(f"expected a codec of these results, {', '.join(there.values())}, got {unknown[0]!r}")
     wanted = {known[codec] for codec in codecs} or set(there.values())
     chosen = {codec: name for codec, name in there.items() if name in wanted or codec in wanted}
     most = MAX_STIMULI - 1 - len(ANCHORS)
     if len(chosen) > most:
         raise OpensnacError(
-            f"{len(chosen)} codecs are more than a listener can compare; choose at most {most} with --codec"
+            f"expected at most {most} codecs, as many as a listener can compare, got {len(chosen)}; choose with --codec"
         )
     return chosen
 
 
 def _trial(clip: Mapping[str, Any], chosen: Mapping[str, str], folder: Path) -> dict[str, Any]:
-    """A trial's stimuli by condition, at equal loudness; none where a codec failed on the clip."""
+    """A trial's stimuli by condition, at equal loudness; empty if a codec failed on the clip."""
     ids = {"trial": secrets.token_hex(4), "reference": secrets.token_hex(4)}
     trial: dict[str, Any] = {**ids, "clip": clip["clip"], "label": clip["label"], "stimuli": {}}
     if any(codec not in clip["files"] for codec in ["original", *chosen]):
@@ -117,7 +119,7 @@ def _trial(clip: Mapping[str, Any], chosen: Mapping[str, str], folder: Path) -> 
 
 
 def low_pass(signal: np.ndarray, cutoff: float, sample_rate: int) -> np.ndarray:
-    """`signal` without what lies above `cutoff` (Hz), delayed by nothing; itself where it has nothing there."""
+    """`signal` without content above `cutoff` (Hz), with no delay; unchanged if the rate allows none there."""
     from scipy.signal import fftconvolve, firwin, kaiserord
 
     if cutoff + TRANSITION >= sample_rate / 2:
@@ -129,7 +131,7 @@ def low_pass(signal: np.ndarray, cutoff: float, sample_rate: int) -> np.ndarray:
 
 
 def _at_equal_loudness(signals: Mapping[str, np.ndarray], sample_rate: int) -> dict[str, np.ndarray]:
-    """All as loud as the reference, then all lower by the same, if the loudest sample would clip."""
+    """All matched in loudness to the reference, then lowered by the same gain if any would clip."""
     wanted = loudness(signals[REFERENCE], sample_rate)
     matched = {}
     for condition, signal in signals.items():
@@ -160,7 +162,7 @@ def _write_page(folder: Path, test: str, trials: Sequence[Mapping[str, Any]], tr
 
 
 def _public(trial: Mapping[str, Any]) -> dict[str, Any]:
-    """What the page is told: the open reference by its own name, the others sorted by their random ones."""
+    """The trial as the page sees it: the open reference by its own name, the others sorted by their random names."""
     hidden = sorted(one["id"] for one in trial["stimuli"].values())
     return {"trial": trial["trial"], "reference": trial["reference"], "stimuli": hidden}
 

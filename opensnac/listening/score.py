@@ -1,8 +1,8 @@
-"""Answers of listeners to means and medians: screening, intervals and pairwise tests after ITU-R BS.1534-3.
+"""Scores a test from listeners' answers: screening, means, intervals and pairwise tests after ITU-R BS.1534-3.
 
-Numbers in brackets are clauses of its Annex 1. What is tested is not its Attachment 3 to the letter, which permutes
-grades as if they were independent: here every listener graded every codec, so signs of listeners' differences are
-permuted, as paired data ask for.
+Numbers in brackets are clauses of its Annex 1. The test differs from its Attachment 3, which permutes grades as if they
+were independent: here every listener graded every codec, so the signs of listeners' differences are permuted, as paired
+data require.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from opensnac.evaluation.metrics import require
 from opensnac.listening.answers import AnswersError, parse
 from opensnac.listening.build import MID_ANCHOR, REFERENCE
 
-TRUSTED = 90  # the hidden reference is scored at least so by one who hears it, the mid anchor at most (4.1.2)
+TRUSTED = 90  # a reliable listener scores the hidden reference at least this, the mid anchor at most (4.1.2)
 LARGEST_SHARE = 0.15  # of trials in which a listener may miss that (4.1.2)
-FORGIVEN_SHARE = 0.25  # of listeners: if more praise a trial's mid anchor, it was not degraded enough to tell (4.1.2)
+FORGIVEN_SHARE = 0.25  # of listeners: if more rate a trial's mid anchor above 90, it was not degraded enough (4.1.2)
 WHISKER = 1.5  # interquartile ranges beyond the quartiles: grades further out are to be examined (4.1.2)
 MIN_FOR_QUARTILES = 4  # listeners
-RESAMPLINGS = 10_000  # at least, or all that are possible if they are fewer (Attachment 3)
+RESAMPLINGS = 10_000  # at least, or all permutations if there are fewer (Attachment 3)
 # Mean MUSHRA scores of the paper, arXiv 2410.14411.
 PAPER = (
     ("music", "SNAC, 1.9 kb/s", 77.9),
@@ -39,16 +39,16 @@ PAPER = (
 
 @dataclass(frozen=True)
 class Listener:
-    """One finished session: scores by trial and condition, training left out."""
+    """One finished session: scores by trial and condition, without training."""
 
     session: str
     simulated: bool
     scores: dict[str, dict[str, float]]
 
     def reason_to_exclude(self, forgiven: Collection[str] = ()) -> str | None:
-        """Why the standard's rule excludes this listener; None where it does not.
+        """Why the standard's rule excludes this listener; None if it does not.
 
-        Of `forgiven` trials the mid anchor does not tell.
+        The mid anchor of `forgiven` trials is ignored.
         """
         missed = [trial for trial in self.scores.values() if trial[REFERENCE] < TRUSTED]
         if len(missed) > LARGEST_SHARE * len(self.scores):
@@ -66,7 +66,7 @@ class Listener:
 def score(test: Path, answers: Sequence[Path]) -> str:
     """The result of a test, as Markdown. `answers`: files, or folders of them.
 
-    OpensnacError where there is no key or no finished session, answers of another test, or where answers of listeners
+    Raises OpensnacError without a key or a finished session, for answers of another test, or if answers of listeners
     and of scripts are mixed.
     """
     require("scipy")
@@ -76,16 +76,16 @@ def score(test: Path, answers: Sequence[Path]) -> str:
     excluded = {one.session: reason for one in listeners if (reason := one.reason_to_exclude(forgiven)) is not None}
     kept = [listener for listener in listeners if listener.session not in excluded]
     simulated = any(listener.simulated for listener in listeners)
-    lines = ["# Listening test" + (" (SIMULATED: a script answered, nobody listened)" if simulated else ""), ""]
+    lines = ["# Listening test" + (" (SIMULATED: answered by a script, not by listeners)" if simulated else ""), ""]
     noun = "simulated sessions" if simulated else "listeners"
     lines += [
         f"MUSHRA after ITU-R BS.1534-3, test {key['test']}. Kept {noun}: {len(kept)}; trials: {len(key['trials'])}."
     ]
     lines += [f"- Excluded, {session}: {reason}" for session, reason in excluded.items()]
-    lines += [f"- Left out, {name}: not finished" for name in unfinished]
+    lines += [f"- Skipped, {name}: not finished" for name in unfinished]
     lines += [
         f"- {trial['clip']}: its {MID_ANCHOR} was above {TRUSTED} for more than {FORGIVEN_SHARE:.0%} of all, "
-        "so nobody is excluded for that"
+        "so it excludes nobody"
         for trial in key["trials"]
         if trial["trial"] in forgiven
     ]
@@ -109,7 +109,7 @@ def score(test: Path, answers: Sequence[Path]) -> str:
 def _key(test: Path) -> dict[str, Any]:
     file = test / "key.json"
     if not file.is_file():
-        raise OpensnacError(f"{test}: no key.json there; give the folder that `opensnac listen build` wrote")
+        raise OpensnacError(f"{test}: expected key.json, as `opensnac listen build` writes it, got none")
     return dict(json.loads(file.read_text(encoding="utf-8")))
 
 
@@ -119,23 +119,23 @@ def _listeners(key: Mapping[str, Any], answers: Sequence[Path]) -> tuple[list[Li
     for file in _files(answers):
         found = parse(file.read_bytes(), str(file))
         if found["test"] != key["test"]:
-            raise AnswersError(f"{file}: answers to the test {found['test']}, not to {key['test']}")
+            raise AnswersError(f"{file}: expected answers to the test {key['test']}, got some to {found['test']}")
         known = newest.get(found["session"])
         if known is None or known["revision"] < found["revision"]:
             newest[found["session"]] = found
     listeners = {session: _listener(key, found) for session, found in newest.items()}
     finished = [listener for listener in listeners.values() if listener is not None]
     if not finished:
-        raise OpensnacError("no finished session among these answers; listeners end a test with its last page")
+        raise OpensnacError("expected a finished session among these answers, got none; a test ends with its last page")
     if len({listener.simulated for listener in finished}) > 1:
-        raise OpensnacError("answers of listeners and of scripts are mixed; score them apart")
+        raise OpensnacError("expected answers of either listeners or scripts, got both; score them separately")
     return finished, [session for session, listener in listeners.items() if listener is None]
 
 
 def _files(answers: Sequence[Path]) -> Iterator[Path]:
     for path in answers:
         if not path.exists():
-            raise OpensnacError(f"{path}: no such file or folder; give answers that listeners saved")
+            raise OpensnacError(f"{path}: expected listeners' answers, got nothing of that name")
         yield from sorted(path.glob("*.json")) if path.is_dir() else [path]
 
 
@@ -167,14 +167,14 @@ def weak_anchors(listeners: Sequence[Listener]) -> list[str]:
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """Lower quartile, median and upper quartile as the standard has them: medians of halves that share the middle."""
+    """Lower quartile, median and upper quartile as in the standard: medians of halves that share the middle value."""
     ordered = sorted(values)
     half = (len(ordered) + 1) // 2
     return float(np.median(ordered[:half])), float(np.median(ordered)), float(np.median(ordered[-half:]))
 
 
 def _to_examine(listeners: Sequence[Listener], key: Mapping[str, Any]) -> list[str]:
-    """Single grades far from all others': the standard asks why, and lets only errors be removed."""
+    """Outlying grades: the standard has them examined, and only errors removed."""
     lines = []
     for trial in key["trials"] if len(listeners) >= MIN_FOR_QUARTILES else ():
         for condition in trial["conditions"].values():
@@ -188,12 +188,12 @@ def _to_examine(listeners: Sequence[Listener], key: Mapping[str, Any]) -> list[s
             ]
     if not lines:
         return []
-    why = "Far from the others', and counted above: only what proves to be an error may be removed."
+    why = "Outliers, counted above: only proven errors may be removed."
     return ["", "## Grades to examine", "", why, "", *lines]
 
 
 def _means(listeners: Sequence[Listener], trials: Sequence[str]) -> Iterator[str]:
-    """Mean over listeners of their means over trials: listeners are what is drawn by chance. Median of all grades."""
+    """Mean over listeners of their means over trials, as listeners are the random sample. Median of all grades."""
     conditions = list(listeners[0].scores[trials[0]])
     means = {name: [listener.mean(name, trials) for listener in listeners] for name in conditions}
     rows = []
@@ -220,9 +220,9 @@ def half_interval(values: Sequence[float]) -> float | None:
 
 
 def _pairs(listeners: Sequence[Listener], trials: Sequence[str]) -> Iterator[str]:
-    """Randomisation tests of listeners' differences, adjusted after Holm for their number."""
+    """Randomisation tests of listeners' differences, with Holm's correction."""
     if len(listeners) < 2:
-        yield "Pairwise tests need two listeners or more."
+        yield "Pairwise tests need at least two listeners."
         return
     pairs = list(itertools.combinations(listeners[0].scores[trials[0]], 2))
     differences = [
@@ -238,7 +238,7 @@ def _pairs(listeners: Sequence[Listener], trials: Sequence[str]) -> Iterator[str
 
 
 def randomisation_test(differences: Sequence[float]) -> float:
-    """How probable a mean so far from 0 is, either way, if each difference might as well have the other sign."""
+    """Two-sided p-value of the mean, under random signs of the differences."""
     from scipy.stats import permutation_test
 
     def mean(values: np.ndarray, axis: int) -> np.ndarray:
@@ -251,7 +251,7 @@ def randomisation_test(differences: Sequence[float]) -> float:
 
 
 def holm(chances: Sequence[float]) -> list[float]:
-    """p-values adjusted for their number (Holm 1979), in the same order."""
+    """p-values with Holm's correction (Holm 1979), in the same order."""
     adjusted, highest = [0.0] * len(chances), 0.0
     for rank, index in enumerate(sorted(range(len(chances)), key=lambda index: chances[index])):
         highest = max(highest, min(1.0, (len(chances) - rank) * chances[index]))

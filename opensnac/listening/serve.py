@@ -1,4 +1,4 @@
-"""A small server of a listening test: gives out the page's files, and keeps each session's answers safely on disk."""
+"""A small server for a listening test: serves the page's files and stores each session's answers durably."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ ANSWERS = "/answers/"
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `test/page` and keeps answers in `answers`, a file a session."""
+    """Serves `test/page` and stores answers in `answers`, one file per session."""
 
     daemon_threads = True
-    request_queue_size = 128  # connections that wait; of more than 5, the default, the system resets some
+    request_queue_size = 128  # connection backlog; beyond the default of 5 the system resets connections
 
     def __init__(self, test: Path, answers: Path, host: str, port: int) -> None:
         page, key = test / "page", test / "key.json"
         if not key.is_file() or not (page / "index.html").is_file():
-            raise OpensnacError(f"{test}: no listening test there; give a folder that `opensnac listen build` wrote")
+            raise OpensnacError(f"{test}: expected a listening test, as `opensnac listen build` writes it, got none")
         self.test: str = json.loads(key.read_text(encoding="utf-8"))["test"]
         self.files = {f"/{file.name}": file for file in page.iterdir() if file.suffix in KINDS}
         self.files["/"] = page / "index.html"
@@ -44,19 +44,21 @@ class Server(ThreadingHTTPServer):
         try:
             super().__init__((host, port), Handler)
         except OSError as error:
-            raise OpensnacError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
+            raise OpensnacError(
+                f"{host}:{port}: expected an available port, got {error.strerror}; choose another --port"
+            ) from error
 
     @property
     def url(self) -> str:
-        """Where a browser on this machine finds the page."""
+        """The page's address for a browser on this machine."""
         host = "127.0.0.1" if self.host == "0.0.0.0" else self.host
         return f"http://{host}:{self.server_address[1]}/"
 
     def keep(self, text: bytes) -> None:
-        """Put one session's answers on disk, whole or not at all; newer ones that are there stay."""
+        """Store one session's answers atomically, unless a newer revision is there."""
         answers = parse(text, "answers")
         if answers["test"] != self.test:
-            raise AnswersError(f"answers to the test {answers['test'][:40]!r}; this is {self.test}")
+            raise AnswersError(f"expected answers to the test {self.test}, got some to {answers['test'][:40]!r}")
         file = self.answers / f"{answers['session']}.json"
         with self.lock:
             if file.exists() and parse(file.read_bytes(), str(file))["revision"] > answers["revision"]:
@@ -72,7 +74,7 @@ class Handler(BaseHTTPRequestHandler):
 
     server: Server
     protocol_version = "HTTP/1.1"
-    timeout = 30  # seconds that a client may be silent
+    timeout = 30  # seconds of client inactivity
 
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
@@ -87,17 +89,17 @@ class Handler(BaseHTTPRequestHandler):
             file = self.server.files[path]
             self._answer(HTTPStatus.OK, file.read_bytes(), f"{KINDS[file.suffix]}; charset=utf-8")
         else:
-            self._answer(HTTPStatus.NOT_FOUND, b"nothing here\n")
+            self._answer(HTTPStatus.NOT_FOUND, b"not found\n")
 
     def do_PUT(self) -> None:
         length = self.headers.get("Content-Length", "")
         if not length.isdigit() or int(length) > MAX_BYTES:
-            self.close_connection = True  # what follows is not read
+            self.close_connection = True  # the body is not read
             self._answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {MAX_BYTES} bytes\n".encode())
             return
         text = self.rfile.read(int(length))
         if not urlsplit(self.path).path.startswith(ANSWERS) or len(text) < int(length):
-            self._answer(HTTPStatus.NOT_FOUND, b"nothing here\n")
+            self._answer(HTTPStatus.NOT_FOUND, b"not found\n")
             return
         try:
             self.server.keep(text)
@@ -118,11 +120,11 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: listeners are many, and their addresses nobody's business."""
+        """Log nothing, to keep listeners' addresses private."""
 
 
 def serve(test: Path, answers: Path, host: str, port: int) -> None:
-    """Serve until interrupted. OpensnacError for no test, or a port that is taken."""
+    """Serve until interrupted. OpensnacError without a test or with a port in use."""
     with Server(test, answers, host, port) as server:
-        print(f"Listening test at {server.url}, answers go to {answers}; Ctrl-C ends", flush=True)
+        print(f"Listening test at {server.url}, answers go to {answers}; Ctrl-C to stop", flush=True)
         server.serve_forever()

@@ -1,1 +1,1 @@
-"""The codec shown: how fast it is, and one recording there and back."""
+"""The commands `bench`, the codec's speed, and `demo`, a round trip of one recording."""

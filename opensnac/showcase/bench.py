@@ -1,7 +1,7 @@
-"""How fast a model runs here: whole recordings and streams, beside the reference package if asked for.
+"""Measures a model's speed on this machine: whole recordings and streams, optionally against the reference package.
 
-Every contender lives in a process of its own, under the same conditions, and they take turns, so that a machine whose
-speed drifts drifts for both. Quote the ratios.
+Contenders run in separate processes under the same conditions and take turns, so that a drift in the machine's speed
+affects both. Quote the ratios.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from opensnac.streaming.streams import StreamDecoder, StreamEncoder
 from opensnac.training.config import TrainConfig
 
 TASKS = ("encode", "decode", "encode stream", "decode stream")
-TIMES = " \u00d7 "  # between a task and the number of clips or streams that it does at once
+TIMES = " \u00d7 "  # between a task and its number of concurrent clips or streams
 RUNS = Path(__file__).parent.parent / "training" / "configs"
-LOUDNESS = 0.1  # of the noise that is coded: speed does not depend on what is heard
+LOUDNESS = 0.1  # of the noise to encode: speed does not depend on content
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What every contender works under: clips of so many `seconds`, in batches and streams of each of these numbers."""
+    """Conditions for all contenders: the length of clips in `seconds`, and the numbers of clips and of streams."""
 
     seconds: float
     threads: int
@@ -51,23 +51,23 @@ class Conditions:
     reduced: bool = False
 
     def tasks(self) -> dict[str, tuple[str, int]]:
-        """What is measured, by name: one of TASKS, and the clips or streams done at once."""
+        """Measurements by name: one of TASKS, and the number of concurrent clips or streams."""
         counted = [(task, n) for task in TASKS for n in (self.streams if "stream" in task else self.batches)]
         return {task if n == 1 else f"{task}{TIMES}{n}": (task, n) for task, n in counted}
 
 
 @dataclass
 class Timing:
-    """Of one task: seconds of the first call, of each later one, and of each coarse frame of all its streams."""
+    """Times of one task in seconds: the first call, each later one, and each coarse frame of all its streams."""
 
-    signals: int = 1  # done at once
+    signals: int = 1  # processed concurrently
     first: float = 0.0
     calls: list[float] = field(default_factory=list)
     frames: list[float] = field(default_factory=list)
     peak_bytes: int = 0  # of the process so far
 
     def times_real_time(self, seconds: float) -> float:
-        """Seconds of audio a second, by the median call on signals of so many seconds."""
+        """Seconds of audio per second, from the median call on signals of that many seconds."""
         return self.signals * seconds / statistics.median(self.calls)
 
 
@@ -81,7 +81,7 @@ def bench_model(name: str | None, config: str | None) -> SNAC:
     else:
         shipped = {path.stem: path for path in RUNS.glob("*.toml")}
         if config not in shipped:
-            raise ConfigError(f"{config!r} is no config.json and none of {', '.join(sorted(shipped))}")
+            raise ConfigError(f"config: expected a config.json or one of {', '.join(sorted(shipped))}, got {config!r}")
         model = SNAC.from_config(TrainConfig.from_toml(shipped[config]).model)
     model.name = f"{config} (random weights)"
     return model.eval()
@@ -100,7 +100,7 @@ def run_bench(
     batches: Sequence[int] = (1,),
     streams: Sequence[int] = (1,),
 ) -> dict[str, Any]:
-    """Measure, print a table, write JSON into `out` if given; returns what was written. ConfigError for a device."""
+    """Measure, print a table, write JSON to `out` if given; returns the results. ConfigError for a missing device."""
     threads = threads or torch.get_num_threads()
     check_device(device)
     conditions = Conditions(seconds, threads, device, tuple(batches), tuple(streams), reduced)
@@ -169,7 +169,7 @@ def _measure(pipe: Connection, task: str, round_: int, timing: Timing) -> None:
     try:
         answer = pipe.recv()
     except EOFError as error:
-        raise OpensnacError("a measuring process ended; is there enough memory?") from error
+        raise OpensnacError("a measuring process died; is there enough memory?") from error
     if isinstance(answer, str):
         raise OpensnacError(answer)
     taken, frames, timing.peak_bytes = answer
@@ -181,14 +181,14 @@ def _measure(pipe: Connection, task: str, round_: int, timing: Timing) -> None:
 
 
 def _work(contender: str, folder: str, conditions: Conditions, pipe: Connection) -> None:
-    """A contender's process: does each task that it is told, and says how long it took."""
+    """A contender's process: runs the tasks it receives and sends back times."""
     torch.set_num_threads(conditions.threads)
     names = conditions.tasks()
     try:
         start = _our_tasks(folder, conditions) if contender == "opensnac" else _reference_tasks(folder, conditions)
     except ImportError:
         pipe.recv()
-        pipe.send("the reference package is not installed; pip install snac==1.2.1")
+        pipe.send("the reference package is not installed; run: pip install snac==1.2.1")
         return
     while True:
         task = start(*names[pipe.recv()])
@@ -200,13 +200,13 @@ def _work(contender: str, folder: str, conditions: Conditions, pipe: Connection)
 
 
 def _wait(device: str) -> None:
-    """Until a GPU has done what it was told."""
+    """Wait until a GPU has finished."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
 
 
 def _peak_bytes(device: str) -> int:
-    """Most memory held so far: a GPU's by PyTorch, else the process'."""
+    """Peak memory so far: a GPU's by PyTorch, else the process's."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -216,7 +216,7 @@ Task = Callable[[], list[float]]
 
 
 def _our_tasks(folder: str, conditions: Conditions) -> Callable[[str, int], Task]:
-    """What makes a task, by its name and the number of signals."""
+    """A function that makes a task from its name and the number of signals."""
     device = conditions.device
     model = SNAC.from_pretrained(folder).freeze(dtype=torch.bfloat16 if conditions.reduced else None, device=device)
     audio = _noise(model, conditions.seconds).to(device)
@@ -290,7 +290,7 @@ def _codes(model: Coder, samples: int) -> list[torch.Tensor]:
 
 def _table(timings: dict[str, dict[str, Timing]], seconds: float, title: str) -> Table:
     beside = "reference" in timings
-    table = Table(title=title, caption="Speed: seconds of audio a second, the median. Streams: ms for a coarse frame.")
+    table = Table(title=title, caption="Speed: seconds of audio per second, median. Streams: ms per coarse frame.")
     table.add_column("task", no_wrap=True)
     headings = ["speed", "first call", "median", "95 %", "peak"] + ["reference", "first call", "ratio"] * beside
     for heading in headings:

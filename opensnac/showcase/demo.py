@@ -1,4 +1,4 @@
-"""One recording to a `.snac` file and back, shown: sizes, speed, quality, and a picture of both spectrograms."""
+"""A round trip of one recording through a `.snac` file: sizes, speed, quality, and a picture of both spectrograms."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from opensnac.recordings.transcode import decode_file, encode_file
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SHOWN_METRICS = ("pesq_wb", "stoi")
-PCM_BYTES = 2  # a sample of 16 bits
+PCM_BYTES = 2  # per 16-bit sample
 
 
 @dataclass(frozen=True)
 class RoundTrip:
-    """What became of a recording: (channels, samples) before and after, and what it took, in bytes and seconds."""
+    """A recording before and after, (channels, samples), with sizes in bytes and times in seconds."""
 
     original: np.ndarray
     decoded: np.ndarray
     sample_rate: int  # Hz
     file_bytes: int
-    encode_seconds: tuple[float, float]  # the first time, which compiles and allocates, and the second
+    encode_seconds: tuple[float, float]  # of the first run, which compiles and allocates, and of the second
     decode_seconds: tuple[float, float]
 
     @property
@@ -45,7 +45,7 @@ class RoundTrip:
 
     @property
     def bits_per_second(self) -> float:
-        """Of the whole file, its header included."""
+        """The bitrate of the whole file, with its header."""
         return 8 * self.file_bytes / self.seconds
 
     @property
@@ -55,15 +55,17 @@ class RoundTrip:
 
 
 def run_demo(out: Path, recording: Path | None = None, model: str | Path | None = None) -> None:
-    """Code a recording (the first example) with a model (the bundled default) and show what comes of it.
+    """Encode and decode a recording (default: an example) with a model (default: the bundled one); show the result.
 
-    Writes NAME.snac, NAME.wav and, where matplotlib is installed, NAME.png into `out`, over what an earlier run left
-    there, and prints a table. Raises OpensnacError where there is no recording or no model.
+    Writes NAME.snac, NAME.wav and, if matplotlib is installed, NAME.png into `out`, replacing those of an earlier run,
+    and prints a table. Raises OpensnacError without a recording or a model.
     """
     source = recording or first_example()
     coded, decoded, drawn = (out / f"{source.stem}{ending}" for ending in (".snac", ".wav", ".png"))
     if any(path.exists() and path.samefile(source) for path in (coded, decoded)):
-        raise OpensnacError(f"{source}: lies where the demo writes; give another folder with --out")
+        raise OpensnacError(
+            f"{source}: expected a recording outside of the demo's folder, got one inside; choose another with --out"
+        )
     codec = ModelCache(model).get()
     trip = _round_trip(source, coded, decoded, codec)
     scores = _scores(trip)
@@ -75,11 +77,11 @@ def run_demo(out: Path, recording: Path | None = None, model: str | Path | None 
 
 
 def first_example() -> Path:
-    """The first recording in the repository's examples/. OpensnacError where the package was installed without it."""
+    """The first recording in the repository's examples/. OpensnacError if it is not part of the installation."""
     found = sorted(path for path in EXAMPLES.glob("*") if path.suffix in READABLE)
     if not found:
         raise OpensnacError(
-            f"no example recordings at {EXAMPLES}: they come with the repository, not with the installed package; "
+            f"{EXAMPLES}: expected example recordings, got none; they are in the repository, not in the package; "
             "give a recording, as in: opensnac demo talk.wav"
         )
     return found[0]
@@ -95,7 +97,7 @@ def _round_trip(source: Path, coded: Path, decoded: Path, codec: Engine) -> Roun
 
 
 def _timed_twice(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds that work takes the first time, and again."""
+    """Seconds of the first and the second run."""
     began = time.perf_counter()
     work()
     between = time.perf_counter()
@@ -104,7 +106,7 @@ def _timed_twice(work: Callable[[], object]) -> tuple[float, float]:
 
 
 def _scores(trip: RoundTrip) -> dict[str, str]:
-    """Quality of all channels mixed down, by label: a figure, or why there is none."""
+    """Quality of all channels mixed down, by label: a score, or why there is none."""
     scores = {}
     for metric in (METRICS[name] for name in SHOWN_METRICS):
         score = None
@@ -116,7 +118,7 @@ def _scores(trip: RoundTrip) -> dict[str, str]:
 
 
 def _draw(target: Path, trip: RoundTrip, codec: Engine, scores: dict[str, str]) -> None:
-    """Both spectrograms, as far up as the codec reaches."""
+    """Both spectrograms, up to the codec's bandwidth."""
     rate = min(trip.sample_rate, codec.config.sampling_rate)
     pair = np.stack([trip.original.mean(axis=0), trip.decoded.mean(axis=0)])
     figures = [f"{trip.file_bytes:,} bytes", f"{trip.bits_per_second:,.0f} b/s"]
@@ -159,4 +161,4 @@ def _print(source: Path, trip: RoundTrip, codec: Engine, scores: dict[str, str],
 
 def _speed(seconds: float, taken: tuple[float, float]) -> str:
     first, again = (seconds / duration for duration in taken)
-    return f"{again:.1f} times real time; the first time {first:.1f}"
+    return f"{again:.1f} times real time; {first:.1f} in the first run"

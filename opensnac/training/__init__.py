@@ -1,1 +1,1 @@
-"""From a folder of recordings to a codec: data, discriminators, losses, step, loop, checkpoints."""
+"""Training a codec on recordings: data, discriminators, losses, step, loop, checkpoints."""

@@ -1,4 +1,4 @@
-"""Variants of one run, trained alike from several seeds, and one table of what each is worth."""
+"""Ablations: variants of one run, trained alike from several seeds, and a table of their results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from opensnac.training.validation import find_clips, validate
 RECIPES = CONFIGS / "ablations"
 RESULT, TABLE, RESULTS = "result.json", "table.md", "results.json"
 SPEED_SECONDS, SPEED_ROUNDS = 5.0, 3
-COLUMNS = {  # of the table: heading and digits of what is measured
+COLUMNS = {  # of the table: heading and digits of each result
     "bits_per_second": ("b/s", 0),
     "mel": ("mel", 3),
     "stft_distance": ("STFT", 3),
@@ -39,7 +39,7 @@ COLUMNS = {  # of the table: heading and digits of what is measured
 
 @dataclass(frozen=True)
 class Ablation:
-    """A recipe: what all runs share, what makes each variant, and the seeds that each is trained from."""
+    """A recipe: the shared configuration, each variant's changes, and the seeds."""
 
     base: dict[str, Any]
     variants: dict[str, list[str]]
@@ -47,25 +47,25 @@ class Ablation:
 
     @classmethod
     def from_toml(cls, path: Path, changes: Sequence[str] = ()) -> Ablation:
-        """Read a recipe; `changes` (`section.key=value`) are made to all its runs. ConfigError names what is wrong."""
+        """Read a recipe; `changes` (`section.key=value`) apply to all its runs. ConfigError names what is wrong."""
         recipe = read_toml(path)
         unknown = sorted(set(recipe) - {"base", "seeds", "set", "variants"})
         if unknown or not isinstance(recipe.get("base"), str) or not recipe.get("variants"):
-            wrong = f"unknown key {', '.join(unknown)}" if unknown else "no base or no [variants.NAME]"
-            raise ConfigError(f"{path}: {wrong}; base, seeds, [set] and [variants.NAME] make a recipe of ablations")
+            got = f"unknown key {', '.join(unknown)}" if unknown else "no base or no [variants.NAME]"
+            raise ConfigError(f"{path}: expected base, seeds, [set] and [variants.NAME], got {got}")
         base = loop.find_config(recipe["base"])
         shared = changed(changed(read_toml(base), _as_changes(recipe.get("set", {}))), changes)
         variants = {name: _as_changes(keys) for name, keys in recipe["variants"].items()}
         return cls(shared, variants, tuple(recipe.get("seeds", [0])))
 
     def config(self, variant: str, seed: int) -> TrainConfig:
-        """One run."""
+        """The configuration of one run."""
         try:
             config = TrainConfig.from_dict(changed(self.base, [*self.variants[variant], f"seed={seed}"]))
         except ConfigError as error:
             raise ConfigError(f"variant {variant}: {error}") from error
         if config.schedule.minutes is not None:
-            raise ConfigError("[schedule] minutes is set: a budget by the clock is not equal; use steps")
+            raise ConfigError("[schedule] minutes: expected none, as equal budgets need steps, got a time limit")
         return config
 
 
@@ -74,7 +74,7 @@ def _as_changes(keys: Mapping[str, Any]) -> list[str]:
 
 
 def find_recipe(name: str) -> Path:
-    """A recipe file: a path, or the name of one that comes with the package."""
+    """A recipe file: a path, or a shipped one's name."""
     shipped = RECIPES / f"{name}.toml"
     return shipped if not Path(name).is_file() and shipped.is_file() else Path(name)
 
@@ -82,12 +82,12 @@ def find_recipe(name: str) -> Path:
 def ablate(recipe: Path, out: Path, changes: Sequence[str] = (), only: Sequence[str] = ()) -> Path:
     """Train every variant from every seed into `out`/VARIANT/SEED and write the table there; returns its path.
 
-    What is done already is not done again, and a run that was cut goes on. `only` names the variants to train.
+    Finished runs are not repeated, and interrupted ones are resumed. `only` names the variants to train.
     """
     ablation = Ablation.from_toml(recipe, changes)
     unknown = sorted(set(only) - set(ablation.variants))
     if unknown:
-        raise ConfigError(f"no variant {', '.join(unknown)} in {recipe}; there are {', '.join(ablation.variants)}")
+        raise ConfigError(f"{recipe}: expected variants of {', '.join(ablation.variants)}, got {', '.join(unknown)}")
     chosen = list(only) or list(ablation.variants)
     runs = {(variant, seed): ablation.config(variant, seed) for seed in ablation.seeds for variant in chosen}
     results: dict[str, list[dict[str, float]]] = {}
@@ -99,12 +99,12 @@ def ablate(recipe: Path, out: Path, changes: Sequence[str] = (), only: Sequence[
 
 
 def _result(config: TrainConfig, out: Path) -> dict[str, float]:
-    """Figures of one run, which is trained first if it is not done."""
+    """The results of one run, which is trained first if it is not finished."""
     path, wanted = out / RESULT, json.loads(json.dumps(config.to_dict()))
     if path.exists():
         done = json.loads(path.read_text(encoding="utf-8"))
         if TrainConfig.from_dict(done["config"]) != config:
-            raise OpensnacError(f"{path} is of another configuration; choose another folder with --out")
+            raise OpensnacError(f"{path}: expected this configuration's result, got another's; choose another --out")
         return dict(done["figures"])
     loop.train(config, out, resume=(out / loop.CHECKPOINT).exists())
     figures = measure(SNAC.from_pretrained(out / "last"), config)
@@ -118,7 +118,7 @@ def measure(model: SNAC, config: TrainConfig) -> dict[str, float]:
     model = model.to(processes.device)
     clips = find_clips(config.data.valid, config.model.sampling_rate)
     if not clips:
-        raise ConfigError("[data] valid holds no recordings; a table needs something to measure on")
+        raise ConfigError("[data] valid: expected recordings to measure on, got none")
     decoded = validate(model, clips, processes)
     noise = 0.1 * torch.randn(1, 1, int(SPEED_SECONDS * config.model.sampling_rate), device=processes.device)
     engine = model.freeze()
@@ -134,7 +134,7 @@ def measure(model: SNAC, config: TrainConfig) -> dict[str, float]:
 
 
 def table(results: Mapping[str, Sequence[Mapping[str, float]]], seeds: int) -> str:
-    """Markdown: a row for each variant, mean and sample standard deviation over its seeds."""
+    """Markdown: one row per variant, mean and sample standard deviation over its seeds."""
     columns = [name for name in COLUMNS if any(name in figures for runs in results.values() for figures in runs)]
     rows = [
         ["variant", "seeds", *(COLUMNS[name][0] for name in columns)],

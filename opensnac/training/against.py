@@ -1,7 +1,7 @@
-"""The same steps by this opensnac and by another checkout of it, in turns and in one run: what a change is worth.
+"""Benchmark of training steps against another checkout of opensnac, taking turns.
 
-A process for each; while one takes a step, the other waits. Both begin with the same weights and hear the same clips,
-so that their losses tell whether they still do the same.
+Each runs in its own process; while one takes a step, the other waits. Both start with the same weights and get the same
+clips, so that their losses show whether they still compute the same.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HERE = Path(__file__).parents[2]
 
 @dataclass
 class Contender:
-    """One checkout and what its steps took; the first of them does not count."""
+    """One checkout and the times of its steps; the first step does not count."""
 
     folder: Path
     process: subprocess.Popen[str]
@@ -34,22 +34,22 @@ class Contender:
     losses: list[dict[str, float]] = field(default_factory=list)
 
     def step(self) -> None:
-        """Let it take one."""
+        """Run one step."""
         cast(IO[str], self.process.stdin).write("step\n")
         cast(IO[str], self.process.stdin).flush()
         answer = cast(IO[str], self.process.stdout).readline()
         if not answer:
-            raise OpensnacError(f"{self.folder}: a training step failed there")
-        told: dict[str, Any] = json.loads(answer)
-        self.processor.append(told["processor"])
-        self.wall.append(told["wall"])
-        self.losses.append(told["losses"])
+            raise OpensnacError(f"{self.folder}: a training step failed")
+        result: dict[str, Any] = json.loads(answer)
+        self.processor.append(result["processor"])
+        self.wall.append(result["wall"])
+        self.losses.append(result["losses"])
 
 
 def compare(config: TrainConfig, folder: Path, adversarial: bool = False, rounds: int = ROUNDS) -> str:
-    """What `rounds` steps of the generator, or of the discriminators too, take here and in the checkout `folder`."""
+    """Time `rounds` steps here and in the checkout `folder`, with discriminators if `adversarial`; returns a report."""
     if not (folder / "opensnac" / "training" / "step.py").is_file():
-        raise ConfigError(f"{folder}: expected a checkout of opensnac, got no opensnac/training/step.py in it")
+        raise ConfigError(f"{folder}: expected a checkout of opensnac, got a folder without opensnac/training/step.py")
     contenders = [_start(config, place, adversarial) for place in (folder.resolve(), HERE)]
     try:
         for _ in range(rounds + 1):
@@ -63,7 +63,7 @@ def compare(config: TrainConfig, folder: Path, adversarial: bool = False, rounds
 
 
 def _start(config: TrainConfig, folder: Path, adversarial: bool) -> Contender:
-    # -P: the folder of this file, with its config.py and log.py, is no place to import from.
+    # -P: do not import from this file's folder, which has a config.py and a log.py.
     command = [sys.executable, "-P", "-W", "ignore", __file__, json.dumps(config.to_dict()), str(int(adversarial))]
     surroundings = os.environ | {"PYTHONPATH": str(folder)}
     pipe = subprocess.PIPE
@@ -77,12 +77,12 @@ def _report(config: TrainConfig, there: Contender, here: Contender) -> str:
         lines.append(f"{name} time: {old:.3f} s there, {new:.3f} s here, {old / new:.2f} times as fast")
     pairs = [(a[name], b[name]) for a, b in zip(there.losses, here.losses, strict=True) for name in a]
     apart = max(abs(a - b) / max(abs(a), 1e-6) for a, b in pairs)
-    lines.append(f"losses: {len(pairs)} values differ by {apart:.1e} of themselves at the most")
+    lines.append(f"losses: {len(pairs)} values, largest relative difference {apart:.1e}")
     return "\n".join(lines)
 
 
 def _work(values: str, adversarial: bool) -> None:
-    """In a process whose opensnac is the checkout's: a step for each line read, and a line about it written."""
+    """In a process that imports the checkout's opensnac: one step per line read, one result per line written."""
     import torch
 
     from opensnac.training.benchmark import stage
@@ -99,8 +99,8 @@ def _work(values: str, adversarial: bool) -> None:
         began = time.process_time(), time.perf_counter()
         losses = trainer.training_step(clips, torch.arange(size), 0.5)
         took = time.process_time() - began[0], time.perf_counter() - began[1]
-        told = {"processor": took[0], "wall": took[1], "losses": {name: float(v) for name, v in losses.items()}}
-        print(json.dumps(told), flush=True)
+        result = {"processor": took[0], "wall": took[1], "losses": {name: float(v) for name, v in losses.items()}}
+        print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":

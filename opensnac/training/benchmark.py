@@ -1,4 +1,4 @@
-"""How many seconds of audio a second a run trains on, and where the time of a step goes."""
+"""Training speed in seconds of audio per second, and the time of a step by part."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PARTS = ("data", "generator", "discriminators", "losses", "backward", "optimiser
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds of audio a second; seconds of a step, by part, measured in steps of their own; what compiling gave."""
+    """Seconds of audio per second; seconds per step, by part, measured in separate steps; the result of compiling."""
 
     audio_seconds_per_second: float
     step_seconds: float
@@ -34,7 +34,7 @@ class Speed:
 
 
 class Stopwatch:
-    """Seconds by part: each call adds the time since the last one."""
+    """Seconds by part: each call adds the time since the previous one."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -49,9 +49,9 @@ class Stopwatch:
 
 
 def run_benchmark(config: TrainConfig, rounds: int = ROUNDS) -> dict[str, Speed]:
-    """Measure a configuration on its own data, generator alone and with discriminators, and print a table.
+    """Measure a configuration on its own data, with and without discriminators, and print a table.
 
-    With `compile` the compiled form is measured where it is faster.
+    With `compile` the compiled form is measured if it is faster.
     """
     processes = Processes(config.device)
     require_divisible(config, processes.count)
@@ -77,7 +77,7 @@ def run_benchmark(config: TrainConfig, rounds: int = ROUNDS) -> dict[str, Speed]
 
 
 def stage(config: TrainConfig, processes: Processes, discriminators: bool) -> Trainer:
-    """A trainer past all its warm-ups, with discriminators or without."""
+    """A trainer past all warm-up stages, with or without discriminators."""
     never = config.schedule.steps + 1
     start = 0 if discriminators else never
     schedule = dataclasses.replace(config.schedule, quantize_from=0, discriminate_from=start, adversarial_from=start)
@@ -85,7 +85,7 @@ def stage(config: TrainConfig, processes: Processes, discriminators: bool) -> Tr
 
 
 def measure(trainer: Trainer, batches: Iterator[Tensor], rounds: int, compiled: str = "") -> Speed:
-    """Time whole steps, then the parts of as many more: to see a GPU's parts apart, it must be waited for."""
+    """Time whole steps, then as many by part: timing parts on a GPU needs synchronisation."""
     processes, config = trainer.processes, trainer.config
     device = processes.device
 
@@ -111,14 +111,14 @@ def measure(trainer: Trainer, batches: Iterator[Tensor], rounds: int, compiled: 
 
 
 def table(config: TrainConfig, processes: Processes, speeds: dict[str, Speed]) -> Table:
-    """The figures, a column for each way of training."""
+    """The results, one column per mode of training."""
     batch = f"batches of {config.data.batch_size} x {crop_samples(config) / config.model.sampling_rate:.2f} s"
     where = f"{processes.device}, {torch.get_num_threads()} threads" if processes.device.type == "cpu" else "GPU"
     result = Table(title=f"{config.name}: {batch}, {config.precision}, {processes.count} x {where}")
     for heading in ("", *speeds):
         result.add_column(heading, justify="right" if heading else "left")
-    result.add_row("audio seconds a second", *(f"{speed.audio_seconds_per_second:.1f}" for speed in speeds.values()))
-    result.add_row("milliseconds a step", *(f"{1000 * speed.step_seconds:.1f}" for speed in speeds.values()))
+    result.add_row("audio seconds per second", *(f"{speed.audio_seconds_per_second:.1f}" for speed in speeds.values()))
+    result.add_row("milliseconds per step", *(f"{1000 * speed.step_seconds:.1f}" for speed in speeds.values()))
     for part in PARTS:
         shares = [(speed.parts[part], sum(speed.parts.values())) for speed in speeds.values()]
         result.add_row(f"  {part}", *(f"{1000 * seconds:.1f} ({seconds / total:.0%})" for seconds, total in shares))

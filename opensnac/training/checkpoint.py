@@ -1,8 +1,8 @@
-"""Checkpoints: whole or not at all, and tensors and plain values only, so that none is ever unpickled.
+"""Checkpoints: written atomically, tensors and plain values only, so that nothing is unpickled.
 
-The full form holds everything the next step depends on. Random numbers are functions of the seed and of the step, and
-so is the position in the data, so the step stands for both. The slim form holds the weights alone, in bfloat16, and
-travels; whoever goes on from it begins with a warm-up, in which the optimisers gather their moments anew.
+The full form holds everything that the next step depends on. Random numbers and the position in the data are functions
+of the seed and the step. The slim form has only the weights, in bfloat16, for transfer; a run that continues from it
+starts with a warm-up, in which the optimisers' moments build up again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PARTS = ("generator", "ema", "discriminators")
 
 
 def save(path: Path, trainer: Trainer, elapsed: float, best: float, window: dict[str, Tensor]) -> None:
-    """Write everything; `elapsed` seconds trained so far, `best` validation, `window` of values not yet logged."""
+    """Write a full checkpoint: `elapsed` seconds of training, `best` validation, `window` of values not yet logged."""
     state: dict[str, Any] = {
         "step": trainer.step,
         "skipped": trainer.skipped,
@@ -47,23 +47,26 @@ def save(path: Path, trainer: Trainer, elapsed: float, best: float, window: dict
 
 
 def load(path: Path, trainer: Trainer) -> tuple[float, float, dict[str, Tensor]]:
-    """Bring a trainer back to where `save` left it; returns (elapsed, best, window)."""
+    """Restore a trainer from a full checkpoint; returns (elapsed, best, window)."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{path} cannot be read as a checkpoint: {reason}") from error
     if not isinstance(state, dict) or "codebook_health" not in state:
-        raise ModelError(f"{path} is no checkpoint of a training run; use another output folder")
+        raise ModelError(f"{path}: expected a checkpoint of a training run, got something else; use another folder")
     came = json.loads(state["config"])
     _require_alike(path, came, trainer, ("model", "discriminator"))
     if set(state["generator_optimizers"]) != set(trainer.generator_optimizers):
         raise ModelError(
-            f"{path} was trained {'with' if came['optimizer']['matrix_learning_rate'] else 'without'} a "
-            "matrix_learning_rate, unlike the configuration; use another output folder"
+            f"{path}: expected the configuration's matrix_learning_rate, got a run "
+            f"{'with' if came['optimizer']['matrix_learning_rate'] else 'without'} one; use another output folder"
         )
     if came.get("freeze", []) != list(trainer.config.freeze):
-        raise ModelError(f"{path} was trained with freeze = {came.get('freeze', [])}; use another output folder")
+        raise ModelError(
+            f"{path}: expected freeze = {list(trainer.config.freeze)}, got {came.get('freeze', [])}; "
+            "use another output folder"
+        )
     trainer.step, trainer.skipped = state["step"], state["skipped"]
     trainer.warm_from = state.get("warm_from", 0)
     trainer.quantize_from = state.get("quantize_from", trainer.quantize_from)
@@ -77,7 +80,7 @@ def load(path: Path, trainer: Trainer) -> tuple[float, float, dict[str, Tensor]]
 
 
 def _plain(trainer: Trainer) -> dict[str, Any]:
-    """The configuration as it comes back from JSON."""
+    """The configuration after a round trip through JSON."""
     values: dict[str, Any] = json.loads(json.dumps(trainer.config.to_dict()))
     return values
 
@@ -87,12 +90,12 @@ def _require_alike(path: Path, came: dict[str, Any], trainer: Trainer, sections:
     for section in sections:
         if came[section] != wanted[section]:
             raise ModelError(
-                f"{path} holds another {section} than the configuration asks for; use another output folder"
+                f"{path}: expected the configuration's [{section}], got a different one; use another output folder"
             )
 
 
 def save_slim(path: Path, trainer: Trainer, elapsed: float, best: float) -> None:
-    """Write the weights of generator, average and discriminators in bfloat16, and where the run stood."""
+    """Write a slim checkpoint: the weights of generator, average and discriminators in bfloat16, and the step."""
     from safetensors.torch import save as to_bytes
 
     state = {
@@ -113,10 +116,10 @@ def save_slim(path: Path, trainer: Trainer, elapsed: float, best: float) -> None
 
 
 def load_slim(path: Path, trainer: Trainer) -> tuple[float, float]:
-    """Put a slim checkpoint's weights and step into a trainer; returns (elapsed, best).
+    """Load a slim checkpoint's weights and step into a trainer; returns (elapsed, best).
 
-    From a run before its codebooks started, they start from data as in that run; discriminators of another size than
-    the configuration's begin anew. ModelError where the model is another, or the file none.
+    If the codebooks had not been initialised yet, they will be as in that run; discriminators of another size than the
+    configuration's start from scratch. ModelError for a different model, or a file that is not a slim checkpoint.
     """
     state, facts = _read_slim(path)
     came = json.loads(facts["config"])
@@ -133,7 +136,7 @@ def load_slim(path: Path, trainer: Trainer) -> tuple[float, float]:
 
 
 def is_slim(path: Path) -> bool:
-    """Whether a file's name says that it is a slim checkpoint."""
+    """Whether a path is a slim checkpoint, by its extension."""
     return path.suffix == ".safetensors" and path.is_file()
 
 
@@ -144,14 +147,14 @@ def _read_slim(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             facts = file.metadata() or {}
             if facts.get("format") != SLIM_FORMAT:
-                raise ModelError(f"{path} is no slim checkpoint; expected {SLIM} of a training run's folder")
+                raise ModelError(f"{path}: expected a slim checkpoint, {SLIM} of a run's folder, got another file")
             return {key: file.get_tensor(key) for key in file.keys()}, facts  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} cannot be read as a slim checkpoint: {error}") from error
 
 
 def average_of(path: Path) -> SNAC:
-    """The averaged model in a slim checkpoint, in eval mode: what `best/` and `last/` hold, in bfloat16's precision."""
+    """The averaged model of a slim checkpoint, in eval mode: as in `best/` and `last/`, in bfloat16 precision."""
     state, facts = _read_slim(path)
     values = json.loads(facts["config"])["model"]
     model = SNAC.from_config(CodecConfig.from_dict(values))
@@ -160,23 +163,23 @@ def average_of(path: Path) -> SNAC:
 
 
 def start_from(trainer: Trainer, name: str) -> tuple[float, float]:
-    """Begin with a trained model: `name` is bundled, a folder, a hub id or a slim checkpoint; (elapsed, best).
+    """Start from a trained model: a bundled name, a folder, a hub id or a slim checkpoint; returns (elapsed, best).
 
-    A slim checkpoint is gone on with: its step counts. From a model a new run begins, whose codebooks are kept as they
-    are: it quantises from its first step. A narrower model than the configuration's is widened.
+    A slim checkpoint continues its run at its step. A model starts a new run with the model's codebooks, which
+    quantises from the first step. A narrower model than the configuration's is widened.
     """
     if is_slim(Path(name)):
         return load_slim(Path(name), trainer)
     model = SNAC.from_pretrained(name)
     if not any(".parametrizations." in key for key in model.state_dict()):
-        raise ModelError(f"the model {name} has its weight norm folded away and cannot be trained on")
+        raise ModelError(f"the model {name}: expected weight norm for training, got folded weights")
     if model.config != trainer.config.model and can_widen(model.config, trainer.config.model):
         model = widen(model, trainer.config.model, torch.Generator().manual_seed(trainer.config.seed))
     if model.config != trainer.config.model:
         came, wanted = model.config.to_dict(), trainer.config.model.to_dict()
         differ = [f"{key} {came[key]} instead of {wanted[key]}" for key in came if came[key] != wanted[key]]
-        raise ModelError(f"the model {name} does not fit [model]: it has {', '.join(differ)}")
+        raise ModelError(f"the model {name}: expected that of [model], got {', '.join(differ)}")
     trainer.generator.load_state_dict(model.state_dict())
     trainer.sync_ema()
-    trainer.quantize_from = -1  # long ago: nothing is to be started
+    trainer.quantize_from = -1  # in the past: codebooks are not initialised
     return 0.0, float("inf")

@@ -1,4 +1,4 @@
-"""Codebooks that live: started from data, and codes that nobody uses moved to where the data is."""
+"""Codebook maintenance: initialisation from data, EMA updates, and revival of unused codes."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import Tensor
 
 from opensnac.model.quantizer import ResidualVectorQuantizer, VectorQuantizer
 
-POOL_FACTOR = 4  # recent vectors kept for each code, to draw new entries from
+POOL_FACTOR = 4  # recent vectors kept per code, to draw new entries from
 KMEANS_ROUNDS = 10
-CONSTANT_CHANNEL = 2.0  # value of the channel that makes angles tell distances, in rms lengths of the others
+CONSTANT_CHANNEL = 2.0  # constant channel that makes angles reflect distances, in RMS lengths of the others
 
 
 @torch.no_grad()
 def start_from_data(quantizer: ResidualVectorQuantizer, latent: Tensor, generator: torch.Generator) -> None:
-    """Fit each scale to encoder output (clips, latent_dim, frames), coarse to fine.
+    """Initialise each scale from encoder output (clips, latent_dim, frames), coarse to fine.
 
-    The projection takes the principal axes of what the coarser scales left, plus one constant channel: with it the
-    angle between two vectors tells their distance too, so nearest in angle is nearly nearest in space. Entries are
+    The projection takes the principal axes of the coarser scales' residual, plus one constant channel: with it the
+    angle between two vectors reflects their distance, so nearest in angle is nearly nearest in space. Entries are
     k-means centres.
     """
     residual = latent.transpose(1, 2)
@@ -38,7 +38,7 @@ def _fit_projections(scale: VectorQuantizer, residual: Tensor, generator: torch.
     mean, dim = pooled.mean(0), scale.codebook.weight.shape[1]
     _, singular, axes = torch.linalg.svd(pooled - mean, full_matrices=False)
     axes = axes[: dim - 1]
-    size = (singular[: dim - 1].square().sum() / len(pooled)).sqrt().clamp(min=1e-6)  # rms length of what is kept
+    size = (singular[: dim - 1].square().sum() / len(pooled)).sqrt().clamp(min=1e-6)  # RMS length of the projection
     inward, inward_bias = F.pad(axes / size, (0, 0, 0, 1)), torch.zeros(dim)
     inward_bias[:-1], inward_bias[-1] = -(axes / size) @ mean, CONSTANT_CHANNEL
     scale.in_proj.assign(_with_trace(inward, generator)[:, :, None])
@@ -48,7 +48,7 @@ def _fit_projections(scale: VectorQuantizer, residual: Tensor, generator: torch.
 
 
 def _with_trace(weight: Tensor, generator: torch.Generator) -> Tensor:
-    """A trace of noise: a row of zeros has no direction, and weight norm would divide by its length."""
+    """The weight plus a little noise: weight norm would divide by the length of a zero row."""
     noise = torch.randn(weight.shape, generator=generator).to(weight)
     return weight + 1e-4 * (weight.square().mean().sqrt() + 1e-6) * noise
 
@@ -73,10 +73,10 @@ def _kmeans(vectors: Tensor, entries: int, generator: torch.Generator) -> Tensor
 def ema_update(
     quantizer: ResidualVectorQuantizer, codes: Sequence[Tensor], z_e: Sequence[Tensor], share: float
 ) -> None:
-    """Move every entry just used `share` of the way to the mean of the vectors it stood for.
+    """EMA update: move every entry used in this step `share` of the way to the mean of its vectors.
 
-    Where an entry is used once in a hundred steps, as coarse ones are in small batches, a gradient step on the
-    codebook loss lets it fall behind an encoder that moves at every step; this does not.
+    An entry that is used once in a hundred steps, as coarse ones are with small batches, falls behind the encoder with
+    gradient steps on the codebook loss; with this it does not.
     """
     for scale, code, vectors in zip(quantizer.scales, codes, z_e, strict=True):
         weight, flat = scale.codebook.weight, code.flatten()
@@ -87,25 +87,25 @@ def ema_update(
 
 
 def _uses(flat: Tensor, size: int) -> Tensor:
-    """How often each code occurs, without waiting for a GPU to say how many there are."""
+    """How often each code occurs, without a GPU synchronisation."""
     return torch.zeros(size, device=flat.device).index_add_(0, flat, torch.ones(len(flat), device=flat.device))
 
 
 class CodebookHealth:
-    """Which codes are in use, and vectors at hand to revive the others with, for each scale."""
+    """Usage of each scale's codes, and recent vectors to revive unused ones with."""
 
     def __init__(self, quantizer: ResidualVectorQuantizer, patience: int) -> None:
         self.patience = patience
         weights = [scale.codebook.weight for scale in quantizer.scales]
-        # Vectors since a code's last use; its uses, fading over about as many vectors as four times the codes.
+        # Vectors since a code's last use; decaying counts, with a half-life of four vectors per code.
         self.since_use = [torch.zeros(len(w), dtype=torch.int64, device=w.device) for w in weights]
         self.counts = [torch.zeros(len(w), device=w.device) for w in weights]
         self.pools = [torch.empty(0, w.shape[1], device=w.device) for w in weights]
-        self.revived: list[int] = []  # at each scale, the last time
+        self.revived: list[int] = []  # codes of each scale, at the last call of `revive`
 
     @torch.no_grad()
     def observe(self, codes: Sequence[Tensor], z_e: Sequence[Tensor]) -> None:
-        """Take note of one step's codes and of the vectors they stand for."""
+        """Record one step's codes and their vectors."""
         for i, (code, vectors) in enumerate(zip(codes, z_e, strict=True)):
             flat, size = code.flatten(), len(self.counts[i])
             self.since_use[i] += len(flat)
@@ -116,7 +116,7 @@ class CodebookHealth:
 
     @torch.no_grad()
     def revive(self, quantizers: Sequence[ResidualVectorQuantizer], generator: torch.Generator) -> None:
-        """Move dead codes onto recent vectors, alike in all of `quantizers`."""
+        """Replace dead codes by recent vectors, the same in all of `quantizers`."""
         self.revived = []
         for i, since in enumerate(self.since_use):
             dead = torch.nonzero(since > self.patience * len(since)).flatten()
@@ -129,21 +129,21 @@ class CodebookHealth:
             self.revived.append(len(dead))
 
     def usage(self) -> list[tuple[float, float]]:
-        """For each scale the share of codes used lately and the perplexity of their use."""
+        """For each scale the share of codes used recently, and the perplexity of their use."""
         report = []
         for counts in self.counts:
             p = counts / counts.sum().clamp(min=1e-9)
             perplexity = float(torch.exp(-(p * torch.log(p.clamp(min=1e-12))).sum()))
-            used = counts >= 0.5 ** (self.patience / POOL_FACTOR)  # what one use fades to within the patience
+            used = counts >= 0.5 ** (self.patience / POOL_FACTOR)  # a single use decayed over the patience
             report.append((float(used.float().mean()), perplexity))
         return report
 
     def state_dict(self) -> dict[str, list[Any]]:
-        """Everything, for a checkpoint."""
+        """The full state, for a checkpoint."""
         return {"since_use": self.since_use, "counts": self.counts, "pools": self.pools, "revived": self.revived}
 
     def load_state_dict(self, state: dict[str, list[Any]]) -> None:
-        """Go on from a checkpoint."""
+        """Restore from a checkpoint."""
         self.revived = state.get("revived", [])
         for name in ("since_use", "counts", "pools"):
             mine: list[Tensor] = getattr(self, name)

@@ -1,4 +1,4 @@
-"""torch.compile, taken where it turns out to be faster."""
+"""torch.compile, used if it turns out to be faster."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from opensnac import kernels
 from opensnac.training.step import Trainer
 
 ROUNDS = 3
-WORTH = 1.05  # times as fast as eager, from which a compiled form is taken
+MIN_SPEEDUP = 1.05  # over eager, for the compiled form to be used
 PARTS = ("encode", "decode", "discriminate")  # what a Trainer calls
 
 
 def compile_if_faster(trainer: Trainer, clips: Tensor) -> str:
     """Compile the generator and the discriminators if that speeds them up on clips (clips, 1, samples).
 
-    Returns a line that tells what was found. All processes decide alike. Nothing is tried on a CPU that runs the C
-    kernels: they are the faster form there, and compiling had not ended after nine minutes.
+    Returns a line about the result. All processes decide alike. Not tried on a CPU with the C kernels: they are faster
+    there, and compilation had not finished after nine minutes.
     """
     if clips.device.type == "cpu" and kernels.level() is not None:
         return "not compiled: on a CPU the C kernels are the faster form"
     schedule = trainer.config.schedule
-    parts = PARTS if schedule.discriminate_from < schedule.steps else PARTS[:2]  # what has a part in this run
+    parts = PARTS if schedule.discriminate_from < schedule.steps else PARTS[:2]  # those that this run uses
     plain = {part: getattr(trainer, part) for part in parts}
     before = _seconds(trainer, clips, parts)
     failure = ""
@@ -33,18 +33,18 @@ def compile_if_faster(trainer: Trainer, clips: Tensor) -> str:
         for part, call in plain.items():
             setattr(trainer, part, torch.compile(call, dynamic=False))
         after = _seconds(trainer, clips, parts)
-    except Exception as error:  # whatever a compiler may raise: the run goes on without it
+    except Exception as error:  # whatever the compiler raises, the run continues eagerly
         failure, after = (str(error).splitlines() or [""])[0] or type(error).__name__, float("inf")
     gain = trainer.processes.broadcast_value(before / after)
-    if gain >= WORTH:
+    if gain >= MIN_SPEEDUP:
         return f"compiled: {gain:.2f} times as fast as eager"
     for part, call in plain.items():
         setattr(trainer, part, call)
-    return f"not compiled: {failure or f'{gain:.2f} times as fast as eager'}; going on eagerly"
+    return f"not compiled: {failure or f'{gain:.2f} times as fast as eager'}; continuing eagerly"
 
 
 def _seconds(trainer: Trainer, clips: Tensor, parts: tuple[str, ...]) -> float:
-    """The quickest of some rounds forward and backward; the first, which compiles, does not count."""
+    """The fastest of some forward and backward passes; the first, which compiles, does not count."""
     seeds = torch.arange(len(clips), device=clips.device)
 
     def work() -> None:
@@ -61,7 +61,7 @@ def _seconds(trainer: Trainer, clips: Tensor, parts: tuple[str, ...]) -> float:
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds that `work` takes on `device`, to its end."""
+    """Seconds that `work` takes on `device`, synchronised."""
     finish(device)
     began = time.perf_counter()
     work()
@@ -70,6 +70,6 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
 
 
 def finish(device: torch.device) -> None:
-    """Wait until a GPU has done what it was told."""
+    """Synchronise with a GPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""A training run as data: one TOML file, strict keys, one section for each thing that can be chosen."""
+"""The configuration of a training run: one TOML file with strict keys, in sections."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from opensnac.errors import ConfigError
 
 Section = TypeVar("Section")
 
-CONFIGS = Path(__file__).parent / "configs"  # the runs that come with the package
+CONFIGS = Path(__file__).parent / "configs"  # shipped configurations
 NULLABLE = ("attn_window_size", "latent_dim")
 PRECISIONS = ("fp32", "tf32", "bf16")
 FREEZABLE = ("encoder", "codebooks")
@@ -25,34 +25,34 @@ RENAMED = {"codebooks": {"follow": "ema_rate"}, "losses": {"offset": "dc"}}  # k
 
 @dataclass(frozen=True)
 class Source:
-    """A place of recordings: a folder, file, glob, CSV or JSONL manifest, or WebDataset shard."""
+    """A source of recordings: a folder, file, glob, CSV or JSONL manifest, or WebDataset shard."""
 
     path: str = ""
-    weight: float = 1.0  # how many times its hours count when crops are drawn
+    weight: float = 1.0  # multiplies its hours when crops are drawn
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """Recordings and how crops are cut from them."""
 
-    train: tuple[Source, ...] = ()  # each a text, or a table {path = "...", weight = 2.0}
+    train: tuple[Source, ...] = ()  # each a string, or a table {path = "...", weight = 2.0}
     valid: tuple[Source, ...] = ()
     crop_seconds: float = 0.38  # rounded to whole groups of frames
-    batch_size: int = 16  # clips of one step, over all processes
-    accumulate: int = 1  # parts that each process's share is worked on in, one after the other: less memory
-    gain_db: tuple[float, float] = (0.0, 0.0)  # random gain between these, one a crop
-    in_memory: bool = False  # decode everything once to int16: twice the sampling rate in bytes a second
+    batch_size: int = 16  # clips per step, over all processes
+    accumulate: int = 1  # gradient accumulation: parts of each process's batch, one after the other, to save memory
+    gain_db: tuple[float, float] = (0.0, 0.0)  # range of the random gain of each crop
+    in_memory: bool = False  # decode everything once to int16: two bytes per sample
     workers: int = 0  # processes that read ahead; 0: read between the steps
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """What is done to a crop, each with its own probability, before the model hears it and is asked to return it."""
+    """Augmentation of crops, each kind with its own probability; applied to input and target alike."""
 
-    speed: float = 0.0  # probability of another speed, and with it another pitch: voices that nobody has
+    speed: float = 0.0  # probability of another speed, and with it another pitch: new voices
     speed_range: tuple[float, float] = (0.85, 1.2)
-    mix: float = 0.0  # probability of another crop on top
-    mix_snr_db: tuple[float, float] = (0.0, 20.0)  # level of the crop over the other
+    mix: float = 0.0  # probability of mixing in another crop
+    mix_snr_db: tuple[float, float] = (0.0, 20.0)  # level of the crop above the other
     band_limit: float = 0.0  # probability of a low-pass
     band_limit_hz: tuple[float, float] = (3400.0, 8000.0)
     noise: float = 0.0  # probability of white noise
@@ -61,7 +61,7 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
-    """Size of the adversaries; the published recipe's are (32, 128, 512, 1024, 1024) and 32."""
+    """Size of the discriminators; in the published recipe (32, 128, 512, 1024, 1024) and 32."""
 
     periods: tuple[int, ...] = (2, 3, 5, 7, 11)
     period_channels: tuple[int, ...] = (32, 128, 512, 1024, 1024)
@@ -71,13 +71,13 @@ class DiscriminatorConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the generator's losses; those of the Descript Audio Codec's recipe."""
+    """Weights of the generator's losses; the defaults are the Descript Audio Codec's."""
 
     mel: float = 15.0
-    dc: float = 0.0  # DC offset of clips, which mel distances hardly see; the recipe has none
-    complex: float = 0.0  # spectra with their phase; the recipe has none
-    loudness: float = 0.0  # what PESQ's model of hearing makes of a difference; the recipe has none
-    tones: float = 0.0  # steady tones that the original does not have; the recipe has none
+    dc: float = 0.0  # DC offset of clips, which mel losses hardly see; not in that recipe
+    complex: float = 0.0  # spectra with phase; not in that recipe
+    loudness: float = 0.0  # differences by PESQ's hearing model; not in that recipe
+    tones: float = 0.0  # steady tones that the original does not have; not in that recipe
     feature: float = 2.0
     adversarial: float = 1.0
     codebook: float = 1.0
@@ -90,16 +90,16 @@ class CodebookConfig:
 
     start_vectors: int = 2  # vectors per entry of the coarsest codebook that k-means is fitted to
     ema_rate: float = 0.1  # 1 - decay of an entry's moving average over its vectors; 0: gradients only
-    patience: int = 8  # an entry is dead when this many vectors for each entry have gone by without it
+    patience: int = 8  # an entry is dead after this many vectors per entry without being used
     revive_every: int = 100  # steps
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW, and Muon where asked for; rates warm up, then fall along a cosine to `final_fraction` of themselves."""
+    """AdamW, optionally with Muon; learning rates warm up, then decay along a cosine to `final_fraction`."""
 
     learning_rate: float = 1e-4
-    matrix_learning_rate: float = 0.0  # Muon's, for the generator's kernels that mix channels; 0: AdamW for them too
+    matrix_learning_rate: float = 0.0  # Muon's, for the generator's dense kernels; 0: AdamW for them too
     discriminator_learning_rate: float = 1e-4
     betas: tuple[float, float] = (0.8, 0.99)
     warmup_steps: int = 200
@@ -111,23 +111,23 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """How long, and when each part joins in."""
+    """The length of the run, and when each part starts."""
 
     steps: int = 400_000
-    minutes: float | None = None  # stop, and let the rate fall, by the clock instead of by steps
-    quantize_from: int = 500  # before this step the latent passes unquantised; then codebooks start from data
-    quantize_below: float = 4.5  # or later, as soon as the mel loss is below this, or after four times as many steps
+    minutes: float | None = None  # stop, and decay the learning rates, by time instead of by steps
+    quantize_from: int = 500  # before this step the latent is not quantised; then codebooks are initialised from data
+    quantize_below: float = 4.5  # wait until the mel loss is below this, but at most four times as many steps
     adversarial_from: int = 5_000
-    discriminate_from: int = 4_500  # the discriminators learn alone for a while before they train the generator
+    discriminate_from: int = 4_500  # the discriminators train alone for a while before they train the generator
     log_every: int = 50
     validate_every: int = 1_000
     checkpoint_every: int = 1_000
-    best_by: str = "mel"  # what makes the best model, of QUALITIES
+    best_by: str = "mel"  # criterion of the best model, one of QUALITIES
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A whole run. ConfigError names any key that is not known."""
+    """A training run. ConfigError names an unknown key or an invalid value."""
 
     name: str
     model: CodecConfig
@@ -140,10 +140,10 @@ class TrainConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     seed: int = 0
     device: str = "auto"
-    precision: str = "fp32"  # of products of matrices; tf32: 10 bits after the point on a GPU; bf16: 16 bits in all
-    compile: bool = False  # torch.compile, where it turns out to be faster
+    precision: str = "fp32"  # of matrix products; tf32: 10-bit mantissa on a GPU; bf16: autocast to bfloat16
+    compile: bool = False  # torch.compile, if it turns out to be faster
     init: str = ""  # a bundled model, folder, hub id or slim checkpoint to start from
-    freeze: tuple[str, ...] = ()  # of encoder and codebooks; both: the tokens stay valid
+    freeze: tuple[str, ...] = ()  # encoder, codebooks, or both, which keeps existing tokens valid
 
     def __post_init__(self) -> None:
         schedule = self.schedule
@@ -160,41 +160,44 @@ class TrainConfig:
         }
         for key, value in at_least_one.items():
             if value < 1:
-                raise ConfigError(f"{key} is {value}; expected at least 1")
+                raise ConfigError(f"{key}: expected at least 1, got {value}")
         if self.data.workers < 0:
-            raise ConfigError(f"[data] workers is {self.data.workers}; expected 0 or more")
+            raise ConfigError(f"[data] workers: expected 0 or more, got {self.data.workers}")
         if self.data.crop_seconds <= 0:
-            raise ConfigError(f"[data] crop_seconds is {self.data.crop_seconds}; expected more than 0")
+            raise ConfigError(f"[data] crop_seconds: expected more than 0, got {self.data.crop_seconds}")
         for key in ("speed", "mix", "band_limit", "noise"):
             if not 0 <= getattr(self.augment, key) <= 1:
-                raise ConfigError(f"[augment] {key} is {getattr(self.augment, key)}; expected a probability")
+                raise ConfigError(f"[augment] {key}: expected a probability, got {getattr(self.augment, key)}")
         slowest, fastest = self.augment.speed_range
         if not 0.25 <= slowest <= fastest <= 4:
-            raise ConfigError(f"[augment] speed_range is {slowest} to {fastest}; expected speeds from 0.25 to 4")
+            raise ConfigError(f"[augment] speed_range: expected speeds from 0.25 to 4, got {slowest} to {fastest}")
         choices = {"precision": PRECISIONS, "[schedule] best_by": QUALITIES, "freeze": FREEZABLE}
         chosen = {"precision": (self.precision,), "[schedule] best_by": (schedule.best_by,), "freeze": self.freeze}
         for key, texts in chosen.items():
             for text in texts:
                 if text not in choices[key]:
-                    raise ConfigError(f"{key} is {text!r}; expected {' or '.join(choices[key])}")
+                    raise ConfigError(f"{key}: expected {' or '.join(choices[key])}, got {text!r}")
         if self.freeze and not self.init:
-            raise ConfigError(f"freeze is {', '.join(self.freeze)} without init: there is nothing yet worth keeping")
+            raise ConfigError(f"freeze: expected init with it, got {', '.join(self.freeze)} of random weights")
         if schedule.adversarial_from < schedule.discriminate_from:
             raise ConfigError(
-                f"[schedule] adversarial_from is {schedule.adversarial_from}, before discriminate_from "
-                f"{schedule.discriminate_from}: discriminators must learn before they train the generator"
+                f"[schedule] adversarial_from: expected at least discriminate_from {schedule.discriminate_from}, as "
+                f"discriminators must learn before they train the generator, got {schedule.adversarial_from}"
             )
         if not self.data.train:
-            raise ConfigError("[data] train is empty; name folders, files or manifests of recordings")
+            raise ConfigError("[data] train: expected folders, files or manifests of recordings, got none")
         for source in (*self.data.train, *self.data.valid):
             if not source.path:
-                raise ConfigError("a source under [data] has no path; expected {path = ..., weight = ...}")
+                raise ConfigError("[data]: expected a source {path = ..., weight = ...}, got one without path")
             if not source.weight > 0:
-                raise ConfigError(f"the weight of {source.path} is {source.weight}; expected more than 0")
+                raise ConfigError(f"[data] weight of {source.path}: expected more than 0, got {source.weight}")
 
     @classmethod
     def from_toml(cls, path: Path, changes: Sequence[str] = ()) -> TrainConfig:
-        """Read a run from a TOML file, some keys changed by `section.key=value`; paths are as the shell has them."""
+        """Read a run from a TOML file, with `changes` of the form `section.key=value`.
+
+        Paths are relative to the working directory.
+        """
         try:
             return cls.from_dict(changed(read_toml(path), changes))
         except ConfigError as error:
@@ -202,10 +205,10 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """Build from nested mappings, as TOML gives them."""
+        """Build from nested mappings, as parsed from TOML."""
         values = dict(values)
         if "name" not in values or "model" not in values:
-            raise ConfigError("a training configuration needs at least `name` and a section [model]")
+            raise ConfigError("expected at least `name` and a section [model], got a configuration without")
         sections: dict[str, type] = {
             "data": DataConfig,
             "augment": AugmentConfig,
@@ -216,22 +219,22 @@ class TrainConfig:
             "schedule": ScheduleConfig,
         }
         if not isinstance(values["model"], Mapping):
-            raise ConfigError(f"[model] is {values['model']!r}; expected a section of keys and values")
+            raise ConfigError(f"[model]: expected a section of keys and values, got {values['model']!r}")
         for key, section in sections.items():
             if key in values:
                 values[key] = _section(section, values[key], f"[{key}]", RENAMED.get(key, {}))
-        # TOML has no null: false stands for it where a key may be null.
+        # TOML has no null: false stands for it for keys that may be null.
         model = {key: None if value is False and key in NULLABLE else value for key, value in values["model"].items()}
         values["model"] = CodecConfig.from_dict(model)
         return _section(cls, values, "the top level")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; what a checkpoint stores."""
+        """Plain values, as stored in a checkpoint."""
         return asdict(self)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file's values; ConfigError where it is none."""
+    """A TOML file's values. ConfigError if it cannot be parsed."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -239,29 +242,29 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def changed(values: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
-    """A copy of nested values with changes `section.key=value` or `key=value`, each value as TOML writes it.
+    """A copy of nested values with changes `section.key=value` or `key=value`, whose values are TOML.
 
-    What is no TOML is taken as text: `data.valid=[]` is an empty list, `precision=bf16` a text.
+    A value that is not valid TOML is a string: `data.valid=[]` is an empty list, `precision=bf16` a string.
     """
     result = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
     for change in changes:
         key, equals, text = change.partition("=")
         *sections, name = key.strip().split(".")
         if not equals or not name or len(sections) > 1:
-            raise ConfigError(f"the change {change!r} was not understood; expected section.key=value")
+            raise ConfigError(f"expected a change section.key=value, got {change!r}")
         try:
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             value = text.strip()
         target = result.setdefault(sections[0], {}) if sections else result
         if not isinstance(target, dict):
-            raise ConfigError(f"the change {change!r} was not understood: {sections[0]} is no section")
+            raise ConfigError(f"expected a change of a section's key, got {change!r}: {sections[0]} is not a section")
         target[name] = value
     return result
 
 
 def to_toml(values: Mapping[str, Any]) -> str:
-    """Nested plain values as TOML text, sections last; null is false, as from_dict reads it."""
+    """Nested plain values as TOML, sections last; null is written as false, as from_dict reads it."""
     plain = [f"{key} = {toml_value(value)}" for key, value in values.items() if not isinstance(value, Mapping)]
     for section, content in values.items():
         if isinstance(content, Mapping):
@@ -271,7 +274,7 @@ def to_toml(values: Mapping[str, Any]) -> str:
 
 
 def toml_value(value: Any) -> str:
-    """A plain value as TOML writes it."""
+    """A plain value as TOML."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key} = {toml_value(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
@@ -283,21 +286,21 @@ def _section(
     section: type[Section], values: Mapping[str, Any], where: str, renamed: Mapping[str, str] | None = None
 ) -> Section:
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{where} is {values!r}; expected a section of keys and values")
+        raise ConfigError(f"{where}: expected a section of keys and values, got {values!r}")
     values = {(renamed or {}).get(key, key): value for key, value in values.items()}
     known = get_type_hints(section)
     unknown = sorted(set(values) - set(known))
     if unknown:
-        raise ConfigError(f"unknown key {', '.join(map(repr, unknown))} in {where}; known: {', '.join(known)}")
+        raise ConfigError(f"unknown key {', '.join(map(repr, unknown))} in {where}; expected {', '.join(known)}")
     return section(**{key: _fitted(known[key], value, f"{key} in {where}") for key, value in values.items()})
 
 
 def _fitted(wanted: Any, value: Any, name: str) -> Any:
-    """`value` as the type `wanted`: whole numbers serve as floats, lists as tuples, texts as sources."""
+    """`value` converted to the type `wanted`: integers to floats, lists to tuples, strings to sources."""
     kinds, origin = get_args(wanted), get_origin(wanted)
     if origin is tuple and isinstance(value, list | tuple):
         if kinds[-1] is not Ellipsis and len(kinds) != len(value):
-            raise ConfigError(f"{name} is {value!r}; expected {len(kinds)} values")
+            raise ConfigError(f"{name}: expected {len(kinds)} values, got {value!r}")
         return tuple(_fitted(kinds[0], item, name) for item in value)
     if origin is UnionType:
         return None if value is None or value is False else _fitted(kinds[0], value, name)
@@ -310,8 +313,8 @@ def _fitted(wanted: Any, value: Any, name: str) -> Any:
     article = (
         "a list"
         if origin is tuple
-        else {int: "a whole number", float: "a number", bool: "true or false"}.get(
-            wanted, "a text" if wanted is str else "a section"
+        else {int: "an integer", float: "a number", bool: "true or false"}.get(
+            wanted, "a string" if wanted is str else "a section"
         )
     )
-    raise ConfigError(f"{name} is {value!r}; expected {article}")
+    raise ConfigError(f"{name}: expected {article}, got {value!r}")

@@ -1,6 +1,6 @@
 """Random crops of recordings, read by seeking. The n-th crop of a run is a function of n alone.
 
-So a run can be repeated, cut and resumed, or shared among processes: its position in the data is its step.
+So a run can be repeated, interrupted and resumed, or distributed over processes: its position in the data is its step.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from opensnac.training.sources import BrokenRecordingError, Place, Recording, re
 
 MAX_DRAWS = 100  # recordings tried for one crop before giving up
 TRAINING, CODEBOOKS = 0, 1  # independent sequences of crops
-PREFETCHED = 4  # batches that each worker reads ahead
+PREFETCHED = 4  # batches read ahead per worker
 
 
 class Crops:
-    """An endless supply of random crops, each moment of each recording equally likely, times its weight."""
+    """An infinite sequence of random crops: all moments of all recordings equally likely, times the weights."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Crops:
         self._decoded: list[NDArray[np.int16]] = []
         self.recordings = self._decode_all(recordings) if in_memory else list(recordings)
         if not self.recordings:
-            raise AudioError("no readable recordings to train on; check the paths under [data] train")
+            raise AudioError("[data] train: expected readable recordings, got none; check the paths")
         self._ends = np.cumsum([recording.seconds * recording.weight for recording in self.recordings])
 
     @property
@@ -60,19 +60,19 @@ class Crops:
         return sum(recording.seconds for recording in self.recordings)
 
     def draw(self, numbers: Iterable[int], sequence: int = TRAINING) -> Tensor:
-        """The crops of these numbers, (crops, 1, crop_samples) float32."""
+        """The crops with these numbers, (crops, 1, crop_samples) float32."""
         crops = [self._crop(np.random.default_rng((self.seed, sequence, number))) for number in numbers]
-        # Copied to where torch aligns it: at other addresses transforms may round the last bit otherwise.
+        # Copied to aligned memory: elsewhere transforms may round the last bit differently.
         return torch.stack([torch.from_numpy(crop) for crop in crops])[:, None]
 
     def new_broken(self) -> list[str]:
-        """A line for each recording found broken since the last call."""
+        """A line for each recording found broken since the previous call."""
         lines = list(self._broken.values())[self._reported :]
         self._reported += len(lines)
         return lines
 
     def _decode_all(self, recordings: Sequence[Recording]) -> list[Recording]:
-        """Keep all samples; the recordings that could be read."""
+        """Decode all recordings into memory; returns those that could be read."""
         decoded = _decode_all(tuple(recordings), self.sample_rate)
         for recording, samples in zip(recordings, decoded, strict=True):
             if isinstance(samples, BrokenRecordingError):
@@ -85,10 +85,10 @@ class Crops:
         clip = self._voiced(rng)
         gain = 10 ** (rng.uniform(*self.gain_db) / 20)
         clip = augment(clip, lambda: self._voiced(rng), self.sample_rate, self.augmentation, rng)
-        return clip * np.float32(min(gain, 1 / max(float(np.abs(clip).max()), 1e-9)))  # not beyond full scale
+        return clip * np.float32(min(gain, 1 / max(float(np.abs(clip).max()), 1e-9)))  # no clipping
 
     def _voiced(self, rng: np.random.Generator) -> NDArray[np.float32]:
-        """A piece at its own speed or another."""
+        """A random excerpt, possibly at another speed."""
         speed = draw_speed(self.augmentation, rng)
         if speed == 1:
             return self._piece(rng, self.crop_samples)
@@ -105,7 +105,7 @@ class Crops:
                 self._report(self.recordings[index], error)
                 continue
             return np.pad(piece, (0, num_samples - len(piece)))
-        raise AudioError(f"{MAX_DRAWS} recordings in a row could not be read; check the files under [data] train")
+        raise AudioError(f"[data] train: expected readable recordings, got {MAX_DRAWS} broken ones in a row")
 
     def _stored_piece(self, index: int, position: float, num_samples: int) -> NDArray[np.float32]:
         samples = self._decoded[index]
@@ -123,7 +123,7 @@ class Crops:
         self._broken.setdefault(recording.place, f"{recording.place}: {error}")
 
 
-@lru_cache(maxsize=1)  # runs one after the other on the same recordings, as ablations are, decode them once
+@lru_cache(maxsize=1)  # consecutive runs on the same recordings, such as ablations, decode them once
 def _decode_all(recordings: tuple[Recording, ...], sample_rate: int) -> list[NDArray[np.int16] | BrokenRecordingError]:
     def attempt(recording: Recording) -> NDArray[np.int16] | BrokenRecordingError:
         try:
@@ -137,7 +137,7 @@ def _decode_all(recordings: tuple[Recording, ...], sample_rate: int) -> list[NDA
 
 
 class _Batches(Dataset[tuple[Tensor, list[str]]]):
-    """One process's share of each step's batch, and what was found broken on the way."""
+    """One process's share of each step's batch, and lines about broken recordings."""
 
     def __init__(self, crops: Crops, batch_size: int, share: range) -> None:
         self.crops, self.batch_size, self.share = crops, batch_size, share
@@ -151,9 +151,9 @@ class _Batches(Dataset[tuple[Tensor, list[str]]]):
 def read_ahead(
     crops: Crops, batch_size: int, share: range, steps: range, workers: int, pin_memory: bool
 ) -> Iterator[tuple[Tensor, list[str]]]:
-    """The batches of `steps`, in order: clips `share` of `batch_size` each, and lines about broken recordings.
+    """The batches of `steps`, in order: the clips `share` of each `batch_size`, and lines about broken recordings.
 
-    With workers they are read by that many processes, some batches ahead; what they are does not change.
+    With `workers` > 0 that many processes read ahead; the batches are the same.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="This DataLoader will create")  # more workers than cores

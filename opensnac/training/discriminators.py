@@ -1,4 +1,4 @@
-"""The adversaries: multi-period (arXiv 2010.05646) and complex multi-resolution, multi-band STFT (arXiv 2306.06546)."""
+"""The discriminators: multi-period (arXiv 2010.05646) and complex multi-band, multi-scale STFT (arXiv 2306.06546)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from opensnac.training.config import DiscriminatorConfig
 from opensnac.training.losses import Features
 
-BAND_EDGES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # shares of the spectrum
+BAND_EDGES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # fractions of the spectrum
 SLOPE = 0.1
 
 Audio = Float[Tensor, "batch 1 samples"]
@@ -25,7 +25,7 @@ def _convolution(inputs: int, outputs: int, kernel: tuple[int, int], stride: tup
 
 
 class PeriodDiscriminator(nn.Module):
-    """Sees every `period`-th sample as a neighbour: the clip folded to (time / period, period)."""
+    """A 2-D discriminator of the clip folded to (time / period, period)."""
 
     def __init__(self, period: int, channels: tuple[int, ...]) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class PeriodDiscriminator(nn.Module):
 
 
 class SpectrumDiscriminator(nn.Module):
-    """Sees the complex STFT of one window length, five bands with layers of their own."""
+    """A discriminator of the complex STFT with one window length; five bands have separate layers."""
 
     def __init__(self, window: int, channels: int) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class SpectrumDiscriminator(nn.Module):
 
 
 class Discriminators(nn.Module):
-    """All adversaries side by side."""
+    """All discriminators."""
 
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class Discriminators(nn.Module):
         self.discriminators = nn.ModuleList([*periods, *spectra])
 
     def forward(self, audio: Audio) -> Features:
-        """Each one's features, after taking out the mean and scaling the peak to 0.8 so that level says nothing."""
+        """Each one's features, with the mean removed and the peak scaled to 0.8 so that level is no cue."""
         audio = audio - audio.mean(dim=-1, keepdim=True)
         audio = 0.8 * audio / (audio.abs().amax(dim=-1, keepdim=True) + 1e-9)
         return [discriminator(audio) for discriminator in self.discriminators]

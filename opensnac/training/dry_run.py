@@ -1,4 +1,4 @@
-"""What a run would be, before it is one: its configuration, data, sizes, memory and steps."""
+"""Dry run: a run's configuration, data, sizes, memory and steps, without training."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from opensnac.training.loop import crop_samples, find_crops, require_divisible
 from opensnac.training.processes import Processes
 from opensnac.training.sources import find_recordings, report_broken
 
-GENERATOR_COPIES = 5  # weights, gradients, two moments, the average: 4 bytes a parameter each
-DISCRIMINATOR_COPIES = 4  # the same without an average; the weights alone where they have no part in the run
+GENERATOR_COPIES = 5  # weights, gradients, two moments, the average: 4 bytes per parameter each
+DISCRIMINATOR_COPIES = 4  # the same without an average; only the weights if the run does not use them
 GIB = 2**30
 
 
 def describe(config: TrainConfig) -> str:
-    """The resolved configuration as TOML, then a line for each thing a person wants to know before starting."""
+    """The resolved configuration as TOML, then a summary of data, sizes, steps and memory."""
     processes = Processes(config.device)
     require_divisible(config, processes.count)
     model, data, schedule = config.model, config.data, config.schedule
@@ -48,7 +48,7 @@ def describe(config: TrainConfig) -> str:
         "left out": f"{len(broken) + len(broken_valid)} broken files",
         "generator": f"{sizes[0]:,} parameters",
         "discriminators": f"{sizes[1]:,} parameters",
-        "bit rate": f"{model.bits_per_second:.0f} b/s: {codes} codes a second of {model.bits_per_code} bits",
+        "bitrate": f"{model.bits_per_second:.0f} b/s: {codes} codes per second of {model.bits_per_code} bits",
         "step": f"{data.batch_size} clips of {crop / model.sampling_rate:.3f} s ({crop} samples), "
         f"{batch_seconds:.1f} s of audio",
         "work": f"{processes.count} processes, {data.accumulate} parts, {config.precision}, on {processes.device}",
@@ -63,9 +63,9 @@ def describe(config: TrainConfig) -> str:
 def activation_bytes(
     config: TrainConfig, generator: SNAC, discriminators: Discriminators, clips: int, samples: int
 ) -> int:
-    """Most bytes that a step's graphs keep for their backward passes; models on the "meta" device take none to count.
+    """Peak bytes that a step's graphs save for their backward passes; on the "meta" device without using memory.
 
-    The discriminators learn first, while the generator's graph waits; then its losses are added to it.
+    The discriminators' step comes first, while the generator's graph is kept; then the generator's losses are added.
     """
     device = next(generator.parameters()).device
     audio = torch.zeros(clips, 1, samples, device=device)
@@ -91,14 +91,14 @@ def activation_bytes(
 
 
 def _saved_bytes(forward: Callable[[], object], parameters: set[int]) -> int:
-    """Bytes of the storages that a forward pass saves for its backward, parameters left out."""
+    """Bytes of the storages that a forward pass saves for its backward pass, without parameters."""
     saved: dict[int, int] = {}
     alive: list[object] = []
 
     def note(tensor: Tensor) -> Tensor:
         if id(tensor) not in parameters:
             storage = tensor.untyped_storage()
-            alive.append(storage)  # so that no two have one address
+            alive.append(storage)  # so that no address is reused
             saved[storage._cdata] = storage.nbytes()
         return tensor
 

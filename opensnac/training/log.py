@@ -1,4 +1,4 @@
-"""What a person sees of a run: a progress line or plain lines, log.jsonl, TensorBoard's curves, pictures and sound."""
+"""Logging of a run: a progress line or plain lines, log.jsonl, and TensorBoard's curves, pictures and audio."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 ON_THE_LINE = ("mel", "adversarial", "discriminator", "gradient_norm", "audio_seconds_per_second")
 
 
-Decoded = tuple[int, Tensor]  # which clip, and how it came back
+Decoded = tuple[int, Tensor]  # a clip's index and its decoded audio
 
 
 class Log:
-    """log.jsonl with a line for every entry, the same on the screen, and TensorBoard's files where it is installed.
+    """Writes entries to log.jsonl, the terminal and, if installed, TensorBoard.
 
-    Values are averaged over the steps since the last entry and over all processes; the first process alone writes.
+    Values are averaged over the steps since the previous entry and over all processes; only the first process writes.
     """
 
     def __init__(self, out: Path, step: int, processes: Processes, window: Mapping[str, Tensor]) -> None:
@@ -47,7 +47,7 @@ class Log:
             self._values[name] = list(values)
 
     def _forget_after(self, step: int) -> None:
-        """Drop what a run wrote beyond the checkpoint it goes on from, and a line that was cut."""
+        """Drop entries after the checkpoint that the run resumes from, and an incomplete line."""
         if not self.path.exists():
             return
         kept = []
@@ -66,17 +66,17 @@ class Log:
 
     @property
     def window(self) -> dict[str, Tensor]:
-        """The values since the last entry, for a checkpoint: the next entry comes out as if nothing had happened."""
+        """The values since the previous entry, for a checkpoint: a resumed run writes the same next entry."""
         return {name: torch.stack(values) for name, values in self._values.items()}
 
     def collect(self, values: dict[str, Tensor], seconds: float, waited: float) -> None:
-        """Add one step's losses, the seconds of audio it trained on and those it waited for them."""
+        """Add one step's losses, its seconds of audio, and the seconds it waited for data."""
         for name, value in values.items():
             self._values.setdefault(name, []).append(value)
         self._seconds, self._waited, self._steps = self._seconds + seconds, self._waited + waited, self._steps + 1
 
     def write(self, trainer: Trainer, elapsed: float, progress: float) -> dict[str, float]:
-        """Write and return the means since the last call, of all processes; every process must call."""
+        """Write and return the means since the previous call, over all processes; every process must call it."""
         names = sorted(self._values)
         device = self.processes.device
         means = [torch.stack([value.float().to(device) for value in self._values[name]]).mean() for name in names]
@@ -98,7 +98,7 @@ class Log:
         return shared
 
     def record(self, entry: dict[str, Any], progress: float | None = None, seconds_left: float = math.inf) -> None:
-        """One line of the log, one of the screen, a point on every curve."""
+        """Write one entry to log.jsonl, the terminal and TensorBoard."""
         if not self.processes.is_first:
             return
         rounded = {key: _rounded(value) for key, value in entry.items()}
@@ -119,7 +119,7 @@ class Log:
                 self.writer.add_scalar(name, number, entry["step"])
 
     def show(self, step: int, sample_rate: int, originals: Sequence[Tensor], decoded: Sequence[Decoded]) -> None:
-        """Decoded validation clips (1, 1, samples) to hear, and to see below their originals."""
+        """Add decoded validation clips (1, 1, samples) to TensorBoard, with spectrograms below their originals'."""
         if self.writer is None:
             return
         for index, clip in decoded:
@@ -128,14 +128,14 @@ class Log:
             self.writer.add_image(f"clip_{index}/original_above", _picture(both, sample_rate), step, dataformats="HW")
 
     def say(self, line: str) -> None:
-        """A line on the screen."""
+        """Print a line."""
         if self.line is not None:
             self.line.console.print(line, markup=False, highlight=False)
         elif self.processes.is_first:
             print(line, flush=True)
 
     def close(self) -> None:
-        """Leave the screen as it was found and the curves complete."""
+        """Restore the terminal and flush TensorBoard's files."""
         if self.line is not None:
             self.line.stop()
         if self.writer is not None:
@@ -143,7 +143,7 @@ class Log:
 
 
 def _picture(clips: Sequence[np.ndarray], sample_rate: int) -> np.ndarray:
-    """Mel spectrograms one above the other, (height, width) from 0, quiet, to 1."""
+    """Mel spectrograms stacked vertically, (height, width), from 0 (quiet) to 1."""
     spectra = [mel_spectrogram(clip, sample_rate) for clip in clips]
     loudest = spectra[0].max()
     panels = [np.clip(1 + (spectrum[::-1] - loudest) / RANGE_DB, 0, 1) for spectrum in spectra]
@@ -151,7 +151,7 @@ def _picture(clips: Sequence[np.ndarray], sample_rate: int) -> np.ndarray:
 
 
 def _curves(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Every number of an entry and its name; those of lists and tables by place or key behind a slash."""
+    """All scalars of an entry by name; list items and nested keys are appended with a slash."""
     for name, value in values.items():
         inner = dict(enumerate(value)) if isinstance(value, list) else value
         if isinstance(inner, Mapping):
@@ -161,7 +161,7 @@ def _curves(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def _rounded(value: Any) -> Any:
-    """Five digits are enough to read; what is no number is null in JSON."""
+    """Values rounded to five digits; NaN and infinity become null."""
     if isinstance(value, dict):
         return {key: _rounded(v) for key, v in value.items()}
     if isinstance(value, list):
@@ -172,7 +172,7 @@ def _rounded(value: Any) -> Any:
 
 
 def _progress_line() -> Progress | None:
-    """On a terminal, a line that stays at the bottom and tells how far the run is."""
+    """On a terminal, a progress bar at the bottom."""
     if not sys.stdout.isatty():
         return None
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn

@@ -1,4 +1,4 @@
-"""The run: data in, steps, validation, checkpoints, until the schedule is done."""
+"""The training loop: data, steps, validation and checkpoints until the schedule ends."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from opensnac.training.sources import find_recordings, report_broken
 from opensnac.training.step import Trainer
 from opensnac.training.validation import HIGHER_IS_BETTER, find_clips, require_metric, validate
 
-MAX_SKIPPED = 20  # non-finite steps a run may hold before it stops
-MAX_DELAY = 4  # times schedule.quantize_from that codebooks wait at the most
-BROKEN = "broken.txt"  # recordings that were left out
+MAX_SKIPPED = 20  # steps with non-finite gradients before a run stops
+MAX_DELAY = 4  # times schedule.quantize_from, after which codebooks are initialised in any case
+BROKEN = "broken.txt"  # recordings left out
 
 
 def find_config(name: str | Path) -> Path:
-    """A configuration file: a path, or the name of one that comes with the package."""
+    """A configuration file: a path, or a shipped one's name."""
     shipped = CONFIGS / f"{name}.toml"
     if not Path(name).is_file() and shipped.is_file():
         return shipped
@@ -38,7 +38,7 @@ def find_config(name: str | Path) -> Path:
 
 
 def train_from_file(config: Path, out: Path | None = None, resume: bool = False, changes: Sequence[str] = ()) -> Path:
-    """Train as a TOML file says, with `changes` (`section.key=value`); returns the run's folder (`runs/NAME`)."""
+    """Train from a TOML file with `changes` (`section.key=value`); returns the run's folder, `runs/NAME` by default."""
     run = TrainConfig.from_toml(config, changes)
     return train(run, out or Path("runs") / run.name, resume)
 
@@ -46,17 +46,17 @@ def train_from_file(config: Path, out: Path | None = None, resume: bool = False,
 def train(config: TrainConfig, out: Path, resume: bool = False) -> Path:
     """Train into folder `out`: log.jsonl, checkpoint.pt, best/ (by validation) and last/; returns `out`.
 
-    ConfigError and AudioError for what cannot be trained on, ModelError for a checkpoint of another run,
-    OpensnacError where a run would be overwritten or does not stay finite.
+    ConfigError and AudioError for unsuitable configurations and data, ModelError for a checkpoint of another run,
+    OpensnacError if a run would be overwritten or diverges.
     """
     if (out / CHECKPOINT).exists() and not resume:
-        raise OpensnacError(f"{out / CHECKPOINT} exists: go on with --resume, or choose another folder with --out")
+        raise OpensnacError(f"{out / CHECKPOINT} exists: continue with --resume, or choose another folder with --out")
     Run(config, out, resume).complete()
     return out
 
 
 class Run:
-    """A training in folder `out`, new or gone on with."""
+    """A training run in folder `out`, new or resumed."""
 
     def __init__(self, config: TrainConfig, out: Path, resume: bool) -> None:
         torch.manual_seed(config.seed)
@@ -81,7 +81,7 @@ class Run:
         self.processes.broadcast_weights((self.trainer.generator, self.trainer.ema, self.trainer.discriminators))
         self.log = Log(out, self.trainer.step, self.processes, window)
         if resume:
-            self.log.say(f"going on from step {self.trainer.step}" if found else f"no {CHECKPOINT} in {out}: a new run")
+            self.log.say(f"resuming from step {self.trainer.step}" if found else f"no {CHECKPOINT} in {out}: a new run")
         self.log.say(self._describe())
         self._report_broken()
         if config.compile:
@@ -92,7 +92,7 @@ class Run:
         self._began = time.monotonic() - self.elapsed
 
     def _tidy(self) -> None:
-        """Make the folder, and remove what a killed run left half-written."""
+        """Create the folder, and remove temporary files of a killed run."""
         self.out.mkdir(parents=True, exist_ok=True)
         for unfinished in self.out.rglob(".*.part"):
             unfinished.unlink()
@@ -101,7 +101,7 @@ class Run:
         config, model = self.config, self.config.model
         parameters = sum(p.numel() for p in self.trainer.generator.parameters())
         device = self.processes.device
-        slow = " without the C kernels, slowly" if device.type == "cpu" and kernels.level() is None else ""
+        slow = " without the C kernels (slow)" if device.type == "cpu" and kernels.level() is None else ""
         many = f" in {self.processes.count} processes" if self.processes.count > 1 else ""
         return (
             f"{config.name}: {parameters:,} parameters, {model.bits_per_second:.0f} b/s, "
@@ -111,21 +111,21 @@ class Run:
 
     @property
     def is_done(self) -> bool:
-        """Whether the schedule's steps or minutes are over."""
+        """Whether the schedule's steps or minutes have been reached."""
         minutes = self.config.schedule.minutes
         over = minutes is not None and self.elapsed >= 60 * minutes
         return over or self.trainer.step >= self.config.schedule.steps
 
     @property
     def progress(self) -> float:
-        """Share of the run that is done, by the clock if the schedule has minutes, else by steps."""
+        """Share of the run that is done, by time if the schedule has minutes, else by steps."""
         schedule = self.config.schedule
         if schedule.minutes is not None:
             return self.elapsed / (60 * schedule.minutes)
         return self.trainer.step / schedule.steps
 
     def complete(self) -> None:
-        """Train until the schedule is done, and save what that made."""
+        """Train until the schedule ends, and save the result."""
         try:
             while not self.is_done:
                 self.advance()
@@ -134,12 +134,12 @@ class Run:
             self.log.close()
 
     def advance(self) -> None:
-        """One step, and whatever is due before and after it."""
+        """One step, and what is due before and after it."""
         trainer, schedule, device = self.trainer, self.config.schedule, self.processes.device
         if trainer.step == trainer.quantize_from:
             self._start_codebooks()
         if trainer.step == schedule.adversarial_from:
-            self.best = math.inf  # from here on the mel distance is not all that counts: judge anew
+            self.best = math.inf  # from here on the mel loss is not the only one: restart the comparison
         asked = time.monotonic()
         batch, broken = next(self._batches)
         self._broken += broken
@@ -152,7 +152,7 @@ class Run:
         self.log.collect(values, audio.numel() / self.config.model.sampling_rate, waited)
         if trainer.skipped > MAX_SKIPPED:
             raise OpensnacError(
-                f"{trainer.skipped} steps had gradients that are not finite; stopped at step {trainer.step}. "
+                f"expected finite gradients, got {trainer.skipped} steps without; stopped at step {trainer.step}. "
                 "Lower the learning rate, or look for broken recordings"
             )
         if trainer.step > trainer.quantize_from and trainer.step % self.config.codebooks.revive_every == 0:
@@ -167,19 +167,19 @@ class Run:
             self._save()
 
     def _noise_seeds(self) -> torch.Tensor:
-        """One for each of this step's clips, that no other clip of the run has."""
+        """A seed per clip of this step, unique in the run."""
         share = self.processes.share(self.config.data.batch_size)
         first = (self.config.seed << 40) + self.trainer.step * self.config.data.batch_size
         return torch.arange(first + share.start, first + share.stop, device=self.processes.device)
 
     def finish(self) -> None:
-        """Validate and save what the last steps made."""
+        """Validate and save after the last step."""
         if self.trainer.step % self.config.schedule.validate_every:
             self._validate()
         self._save()
         self.processes.on_first(lambda: pretrained.save(self.trainer.ema, self.out / "last"))
         if self.trainer.step <= self.trainer.quantize_from:
-            self.log.say("the run ended before its codebooks started, so its codes mean nothing; train longer")
+            self.log.say("the run ended before its codebooks were initialised, so its codes are useless; train longer")
         models = [str(self.out / name) for name in ("best", "last") if (self.out / name).exists()]
         self.log.say(f"done: {self.trainer.step} steps in {self.elapsed / 60:.1f} min; {' and '.join(models)}")
 
@@ -191,24 +191,24 @@ class Run:
         self.processes.on_first(write)
 
     def _report_broken(self) -> None:
-        """Tell each broken recording once, whichever process found it."""
+        """Report each broken recording once, whichever process found it."""
         lines, self._broken = self.processes.gather_objects(self._broken), []
         if self.processes.is_first:
             report_broken(lines, self.out / BROKEN)
 
     def _delay_codebooks(self, mel: float) -> None:
-        """Put the codebooks' start off to the next look at the mel loss while the encoder has little to say."""
+        """Postpone the codebooks' initialisation to the next log entry while the mel loss is high."""
         trainer, schedule = self.trainer, self.config.schedule
         later = trainer.step + schedule.log_every
         due = trainer.step <= trainer.quantize_from < later <= MAX_DELAY * schedule.quantize_from
         if due and mel >= schedule.quantize_below:
             trainer.quantize_from = later
             wanted = f"not below {schedule.quantize_below}"
-            self.log.say(f"step {trainer.step}: codebooks wait, for the mel loss is {mel:.2f}, {wanted}")
+            self.log.say(f"step {trainer.step}: codebooks wait: the mel loss is {mel:.2f}, {wanted}")
 
     @torch.no_grad()
     def _start_codebooks(self) -> None:
-        """Fit the codebooks to what the encoder makes of enough crops."""
+        """Initialise the codebooks from the encoder's output for enough crops."""
         model, trainer, batch_size = self.config.model, self.trainer, self.config.data.batch_size
         frames_needed = self.config.codebooks.start_vectors * model.codebook_size * model.vq_strides[0]
         share = self.processes.share(batch_size)
@@ -222,7 +222,7 @@ class Run:
         codebooks.start_from_data(trainer.generator.quantizer, torch.cat(latents), self._random())
         self.processes.broadcast_weights([trainer.generator.quantizer])
         trainer.sync_ema()
-        self.log.say(f"step {trainer.step}: codebooks started from data")
+        self.log.say(f"step {trainer.step}: codebooks initialised from data")
 
     def _revive(self) -> None:
         if "codebooks" not in self.config.freeze:
@@ -230,7 +230,7 @@ class Run:
             self.trainer.health.revive(quantizers, self._random())
 
     def _random(self) -> torch.Generator:
-        """Random numbers of this step."""
+        """A random number generator for this step."""
         return torch.Generator().manual_seed((self.config.seed << 40) + self.trainer.step)
 
     def _clips_of_a_part(self) -> torch.Tensor:
@@ -239,7 +239,7 @@ class Run:
         return self.crops.draw(range(part), CODEBOOKS).to(self.processes.device)
 
     def _validate(self) -> None:
-        """Quality of the averaged weights on fixed clips, with real codes; keeps the best model."""
+        """Measure the averaged weights on fixed clips, with real codes; saves the best model."""
         if not self.clips or self.trainer.step <= self.trainer.quantize_from:
             return
         decoded = validate(self.trainer.ema, self.clips, self.processes)
@@ -258,31 +258,31 @@ class Run:
 
 
 def require_divisible(config: TrainConfig, processes: int) -> None:
-    """ConfigError unless every process and every part gets as many clips."""
+    """ConfigError unless the batch divides evenly over processes and parts."""
     parts = processes * config.data.accumulate
     if config.data.batch_size % parts:
         raise ConfigError(
-            f"[data] batch_size is {config.data.batch_size}; expected a multiple of {parts}, {processes} processes "
-            f"with {config.data.accumulate} parts each"
+            f"[data] batch_size: expected a multiple of {parts}, {processes} processes with {config.data.accumulate} "
+            f"parts each, got {config.data.batch_size}"
         )
 
 
 def crop_samples(config: TrainConfig) -> int:
-    """Samples of a crop: whole groups of frames, and more than half of every window that looks at it."""
+    """Samples per crop: whole groups of frames, and more than half of every spectral window."""
     model = config.model
     group = model.hop_length * model.frame_multiple
     crop = max(1, round(config.data.crop_seconds * model.sampling_rate / group)) * group
     longest = max(*MEL_WINDOWS, *config.discriminator.windows)
     if crop <= longest // 2:
         raise ConfigError(
-            f"[data] crop_seconds {config.data.crop_seconds} makes crops of {crop} samples; expected "
-            f"more than {longest // 2}, half of the longest spectral window"
+            f"[data] crop_seconds: expected crops of more than {longest // 2} samples, half of the longest spectral "
+            f"window, got {crop} from {config.data.crop_seconds} s"
         )
     return crop
 
 
 def find_crops(config: TrainConfig, samples: int) -> tuple[Crops, list[str]]:
-    """The training data, and a line for each file that is broken."""
+    """The training data, and a line for each broken file."""
     recordings, broken = find_recordings(config.data.train)
     rate, data = config.model.sampling_rate, config.data
     return Crops(recordings, rate, samples, config.seed, data.gain_db, config.augment, data.in_memory), broken

@@ -1,4 +1,4 @@
-"""Losses of the codec's training: multi-scale mel, least-squares adversarial, feature matching, codebook."""
+"""Training losses: multi-scale mel, DC, complex STFT, tones, least-squares adversarial, feature matching, codebook."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ MEL_BANDS = (5, 10, 20, 40, 80, 160, 320)
 MEL_FLOOR = 1e-5
 POINTS_OF_A_BIN = 64  # in the shortest windows bands are narrower than bins
 COMPLEX_WINDOWS = (256, 512, 1024)
-TONE_WINDOW, TONE_NEIGHBOURS = 2048, 41  # samples; bins whose mean a line stands above
-TONE_MARGIN_DB = 3.0  # a mean over one batch is off by about as much
-COMPLEX_FLOOR = 1e-2  # of the mean that differences are shares of, so that a silent batch cannot explode
+TONE_WINDOW, TONE_NEIGHBOURS = 2048, 41  # samples; bins in the moving average that a line is compared with
+TONE_MARGIN_DB = 3.0  # about the error of a mean over one batch
+COMPLEX_FLOOR = 1e-2  # of the mean magnitude that differences are relative to, for silent batches
 
 Audio = Float[Tensor, "batch 1 _samples"]
 Spectrum = Complex[Tensor, "batch bins frames"]
@@ -27,7 +27,7 @@ Features = list[list[Tensor]]  # discriminator by layer; the last layer's are th
 
 
 class Spectra:
-    """Audio and its spectra by window length: Hann, hop = window / 4. Losses that look at one share it."""
+    """Audio and its cached spectra by window length: Hann, hop = window / 4. Losses share them."""
 
     def __init__(self, audio: Audio) -> None:
         self.audio = audio
@@ -35,7 +35,7 @@ class Spectra:
 
     @classmethod
     def of(cls, audio: Audio | Spectra) -> Spectra:
-        """Those of audio, or what is given where it is some already."""
+        """The spectra of audio; spectra are returned unchanged."""
         return audio if isinstance(audio, Spectra) else cls(audio)
 
     def __getitem__(self, window: int) -> Spectrum:
@@ -50,7 +50,7 @@ Sound = Audio | Spectra
 
 
 @functools.cache
-@torch.inference_mode(False)  # kept for training too, whoever asks first
+@torch.inference_mode(False)  # cached for training too, whoever calls first
 def mel_filters(sample_rate: int, window: int, bands: int, device: torch.device | str = "cpu") -> Tensor:
     """Triangular filters (bins, bands), equal steps on the mel scale of Slaney's Auditory Toolbox, area 1."""
     filters = mel.triangles(mel.SLANEY, sample_rate, window, bands, points=POINTS_OF_A_BIN)
@@ -78,20 +78,20 @@ def mel_loss(audio_hat: Sound, audio: Sound, sample_rate: int) -> Tensor:
 
 
 def dc_loss(audio_hat: Audio, audio: Audio) -> Tensor:
-    """Mean over clips of the squared difference of their means.
+    """Squared difference of the clips' means, averaged over clips.
 
-    A constant offset is what mel distances do not see. One that grows while training is young pushes the output's tanh
-    to its end, where gradients die and the run with them.
+    Mel losses do not see a DC offset. If one grows early in training, it saturates the output's tanh, gradients vanish
+    and the run fails.
     """
     return (audio_hat.mean(-1) - audio.mean(-1)).square().mean()
 
 
 def complex_loss(audio_hat: Sound, audio: Sound, levels: Float[Tensor, " windows"] | None = None) -> Tensor:
-    """Distance of spectra, phase included, with magnitudes compressed to their square roots (arXiv 1804.03619).
+    """Distance of complex spectra, with magnitudes compressed to their square roots (arXiv 1804.03619).
 
-    Mean absolute difference of real and imaginary parts in shares of `levels` (complex_levels of the whole batch, by
-    default of `audio`), summed over three windows. Mel losses hear no phase; this one gives a young decoder the
-    waveform to aim at.
+    Mean absolute difference of real and imaginary parts relative to `levels` (complex_levels of the whole batch, by
+    default of `audio`), summed over three windows. Mel losses ignore phase; this one gives the decoder a waveform
+    target early in training.
     """
     audio_hat, audio = Spectra.of(audio_hat), Spectra.of(audio)
     total = audio.audio.new_zeros(())
@@ -105,7 +105,7 @@ def complex_loss(audio_hat: Sound, audio: Sound, levels: Float[Tensor, " windows
 
 @torch.no_grad()
 def complex_levels(audio: Sound) -> Float[Tensor, " windows"]:
-    """The mean magnitude of the compressed spectrum of each window."""
+    """The mean magnitude of each window's compressed spectrum."""
     spectra = Spectra.of(audio)
     return torch.stack([_compressed(spectra[window]).abs().mean() for window in COMPLEX_WINDOWS])
 
@@ -116,23 +116,23 @@ def _compressed(spectrum: Spectrum) -> Float[Tensor, "batch bins frames 2"]:
 
 
 def mean_power(audio: Sound) -> Float[Tensor, " bins"]:
-    """Power in windows of 2048 samples, mean over clips and frames: the long-term spectrum."""
+    """The long-term power spectrum, with windows of 2048 samples, averaged over clips and frames."""
     spectrum = Spectra.of(audio)[TONE_WINDOW]
     return (spectrum.real.square() + spectrum.imag.square()).mean((0, 2))
 
 
 def tone_loss(power_hat: Float[Tensor, " bins"], power: Float[Tensor, " bins"]) -> Tensor:
-    """Lines of the long-term spectrum that the original's does not have: mean square of their dB beyond 3.
+    """Lines in the long-term spectrum that the original does not have: mean square of their excess over 3 dB.
 
-    A steady tone is as good as noise to a mel distance, which hears the energy of a band in a frame. This hears that
-    it stays where it is. The level of the whole is nothing to it, nor is its gradient anything to the level.
+    A mel loss cannot tell a steady tone from noise, as it sees only a band's energy in a frame; this one sees that the
+    tone persists. It is invariant to the overall level, and so is its gradient.
     """
     excess = _above_neighbours(power_hat) - _above_neighbours(power) - TONE_MARGIN_DB
     return excess.clamp(min=0).square().mean()
 
 
 def _above_neighbours(power: Float[Tensor, " bins"]) -> Float[Tensor, " bins"]:
-    """How far each bin stands above the mean of the 41 around it, in dB."""
+    """Each bin's level above the mean of the 41 bins around it, in dB."""
     level = 10 * power.clamp(min=1e-10).log10()[None, None]
     half = TONE_NEIGHBOURS // 2
     around = F.avg_pool1d(F.pad(level, (half, half), mode="reflect"), TONE_NEIGHBOURS, stride=1)

@@ -1,8 +1,8 @@
-"""Loudness after the perceptual model of PESQ (ITU-T P.862, P.862.2): what a difference costs in points of its score.
+"""Loudness loss after PESQ's perceptual model (ITU-T P.862, P.862.2): differences in points of its score.
 
-A clip's power is sorted into bands of equal width in Bark, turned into loudness, and compared: differences below a
-quarter of the loudness are not heard, and what the decoder adds costs more than what it leaves out. PESQ also
-aligns the two in time, level and colour, and lets the worst frames weigh most; a loss has no use for either.
+A clip's power is summed in bands of equal width in Bark, converted to loudness, and compared: differences below a
+quarter of the loudness are masked, and added sound costs more than missing sound. PESQ also aligns time, level and
+spectrum, and weights the worst frames most; the loss does neither.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from torch import Tensor
 Audio = Float[Tensor, "batch 1 _samples"]
 Bands = Float[Tensor, "batch bands frames"]
 
-WINDOW_SECONDS = 0.032  # hop half of it
-BARK = 0.435  # the width of a band: 49 of them up to 8 kHz
+WINDOW_SECONDS = 0.032  # the hop is half of it
+BARK = 0.435  # width of a band: 49 bands up to 8 kHz
 TOP_HZ = 8000.0
-LISTENING_DB = 85.0  # what a clip is played at
-QUIETEST = 1e-5  # power of a clip that is still played as loud as that; softer ones stay softer
+LISTENING_DB = 85.0  # playback level of a clip
+QUIETEST = 1e-5  # lowest power that is raised to the playback level; quieter clips stay quieter
 SONE = 0.1866  # loudness at the threshold's scale; calibration of P.862.2
 SYMMETRIC, ASYMMETRIC = 0.1, 0.0309  # points of the score for each unit of disturbance
 
 
 class Ear(NamedTuple):
-    """Where bands lie and what is heard in them."""
+    """The hearing model: bands, thresholds and exponents."""
 
     members: Float[Tensor, "bins bands"]  # 1 where a bin, from 0 Hz on, belongs to a band
     threshold: Float[Tensor, "bands 1"]  # power that can just be heard
@@ -52,26 +52,26 @@ def ear(sample_rate: int, window: int, device: torch.device | str = "cpu") -> Ea
 
 
 def loudness(audio: Audio, gain: Float[Tensor, "batch 1 1"], sample_rate: int) -> tuple[Bands, Bands]:
-    """Power in each band, and its loudness in sone, of `audio` played `gain` times as loud."""
+    """Power per band, and its loudness in sone, of `audio` times `gain`."""
     window = round(WINDOW_SECONDS * sample_rate)
     heard = ear(sample_rate, window, audio.device)
     hann = torch.hann_window(window, device=audio.device)
     spectrum = torch.stft((audio * gain)[:, 0].float(), window, window // 2, window=hann, return_complex=True)
     bins = spectrum[:, : len(heard.members)]
-    # A Hann window keeps 3/8 of the power, half the spectrum a half of it.
+    # A Hann window has 3/8 of the power, and one-sided spectra half of it.
     power = heard.members.T @ ((bins.real.square() + bins.imag.square()) / (window**2 * 3 / 16))
     above = (0.5 + 0.5 * power / heard.threshold).clamp(min=1)
     return power, SONE * (2 * heard.threshold) ** heard.exponent * (above**heard.exponent - 1)
 
 
 def loudness_loss(audio_hat: Audio, audio: Audio, sample_rate: int) -> Tensor:
-    """Points of PESQ's raw score that the disturbances of loudness cost, mean over frames and clips."""
+    """Loss of PESQ's raw score due to loudness disturbances, in points, averaged over frames and clips."""
     gain = (10 ** (LISTENING_DB / 10) / audio.square().mean(-1, keepdim=True).clamp(min=QUIETEST)).sqrt()
     with torch.no_grad():
         power, wanted = loudness(audio, gain, sample_rate)
     power_hat, got = loudness(audio_hat, gain, sample_rate)
     difference = ((got - wanted).abs() - 0.25 * torch.minimum(got, wanted)).clamp(min=0) * BARK
-    # Added power weighs (a ratio to the power of 1.2) times; below 3, not at all.
+    # Added power is weighted by its ratio to the power of 1.2; below 3, not at all.
     added = ((power_hat + 50) / (power + 50)) ** 1.2
     added = torch.where(added < 3, 0.0, added.clamp(max=12))
     width = difference.shape[1] * BARK

@@ -1,4 +1,4 @@
-"""What turns gradients into steps: Muon for the generator's kernels that mix channels, AdamW for the rest."""
+"""Optimisers: Muon for the generator's dense kernels, AdamW for the rest."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from opensnac.training.processes import Processes
 
 MOMENTUM = 0.95
 ROUNDS, CONSTANT, LINEAR, QUADRATIC = 5, 3.4445, -4.7750, 2.0315  # of Newton and Schulz, as Jordan chose them
-SMALLEST_MATRIX = 16  # channels on both sides, from which a kernel counts as a matrix
+SMALLEST_MATRIX = 16  # least number of channels on both sides for a kernel to count as a matrix
 
 
 class KernelMuon(torch.optim.Optimizer):
     """Muon (Jordan et al. 2024) over convolution kernels (dim 0, dim 1, taps), each as a matrix (dim 0, dim 1 x taps).
 
-    A step changes a weight by 0.2 x `learning_rate` (root mean square), whatever the size of its gradient. torch.optim
-    has a Muon too, which rounds to bfloat16; on a processor without such products that took nine tenths of a step.
+    A step changes a weight by 0.2 x `learning_rate` (RMS), whatever the size of its gradient. torch.optim's Muon rounds
+    to bfloat16, which took nine tenths of a step on a CPU without bfloat16 products.
     """
 
     def __init__(self, taught: Sequence[nn.Parameter], learning_rate: float, processes: Processes) -> None:
@@ -39,9 +39,9 @@ class KernelMuon(torch.optim.Optimizer):
                 kernel.add_(direction.view_as(kernel), alpha=-group["lr"] * size)
 
     def _directions(self, taught: Sequence[nn.Parameter]) -> list[Tensor]:
-        """Where each kernel goes: its gradient with momentum, made orthogonal by one of the processes for all.
+        """Each kernel's update direction: its gradient with momentum, orthogonalised by one process for all.
 
-        Matrices of one shape are made so together.
+        Matrices of equal shape are batched.
         """
         gradients = [cast(Tensor, kernel.grad) for kernel in taught]
         momenta = [self.state[kernel].setdefault("momentum", torch.zeros_like(kernel)) for kernel in taught]
@@ -60,10 +60,10 @@ class KernelMuon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: Float[Tensor, "count rows columns"]) -> Float[Tensor, "count rows columns"]:
-    """The matrices with all their singular values brought near 1 (0.7 to 1.2), by five rounds of Newton and Schulz.
+    """Orthogonalise by five Newton-Schulz iterations, which bring all singular values near 1 (0.7 to 1.2).
 
-    A round multiplies x by p(x x'), a polynomial of the product with its transpose. All of these commute, so the
-    rounds are worked out on the small square matrix and the large one is multiplied once, at the end.
+    An iteration multiplies x by p(x x'), a polynomial of the product with its transpose. All of these commute, so the
+    iterations run on the small square matrix and the large one is multiplied once, at the end.
     """
     wide = matrices.shape[1] <= matrices.shape[2]
     x = matrices if wide else matrices.mT.contiguous()
@@ -80,7 +80,7 @@ def orthogonal(matrices: Float[Tensor, "count rows columns"]) -> Float[Tensor, "
 
 
 def _symmetric(a: Float[Tensor, "count size depth"], b: Float[Tensor, "count size depth"]) -> Tensor:
-    """a @ b.mT, which is symmetric: b is a, or both are and commute."""
+    """a @ b.mT, which is symmetric: b is a, or both are symmetric and commute."""
     if a.device.type == "cpu" and a.dtype == torch.float32 and a.shape[1] % kernels.WIDTH == 0 and kernels.level():
         return kernels.symmetric(a, b)
     return a @ b.mT
@@ -89,7 +89,7 @@ def _symmetric(a: Float[Tensor, "count size depth"], b: Float[Tensor, "count siz
 def generator_optimizers(
     model: nn.Module, config: OptimizerConfig, processes: Processes
 ) -> dict[str, torch.optim.Optimizer]:
-    """The optimisers of the generator's parameters that are not frozen, by the name of the rate that each follows."""
+    """The optimisers of the generator's trainable parameters, by the name of their learning rate."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     matrices = [p for name, p in named if config.matrix_learning_rate and _is_matrix(name, p)]
     taken = {id(matrix) for matrix in matrices}
@@ -103,5 +103,5 @@ def generator_optimizers(
 
 
 def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """Whether a parameter is the direction part of a weight-normalised kernel that mixes channels."""
+    """Whether a parameter is the direction of a dense weight-normalised kernel."""
     return name.endswith("weight.original1") and min(parameter.shape[:2]) >= SMALLEST_MATRIX

@@ -1,8 +1,8 @@
-"""The processes of one run, as `accelerate launch` or `torchrun` start them: what they share, and how.
+"""Data parallelism over the processes that `accelerate launch` or `torchrun` start.
 
-Weights are alike in all of them, because their gradients are. torch's wrapper for that, DistributedDataParallel, wants
-one forward call a step and the same parameters in each; here the codec's parts are called one by one and some are
-unused at times, so gradients are averaged by hand, all in one message.
+Weights stay equal because gradients are averaged. DistributedDataParallel needs one forward call per step with the same
+parameters each time; here the codec's parts are called separately and some are unused at times, so gradients are
+averaged explicitly, in one message.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Processes:
     """This process among the others of the run."""
 
     def __init__(self, device: str = "auto") -> None:
-        """`device`: auto, cpu or cuda; ConfigError where it cannot be used."""
+        """`device`: auto, cpu or cuda. ConfigError if it is not available."""
         try:
             if device != "auto":
                 torch.empty(0, device=device)
@@ -30,7 +30,7 @@ class Processes:
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(
-                f"device is {device!r}, which cannot be used ({reason}); expected auto, cpu or cuda"
+                f"device: expected auto, cpu or cuda, available here, got {device!r} ({reason})"
             ) from error
         self.count, self.rank = state.num_processes, state.process_index
         alone = device != "auto" and self.count == 1
@@ -39,13 +39,13 @@ class Processes:
         self._state = state
 
     def share(self, batch_size: int) -> range:
-        """Which of a batch's clips are this process's."""
+        """The indices of this process's clips in a batch."""
         clips = batch_size // self.count
         return range(self.rank * clips, (self.rank + 1) * clips)
 
     @torch.no_grad()
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Give every process the mean of all processes' gradients."""
+        """Replace gradients by their mean over all processes."""
         if self.count == 1:
             return
         gradients = [p.grad for p in parameters if p.grad is not None]
@@ -62,36 +62,36 @@ class Processes:
         return values if self.count == 1 else reduce(values, "sum")
 
     def sums(self, values: list[Tensor]) -> list[Tensor]:
-        """Each one's sum over all processes, in one message."""
+        """The sum of each tensor over all processes, in one message."""
         if self.count == 1:
             return values
         whole = self.sum(torch.cat([value.flatten() for value in values]))
         return list(whole.split([value.numel() for value in values]))
 
     def gather(self, values: Tensor) -> Tensor:
-        """All processes' values behind each other along dim 0, in order of rank: a batch whole again."""
+        """All processes' values concatenated along dim 0, in order of rank."""
         return values if self.count == 1 else gather(values.contiguous())
 
     def gather_objects(self, values: list[Any]) -> list[Any]:
-        """All processes' lists as one."""
+        """All processes' lists, concatenated."""
         return values if self.count == 1 else gather_object(values)
 
     def broadcast_value(self, value: float) -> float:
-        """The first process's value, such as the time: what decides must be the same everywhere."""
+        """The first process's value, so that decisions based on it are the same everywhere."""
         if self.count == 1:
             return value
         return float(broadcast(torch.tensor([value], dtype=torch.float64, device=self.device))[0])
 
     @torch.no_grad()
     def broadcast_weights(self, models: Iterable[nn.Module]) -> None:
-        """Give every process the first one's weights."""
+        """Copy the first process's weights to all."""
         if self.count > 1:
             for model in models:
                 for values in model.state_dict().values():
                     values.copy_(broadcast(values.clone()))
 
     def on_first(self, write: Callable[[], None]) -> None:
-        """Let the first process write, while the others wait."""
+        """Run `write` in the first process while the others wait."""
         if self.is_first:
             write()
         self._state.wait_for_everyone()

@@ -1,4 +1,4 @@
-"""Where recordings are: folders, globs, manifests and tar shards; broken files are listed and left out."""
+"""Sources of recordings: folders, globs, manifests and tar shards; broken files are listed and left out."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from opensnac.training.config import Source
 
 MANIFESTS = (".csv", ".jsonl")
 SHARD = ".tar"
-EXPECTED = (".txt", ".json", ".lab", ".textgrid", *MANIFESTS)  # beside recordings in corpora
+EXPECTED = (".txt", ".json", ".lab", ".textgrid", *MANIFESTS)  # usual beside recordings, ignored silently
 KINDS = "a folder, an audio file, a glob, a CSV or JSONL manifest or a tar shard"
 
 
 class BrokenRecordingError(Exception):
-    """A recording that cannot be used, and why."""
+    """Why a recording cannot be used."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A file, or `size` bytes of one from `offset` on: what a member of an uncompressed tar file is."""
+    """A file, or a member of an uncompressed tar file: `size` bytes from `offset` on."""
 
     path: Path
     member: str = ""
@@ -51,17 +51,17 @@ class Place:
         return f"{self.path}/{self.member}" if self.member else str(self.path)
 
     def open(self) -> BinaryIO:
-        """The bytes, seekable; nothing is read before it is asked for."""
+        """Open it as a seekable file, unbuffered."""
         file = self.path.open("rb", buffering=0)
         return io.BufferedReader(Slice(file, self.offset, self.size) if self.member else file)
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A readable file: where it is, its rate in Hz, its length in samples at that rate, its hours' weight.
+    """A readable file: its place, rate (Hz), length in samples at that rate, and weight.
 
-    Its label is the first folder below its source that it lies in; empty where it lies in none. Without a layout its
-    file is looked through whenever it is read.
+    `label` is the first folder below its source; empty if there is none. Without a `layout` the file is scanned
+    whenever it is read.
     """
 
     place: Place
@@ -78,9 +78,9 @@ class Recording:
 
 
 def find_recordings(sources: Iterable[Source | str | Path]) -> tuple[list[Recording], list[str]]:
-    """Recordings at all sources, in order of name, and a line for each file that is broken.
+    """The recordings of all sources, sorted by name, and a line for each broken file.
 
-    What two sources name is taken once, with the first one's weight and label.
+    A recording that several sources contain is used once, with the first one's weight and label.
     """
     known: dict[Place, tuple[float, str]] = {}
     broken: list[str] = []
@@ -108,7 +108,7 @@ def _label(place: Place, source: Path) -> str:
 
 
 def _scan(place: Place) -> Layout | str:
-    """What a file holds, or what is wrong with it."""
+    """A file's layout, or what is wrong with it."""
     try:
         with place.open() as file:
             layout = scan(file)
@@ -130,7 +130,7 @@ def _places(source: str, broken: list[str]) -> Iterator[Place]:
     else:
         paths = [Path(found) for found in glob.glob(source, recursive=True) if Path(found).is_file()]
         if not paths:
-            raise AudioError(f"no recordings at {source}: expected {KINDS}")
+            raise AudioError(f"{source}: expected {KINDS}, got nothing")
     for found in paths:
         kind = found.suffix.lower()
         if kind in MANIFESTS:
@@ -150,13 +150,13 @@ def _manifest(path: Path) -> list[str]:
             else:
                 rows = [json.loads(line) for line in file if line.strip()]
     except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
-        raise AudioError(f"{path} is no {path.suffix[1:].upper()} text in UTF-8: {error}") from error
+        raise AudioError(f"{path}: expected {path.suffix[1:].upper()} text in UTF-8, got {error}") from error
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict) or "path" not in row:
             has = f"columns {', '.join(map(str, row))}" if isinstance(row, dict) else f"the row {row!r}"
-            raise AudioError(f"{path} has {has}; expected a column `path`")
+            raise AudioError(f"{path}: expected a column `path`, got {has}")
         if not row["path"] or not isinstance(row["path"], str):
-            raise AudioError(f"{path}, row {number}, has no path; give one or remove the row")
+            raise AudioError(f"{path}, row {number}: expected a path, got {row['path']!r}; give one or remove the row")
     return [row["path"] for row in rows]
 
 
@@ -168,13 +168,13 @@ def _shard(path: Path, broken: list[str]) -> Iterator[Place]:
                 if member.isfile() and Path(member.name).suffix.lower() in READABLE:
                     yield Place(path, member.name, member.offset_data, member.size)
     except (tarfile.TarError, OSError) as error:
-        broken.append(f"{path}: not readable as an uncompressed tar file: {error}")
+        broken.append(f"{path}: expected an uncompressed tar file, got {error}")
 
 
 def read_mono(recording: Recording, sample_rate: int, start: int = 0, length: int = -1) -> NDArray[np.float32]:
-    """Samples from `start`, `length` at the recording's rate, mixed down, at `sample_rate`.
+    """Read `length` samples from `start` on (at the recording's rate), mixed down and resampled to `sample_rate`.
 
-    BrokenRecordingError where there is nothing, or nothing finite, to read.
+    BrokenRecordingError if there are none, or not finite ones.
     """
     try:
         with recording.place.open() as file:
@@ -191,7 +191,7 @@ def read_mono(recording: Recording, sample_rate: int, start: int = 0, length: in
 
 
 def report_broken(broken: Sequence[str], report: Path | None = None) -> None:
-    """Say which files are left out, and write it to `report`, where each line comes once."""
+    """Print which files are left out, and append new lines to `report`."""
     known = set(report.read_text(encoding="utf-8").splitlines()) if report and report.exists() else set()
     for line in dict.fromkeys(broken):
         if line not in known:

@@ -21,22 +21,22 @@ from opensnac.training.loudness import loudness_loss
 from opensnac.training.optimizers import generator_optimizers
 from opensnac.training.processes import Processes
 
-Mark = Callable[[str], None]  # told the name of each part of a step when it is over
+Mark = Callable[[str], None]  # called with the name of each part of a step when it ends
 
 
 def _unmarked(part: str) -> None:
-    """Nobody measures."""
+    """The default: nothing is measured."""
 
 
 @dataclass
 class Trainer:
-    """Everything that changes while training; `step` is the number of steps done."""
+    """The state of a training run; `step` is the number of steps done."""
 
     config: TrainConfig
     processes: Processes
     step: int = 0
     skipped: int = 0
-    warm_from: int = 0  # the step at which the optimisers' moments began
+    warm_from: int = 0  # the step at which the optimisers' moments started
     quantize_from: int = field(init=False)
     generator: SNAC = field(init=False)
     ema: SNAC = field(init=False)
@@ -63,23 +63,23 @@ class Trainer:
         self.generator_parameters: list[Tensor] = list(self.generator.parameters())
         self.discriminator_parameters: list[Tensor] = list(self.discriminators.parameters())
         self.ema_parameters: list[Tensor] = list(self.ema.parameters())
-        # What is called in a step: the modules, or what torch.compile makes of them.
+        # What a step calls: the modules, or their compiled forms.
         self.encode: Callable[[Tensor], Tensor] = self.generator.encoder
         self.decode: Callable[[Tensor, Tensor], Tensor] = self.generator.decoder
         self.discriminate: Callable[[Tensor], losses.Features] = self.discriminators
 
     def training_step(self, audio: Tensor, noise_seeds: Tensor, progress: float) -> dict[str, Tensor]:
-        """Train on this process's share of a batch, (clips, 1, samples) with a seed for each clip's noise.
+        """Train on this process's share of a batch, (clips, 1, samples), with a noise seed per clip.
 
-        `progress` is the share of the run that is done, 0 to 1. Returns the losses by name, as tensors, so that nobody
-        waits for a GPU. Where gradients are not finite, in any process, nothing changes and nothing is returned;
+        `progress` is the share of the run that is done, 0 to 1. Returns the losses by name, as tensors, to avoid GPU
+        synchronisation. If gradients are not finite in any process, the step is skipped and an empty dict is returned;
         `skipped` counts such steps.
         """
         schedule, parts = self.config.schedule, self.config.data.accumulate
         self._set_rates(progress)
         for parameter in (*self.generator_parameters, *self.discriminator_parameters):
             parameter.grad = None
-        levels = None  # of the whole batch, where not all of it is seen at once
+        levels = None  # of the whole batch, if it is processed in parts
         if self.config.losses.complex and (parts > 1 or self.processes.count > 1):
             levels = self.processes.mean(losses.complex_levels(audio))
         reports: list[dict[str, Tensor]] = []
@@ -116,7 +116,7 @@ class Trainer:
             reports.append({name: value.detach() for name, value in values.items()})
 
         norms = self._shared_norms()
-        # The one place where a step waits for a GPU: whether it counts.
+        # The only GPU synchronisation of a step.
         if math.isfinite(float(sum(norms.values()))):
             self._update(seen)
             report = {name: torch.stack([r[name] for r in reports]).mean() for name in reports[0]} | norms
@@ -129,7 +129,7 @@ class Trainer:
 
     @contextmanager
     def products(self) -> Iterator[None]:
-        """Where products of matrices are as precise as the configuration says; elsewhere they are float32."""
+        """A context in which matrix products have the configured precision; elsewhere they are float32."""
         before, precision = torch.get_float32_matmul_precision(), self.config.precision
         torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
         try:
@@ -139,7 +139,7 @@ class Trainer:
             torch.set_float32_matmul_precision(before)
 
     def _reconstruct(self, clips: Tensor, seeds: Tensor) -> tuple[Tensor, Quantized | None]:
-        """Clips through the codec, unquantised in the beginning."""
+        """Clips through the codec, without quantisation at the start of training."""
         quantized = None
         with self.products():
             latent = self.encode(clips)
@@ -151,18 +151,18 @@ class Trainer:
         return audio_hat.float(), quantized
 
     def _backward(self, loss: Tensor) -> None:
-        """Gradients; they follow the precision of what they are of, but for tf32, which nobody else remembers."""
+        """Backward pass; autocast precisions carry over from the forward pass, but tf32 must be set again."""
         with self.products() if self.config.precision == "tf32" else nullcontext():
             loss.backward()
 
     def _tone_loss(self, decoded: losses.Spectra, original: losses.Spectra) -> Tensor:
-        """Of the long-term spectra of all processes' clips; gradients flow into this one's."""
+        """The tone loss of the mean spectrum over all processes; gradients flow into this one's clips."""
         power_hat, power = losses.mean_power(decoded), losses.mean_power(original)
         elsewhere = self.processes.mean(power_hat.detach()) - power_hat.detach()
         return losses.tone_loss(power_hat + elsewhere, self.processes.mean(power))
 
     def _discriminator_step(self, clips: Tensor, audio_hat: Tensor, values: dict[str, Tensor]) -> losses.Features:
-        """The discriminators' gradients; returns what they made of the real clips."""
+        """Compute the discriminators' gradients; returns their features of the real clips."""
         with self.products():
             features = self.discriminate(torch.cat([clips, audio_hat]))
         both = [[layer.float().chunk(2) for layer in layers] for layers in features]
@@ -172,7 +172,7 @@ class Trainer:
         return [[layer.detach() for layer in layers] for layers in real]
 
     def _discriminate_fake(self, audio_hat: Tensor) -> losses.Features:
-        """What the discriminators, as they were before this step, make of the generator's audio."""
+        """The discriminators' features of the generator's audio, with their weights before this step."""
         self.discriminators.requires_grad_(False)
         with self.products():
             features = self.discriminate(audio_hat)
@@ -180,7 +180,7 @@ class Trainer:
         return [[layer.float() for layer in layers] for layers in features]
 
     def _shared_norms(self) -> dict[str, Tensor]:
-        """Average the gradients over all processes and clip them; their norms before that, alike everywhere."""
+        """Average the gradients over all processes and clip them; returns their norms before clipping."""
         clip, norms = self.config.optimizer, {}
         parts = {"": (self.generator_parameters, clip.clip_norm)}
         if self.step >= self.config.schedule.discriminate_from:
@@ -204,7 +204,7 @@ class Trainer:
             self.health.observe(codes, z_e)
             if "codebooks" not in self.config.freeze:
                 ema_update(self.generator.quantizer, codes, z_e, self.config.codebooks.ema_rate)
-        # Young averages forget faster, so that the random start does not linger.
+        # A smaller decay at the start, so that the random initialisation is forgotten.
         decay = min(self.config.optimizer.ema_decay, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(self.ema_parameters, self.generator_parameters, 1 - decay)
 
@@ -223,5 +223,5 @@ class Trainer:
         return min(1.0, max(0, self.step - begin + 1) / max(1, self.config.optimizer.warmup_steps))
 
     def sync_ema(self) -> None:
-        """Make the average equal to the live weights, after they were set by hand."""
+        """Set the average to the current weights, after these were replaced."""
         self.ema.load_state_dict(self.generator.state_dict())

@@ -1,4 +1,4 @@
-"""How good the averaged weights are: fixed clips through real codes and back."""
+"""Validation of the averaged weights: fixed clips through real codes and back."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from opensnac.training.processes import Processes
 from opensnac.training.sources import BrokenRecordingError, Recording, find_recordings, read_mono, report_broken
 
 SECONDS, CLIPS = 4.0, 40
-SHOWN = 4  # clips that are kept to be heard and seen
+SHOWN = 4  # clips logged as audio and pictures
 ALWAYS = ("stft_distance", "si_sdr")  # of opensnac.evaluation.metrics
-PERCEPTUAL = ("pesq_wb", "stoi")  # likewise, where they are installed
+PERCEPTUAL = ("pesq_wb", "stoi")  # likewise, if installed
 HIGHER_IS_BETTER = tuple(PERCEPTUAL)
 
 
 class Clip(NamedTuple):
-    """The beginning of a recording, (1, 1, samples), and the recording's label."""
+    """The start of a recording, (1, 1, samples), and the recording's label."""
 
     audio: Tensor
     label: str
@@ -36,7 +36,7 @@ class Clip(NamedTuple):
 
 @dataclass(frozen=True)
 class Validation:
-    """Mean qualities by name, also by label; codes of each scale that occur, perplexity; the first clips decoded."""
+    """Mean qualities by name, and by label; used codes and perplexity of each scale; the first clips, decoded."""
 
     quality: dict[str, float]
     by_label: dict[str, dict[str, float]]
@@ -46,7 +46,7 @@ class Validation:
 
 
 def find_clips(sources: Sequence[Source], sample_rate: int, report: Path | None = None) -> list[Clip]:
-    """The beginnings of validation recordings, of as many folders as there are."""
+    """The starts of validation recordings, spread over all folders."""
     recordings, broken = find_recordings(sources)
     clips = []
     for recording in spread(recordings, CLIPS):
@@ -56,13 +56,15 @@ def find_clips(sources: Sequence[Source], sample_rate: int, report: Path | None 
             broken.append(f"{recording.place}: {error}")
             continue
         samples = np.pad(samples, (0, max(0, MEL_WINDOWS[-1] - len(samples))))
-        clips.append(Clip(torch.from_numpy(samples)[None, None].clone(), recording.label))  # aligned, see Crops.draw
+        clips.append(
+            Clip(torch.from_numpy(samples)[None, None].clone(), recording.label)
+        )  # aligned memory, see Crops.draw
     report_broken(broken, report)
     return clips
 
 
 def spread(recordings: Sequence[Recording], count: int) -> list[Recording]:
-    """At most `count` recordings of as many folders as possible, evenly from each: a folder is often a speaker."""
+    """At most `count` recordings from as many folders as possible, evenly: a folder is often a speaker."""
     folders: dict[Path, list[Recording]] = {}
     for recording in recordings:
         folders.setdefault(recording.place.path.parent, []).append(recording)
@@ -74,14 +76,14 @@ def spread(recordings: Sequence[Recording], count: int) -> list[Recording]:
 
 
 def require_metric(quality: str) -> None:
-    """ConfigError where the quality that shall choose the best model cannot be measured."""
+    """ConfigError if the metric that selects the best model cannot be measured."""
     if quality in METRICS and (missing := METRICS[quality].missing()):
-        raise ConfigError(f"[schedule] best_by is {quality!r}, but {missing}")
+        raise ConfigError(f"[schedule] best_by: expected an installed metric, got {quality!r}: {missing}")
 
 
 @torch.inference_mode()
 def validate(model: SNAC, clips: Sequence[Clip], processes: Processes) -> Validation:
-    """Every process hears its share of the clips, and all get the same figures."""
+    """Validate; every process handles its share of the clips, and all get the same results."""
     rate, weight = model.config.sampling_rate, next(model.parameters())
     rows: list[tuple[int, dict[str, float | None]]] = []
     used = [torch.zeros(model.config.codebook_size, device=weight.device) for _ in model.config.vq_strides]
@@ -106,7 +108,7 @@ def validate(model: SNAC, clips: Sequence[Clip], processes: Processes) -> Valida
 
 
 def _means(rows: Sequence[dict[str, float | None]]) -> dict[str, float]:
-    """Of each quality, over the clips that have it."""
+    """The mean of each quality over the clips that have it."""
     values = {name: [value for row in rows if (value := row[name]) is not None] for name in rows[0]}
     return {name: sum(some) / len(some) for name, some in values.items() if some}
 

@@ -1,8 +1,8 @@
-"""A wider model that begins as a narrower, trained one: the same audio and codes, with room to learn more.
+"""Initialise a wider model from a narrower, trained one: the same audio and codes, with more capacity.
 
-After Net2Net (Chen et al., arXiv 1511.05641): every channel is there several times, and what listens to it listens to
-each copy by a share. Copies that stayed alike would learn alike, so the shares differ: random numbers that sum to zero
-over a channel's copies are added to them, which changes nothing that is heard and gives each copy gradients of its own.
+After Net2Net (Chen et al., arXiv 1511.05641): every channel is duplicated, and the weights that read it are divided
+among the copies. Equal copies would get equal gradients, so the divisions differ: random numbers that sum to zero over
+a channel's copies are added, which leaves the output unchanged and gives each copy its own gradients.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from opensnac.errors import ModelError
 from opensnac.model.layers import Kernel, Snake, Upsample
 
 WIDTHS = ("encoder_dim", "decoder_dim")
-DIFFERENCE = 0.5  # of the shares of a channel's copies, beside the shares themselves (root mean square)
+DIFFERENCE = 0.5  # RMS of the random differences between copies' weights, relative to the weights
 
 
 def can_widen(narrow: CodecConfig, wide: CodecConfig) -> bool:
-    """Whether two configurations differ in their widths alone, and those of `wide` are whole multiples."""
+    """Whether two configurations differ only in their widths, and those of `wide` are whole multiples."""
     came, wanted = narrow.to_dict(), wide.to_dict()
     same = all(came[key] == wanted[key] for key in came if key not in (*WIDTHS, "latent_dim"))
     return same and all(wanted[key] % came[key] == 0 for key in WIDTHS)
@@ -31,14 +31,14 @@ def can_widen(narrow: CodecConfig, wide: CodecConfig) -> bool:
 
 @torch.no_grad()
 def widen(model: SNAC, config: CodecConfig, random: torch.Generator) -> SNAC:
-    """A model of `config` with the function of `model`; its new directions are drawn from `random`.
+    """A model of `config` that computes what `model` does; the random differences are drawn from `random`.
 
-    ModelError where the configurations differ in more than encoder_dim and decoder_dim, or these are no multiples.
+    ModelError unless the configurations differ only in encoder_dim and decoder_dim, by whole multiples.
     """
     if not can_widen(model.config, config):
         raise ModelError(
-            f"a model of widths {_widths(model.config)} cannot be made one of {_widths(config)}: expected whole "
-            "multiples, and else the same configuration"
+            f"widen: expected whole multiples of {_widths(model.config)} and otherwise the same configuration, "
+            f"got {_widths(config)}"
         )
     wide = SNAC.from_config(config)
     for name, layer in wide.named_modules():
@@ -48,7 +48,7 @@ def widen(model: SNAC, config: CodecConfig, random: torch.Generator) -> SNAC:
         elif isinstance(layer, nn.Linear):
             parts = 3 if name.endswith("to_qkv") else 1  # queries, keys and values are stacked
             blocks = [
-                _listening(old, new.shape, 1, random)
+                _divided(old, new.shape, 1, random)
                 for old, new in zip(before.weight.chunk(parts), layer.weight.chunk(parts), strict=True)
             ]
             layer.weight.copy_(torch.cat(blocks))
@@ -63,9 +63,9 @@ def _widths(config: CodecConfig) -> str:
 
 
 def _widen_kernel(before: Kernel, layer: Kernel, random: torch.Generator) -> None:
-    """The kernel before, over copies of its channels; its direction keeps its size, so that it turns as readily."""
+    """Widen a kernel; its direction keeps its RMS, so that it changes as fast as before."""
     incoming = 0 if isinstance(layer, Upsample) else 1
-    weight = _listening(before.weight, layer.weight.shape, incoming, random)
+    weight = _divided(before.weight, layer.weight.shape, incoming, random)
     layer.assign(weight)
     direction, old = (kernel.get_parameter("parametrizations.weight.original1") for kernel in (layer, before))
     direction.mul_(old.square().mean().sqrt() / weight.square().mean().sqrt().clamp(min=1e-12))
@@ -74,12 +74,12 @@ def _widen_kernel(before: Kernel, layer: Kernel, random: torch.Generator) -> Non
 
 
 def _copies(values: Tensor, shape: Sequence[int]) -> Tensor:
-    """All channels, and all of them again, until the shape is filled."""
+    """The values repeated to fill the shape."""
     return values.repeat([new // old for new, old in zip(shape, values.shape, strict=True)])
 
 
-def _listening(weight: Tensor, shape: Sequence[int], incoming: int, random: torch.Generator) -> Tensor:
-    """A weight over copies of its channels: those of dimension `incoming` are listened to by unequal shares."""
+def _divided(weight: Tensor, shape: Sequence[int], incoming: int, random: torch.Generator) -> Tensor:
+    """A weight over copies of its channels, divided unequally among the copies along dimension `incoming`."""
     count = shape[incoming] // weight.shape[incoming]
     shared = _copies(weight, shape) / count
     if count == 1:

@@ -39,7 +39,7 @@ def test_equal_and_better_scores_pass(quality, stored, capsys):
 
 @pytest.mark.parametrize(("name", "worse"), [("pesq_wb", 1.1), ("stoi", 0.79), ("mel_distance", 8.2)])
 def test_a_score_below_its_margin_fails(quality, stored, name, worse):
-    with pytest.raises(OpensnacError, match=f"the bundled model has become worse: {name}$"):
+    with pytest.raises(OpensnacError, match=f"expected scores within the margins, got worse ones: {name}$"):
         quality.compare("weights 1", stored, lambda: SCORES | {name: worse})
 
 
@@ -49,12 +49,14 @@ def test_within_its_margin_a_score_passes(quality, stored):
 
 @pytest.mark.parametrize("there", [True, False])
 def test_weights_without_figures_fail_and_say_what_to_run(quality, stored, there):
-    with pytest.raises(OpensnacError, match="run `make quality-update`, look at what changed"):
+    with pytest.raises(OpensnacError, match="run `make quality-update`, review the changes"):
         quality.compare("weights 2", stored if there else None, never)
 
 
 def test_figures_change_only_with_the_weights(quality, stored):
-    with pytest.raises(OpensnacError, match="has figures of these weights, weights 1: they change with them alone"):
+    with pytest.raises(
+        OpensnacError, match="expected scores of other weights, got those of weights 1, which has scores"
+    ):
         quality.store("weights 1", stored, never)
     quality.store("weights 2", stored, lambda: SCORES | {"stoi": 0.5})
     assert json.loads(quality.STORED.read_text()) == {"weights": "weights 2", "scores": SCORES | {"stoi": 0.5}}

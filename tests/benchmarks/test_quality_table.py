@@ -60,9 +60,9 @@ def test_every_label_by_itself(results, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--metric", "dnsmos"], "no metric 'dnsmos' in these results; there are pesq_wb, stoi"),
-        (["--codec", "mp3"], "no codec 'mp3' in these results; there are original, opus:6"),
-        (["--label", "music"], "no label 'music' in these results; there are speech"),
+        (["--metric", "dnsmos"], "expected a metric of these results, pesq_wb, stoi, got 'dnsmos'"),
+        (["--codec", "mp3"], "expected a codec of these results, original, opus:6"),
+        (["--label", "music"], "expected a label of these results, speech, got 'music'"),
     ],
 )
 def test_what_the_results_do_not_have_is_refused(results, arguments, message):
@@ -71,5 +71,5 @@ def test_what_the_results_do_not_have_is_refused(results, arguments, message):
 
 
 def test_what_is_no_result_is_refused(tmp_path):
-    with pytest.raises(OpensnacError, match="give the results.json of an evaluation"):
+    with pytest.raises(OpensnacError, match="expected the results.json of an evaluation"):
         quality_table.main([str(tmp_path / "results.json")])

@@ -1,4 +1,4 @@
-"""Tokens read again: by outside code, and by ours: shuffled, shared out, packed, resumed."""
+"""Reading tokens: by third-party code and by ours; shuffled, sharded, packed, resumed."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_a_loader_goes_on_where_it_was(corpora: Path, text: bool) -> None:
         before = [next(walk)["input_ids"].tolist() for _ in range(taken)]
         second.load_state_dict(json.loads(json.dumps(first.state_dict())))
         assert before + batches(second) == whole
-    with pytest.raises(OpensnacError, match="expected one with seed 1, got one with seed 0; build the loader alike"):
+    with pytest.raises(OpensnacError, match="expected seed 1, got seed 0; build the loader with the same settings"):
         TokenLoader(PackedTokens(str(corpora / "parquet"), CONTEXT, epochs=2, seed=1), 2).load_state_dict(
             loader().state_dict()
         )

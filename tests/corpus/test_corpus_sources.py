@@ -138,17 +138,21 @@ def test_what_cannot_be_read_is_an_entry_that_says_so(here: Path, monkeypatch: p
 
     monkeypatch.setattr(type(local), "ls", ls)
     problems = {entry.id: entry.problem for entry in find(["talks"])}
-    assert problems["closed/"] == "the folder cannot be read: Permission denied"
+    assert problems["closed/"] == "expected a readable folder, got Permission denied"
     assert problems["packed/packed.tar"].startswith("expected an uncompressed tar file, got")
 
 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("none", None, "none: no such file or folder; a folder, an audio file, a glob, a CSV"),
-        ("empty/", None, "empty/: no recordings there"),
+        ("none", None, "none: expected a folder, an audio file, a glob, a CSV"),
+        ("empty/", None, "empty/: expected .* with recordings, got none"),
         ("a.csv", "text\nhello\n", "a.csv: expected a column audio, path, .* got text"),
-        ("a.csv", "path,text\na.wav,b,c\n", r"a.csv, row 0: expected 2 cells as the header has, got \['c'\] more"),
+        (
+            "a.csv",
+            "path,text\na.wav,b,c\n",
+            r"a.csv, row 0: expected 2 cells as the header has, got \['c'\] in addition",
+        ),
         ("a.jsonl", "[1]\n", r"a.jsonl, row 0: expected an object of keys and values, got \[1\]"),
         ("a.jsonl", '{"path": "a.wav"}\n{', "a.jsonl, row 1: expected JSONL text in UTF-8, got"),
         ("a.parquet", "no", "a.parquet: expected a Parquet file, got"),
@@ -166,14 +170,12 @@ def test_inputs_that_are_none_are_refused(here: Path, name: str, content: str | 
 def test_a_row_without_a_path_fails_alone(here: Path) -> None:
     Path("a.csv").write_text("path,text\n,hello\n")
     (entry,) = find(["a.csv"])
-    assert entry.problem == "row 0 of a.csv has no path in `path`"
+    assert entry.problem == "row 0 of a.csv: expected a path in `path`, got none"
 
 
 def test_an_id_is_given_once(here: Path, settings: Callable[..., Settings]) -> None:
     Path("a.csv").write_text("path,id\na.wav,x\nb.wav,y\nc.wav,x\n")
-    with pytest.raises(
-        UsageError, match="expected an id of its own for every recording, got 'x' for a.wav and for c.wav"
-    ):
+    with pytest.raises(UsageError, match="expected a unique id for every recording, got 'x' for a.wav and for c.wav"):
         make_plan(Store(str(here / "out")), settings("a.csv"))
     assert not (here / "out" / "plan").exists()
 

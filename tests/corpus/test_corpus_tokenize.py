@@ -106,7 +106,7 @@ def test_readers_change_nothing_and_their_deaths_are_told(
                 os.kill(reader, signal.SIGKILL)
 
     make("two", own, readers=1, on=on)
-    assert said == ["a reader died at shard 0; its shard is read again"]
+    assert said == ["a reader died at shard 0; the shard is read again"]
     assert files(here / "one") == files(here / "two")
 
 
@@ -154,7 +154,7 @@ def test_a_finished_corpus_is_left_as_it_is(talks: Path, here: Path, settings: M
 def test_two_runs_do_not_meet(talks: Path, here: Path, settings: Make) -> None:
     with (
         Store("out").locked(),
-        pytest.raises(UsageError, match="out: another run writes to it; wait for its end or stop it"),
+        pytest.raises(UsageError, match="out: expected no other run to write here, got one"),
     ):
         make("out", settings(talks))
 
@@ -213,7 +213,7 @@ def test_silence_alone_is_a_failure_where_it_is_trimmed(here: Path, settings: Ma
     soundfile.write("a.wav", np.zeros(4000), 8000)
     corpus, totals = make("out", settings("a.wav", trim_silence=-50.0))
     assert (len(corpus), totals.failed) == (0, 1)
-    assert pq.read_table("out/failed.parquet").to_pylist()[0]["reason"] == "is silent: expected something above -50 dB"
+    assert pq.read_table("out/failed.parquet").to_pylist()[0]["reason"] == "expected a sound above -50 dB, got silence"
 
 
 @pytest.mark.parametrize("rate", [44100, 48000])
@@ -336,7 +336,7 @@ def test_a_full_disk_stops_the_run_and_leaves_nothing_half_written(
     make_plan(Store("out"), replace(settings(talks), fingerprint=Corpus("whole").facts["fingerprint"]))
     with monkeypatch.context() as patched:
         patched.setattr(pq.ParquetWriter, "write_table", full)
-        with pytest.raises(OSError, match="No space left on device; what was finished stays, the same command") as told:
+        with pytest.raises(OSError, match="No space left on device; finished shards are kept; run") as told:
             make("out", settings(talks))
         assert told.value.filename.startswith("out/data/")
     assert not [name for name in files(here / "out") if name.endswith(".part")]
@@ -401,7 +401,7 @@ def test_another_model_is_refused(talks: Path, here: Path, settings: Make, model
     make_plan(Store("out"), replace(own, fingerprint="0" * 64))
     with pytest.raises(UsageError, match="same command"):
         make("out", own)
-    with pytest.raises(OpensnacError, match="model: expected the weights 0000000000000000 that the plan in out names"):
+    with pytest.raises(OpensnacError, match="model: expected the weights 0000000000000000 of the plan in out"):
         Worker(Job("out"))
 
 
@@ -412,13 +412,13 @@ def test_check_finds_what_was_changed(talks: Path, here: Path, settings: Make) -
     (here / "talks/cleo.wav").unlink()
     problems = "\n".join(check_corpus("out", sample=10).problems)
     assert "row dora.wav: expected the codes of talks/dora.wav, got others; was the recording changed?" in problems
-    assert "cleo.wav: was coded and cannot be read now" in problems
+    assert "cleo.wav: expected a readable recording, as it was when encoded" in problems
     shard = next((here / "out/data").iterdir())
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
     (problem,) = check_corpus("out").problems
-    assert "remove it; the command that made the corpus makes it again" in problem
+    assert "remove it; the command that made the corpus writes it again" in problem
 
 
 def test_a_plan_reads_one_shard_at_a_time(talks: Path, here: Path, settings: Make) -> None:

@@ -166,13 +166,13 @@ def test_decoded_audio_is_scored_in_step_and_at_equal_loudness(folder, few_metri
 
 def test_a_report_needs_a_folder(folder, tmp_path):
     (tmp_path / "out").write_text("precious")
-    with pytest.raises(OpensnacError, match="out: is a file; name a folder for the report with --out"):
+    with pytest.raises(OpensnacError, match="out: expected a folder for the report, got a file"):
         evaluate_folder(folder, ["original"], tmp_path / "out")
     assert (tmp_path / "out").read_text() == "precious"
 
 
 def test_a_baseline_that_is_not_measured_is_refused(folder, tmp_path):
-    with pytest.raises(OpensnacError, match="the baseline 'opus:6' is none of the codecs original, opensnac; name it"):
+    with pytest.raises(OpensnacError, match="baseline: expected one of original, opensnac, got 'opus:6'"):
         evaluate_folder(folder, ["opensnac"], tmp_path / "out", baseline="opus:6")
 
 
@@ -283,9 +283,9 @@ def test_hidden_files_and_other_files_are_no_clips(folder):
 
 
 def test_a_folder_without_recordings_is_refused(tmp_path):
-    with pytest.raises(OpensnacError, match=r"no file there ends in \.wav, .*; give recordings"):
+    with pytest.raises(OpensnacError, match=r"expected files that end in \.wav, .*, got none"):
         find_clips(tmp_path)
-    with pytest.raises(OpensnacError, match="nowhere: no such folder; give a folder of recordings"):
+    with pytest.raises(OpensnacError, match="nowhere: expected a folder of recordings"):
         find_clips(tmp_path / "nowhere")
 
 

@@ -223,8 +223,8 @@ def test_the_rate_is_that_of_all_words_and_the_report_says_whose(folder, measure
     report = (tmp_path / "out" / "report.md").read_text()
     assert "| original | – | – |" in report
     assert (
-        "- WER, %, by a recogniser 1.0; the words there are: texts beside 1 of 3 clips, "
-        "else what it hears in the original itself" in report
+        "- WER, %, by a recogniser 1.0; reference words: transcripts of 1 of 3 clips, "
+        "else the recogniser's own on the original" in report
     )
     assert "- WER, % of original applied to 2 of 3 clips" in report
 
@@ -261,7 +261,7 @@ def test_without_a_model_nothing_is_said_of_words_and_with_one_missing_it_is(fol
 
 def test_a_text_that_is_none_is_refused_by_name(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(OpensnacError, match="a.txt: no UTF-8 text"):
+    with pytest.raises(OpensnacError, match="a.txt: expected a transcript in UTF-8"):
         transcript_of(tmp_path / "a.wav")
     (tmp_path / "b.txt").write_text(" \n")
     assert transcript_of(tmp_path / "b.wav") is None

@@ -1,4 +1,4 @@
-"""A run of `evaluate` that is told to end does so at once, and keeps what it measured."""
+"""A terminated run of `evaluate` stops immediately and keeps its measurements."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_workers_that_hear_nothing_are_killed(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_worker_that_dies_is_told() -> None:
-    with pytest.raises(OpensnacError, match="a worker process was killed, perhaps for want of memory"):
+    with pytest.raises(OpensnacError, match="a worker process was killed, perhaps out of memory"):
         list(map_in_processes(dying, [1], jobs=1))
 
 

@@ -127,7 +127,7 @@ def test_the_command_reads_what_only_pytorch_reads(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (["nothing"], "got 'nothing'"),
-        (["speech_24khz_tiny", "--weights", "fp8"], "weights are 'fp8', expected fp32, fp16, int8"),
+        (["speech_24khz_tiny", "--weights", "fp8"], "weights: expected fp32, fp16, int8, got 'fp8'"),
         (["speech_24khz_tiny", "--noise", "some"], "--noise: expected exact or none, got 'some'"),
     ],
 )

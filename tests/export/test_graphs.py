@@ -162,7 +162,7 @@ def test_weights_that_float16_cannot_hold(tiny: SNAC) -> None:
     weights = Weights.of(tiny)
     arrays = weights.arrays | {"decoder.model.1.weight": weights["decoder.model.1.weight"] + np.float32(1e6)}
     weights = dataclasses.replace(weights, arrays=arrays)
-    with pytest.raises(ModelError, match="a weight is 1e\\+06, which float16 cannot hold; export this model with fp32"):
+    with pytest.raises(ModelError, match="in the range of float16, got 1e\\+06; export this model with fp32"):
         models.decoder_model(weights, "fp16")
 
 
@@ -201,7 +201,7 @@ NOISE = [noise_session(number) for number in range(6)]
 def test_weights_of_another_shape(tiny: SNAC) -> None:
     weights = Weights.of(tiny)
     arrays = weights.arrays | {"decoder.model.1.weight": weights["decoder.model.1.weight"][:, 1:]}
-    with pytest.raises(ModelError, match="decoder.model.1.weight has shape .*, expected 32 channels to go in"):
+    with pytest.raises(ModelError, match="decoder.model.1.weight: expected 32 input channels"):
         models.decoder_model(dataclasses.replace(weights, arrays=arrays))
 
 

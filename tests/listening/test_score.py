@@ -102,7 +102,7 @@ def test_scripts_are_marked_and_never_mixed_with_listeners(built, key, tmp_path)
     write(tmp_path / "answers", key, 0, simulated=True)
     assert score(built, [tmp_path / "answers"]).startswith("# Listening test (SIMULATED")
     write(tmp_path / "answers", key, 1)
-    with pytest.raises(OpensnacError, match="answers of listeners and of scripts are mixed; score them apart"):
+    with pytest.raises(OpensnacError, match="expected answers of either listeners or scripts, got both"):
         score(built, [tmp_path / "answers"])
 
 
@@ -112,23 +112,23 @@ def test_the_newest_revision_of_a_session_counts_and_unfinished_ones_do_not(buil
     write(tmp_path / "answers", key, 1, {"opensnac": 10}, finished=False)
     report = score(built, [tmp_path / "answers"])
     assert "| opensnac | 80.0 | – | 80 | 0 | 1 |" in report
-    assert f"- Left out, {1:016x}: not finished" in report
+    assert f"- Skipped, {1:016x}: not finished" in report
 
 
 def test_answers_that_are_none_are_refused(built, key, tmp_path):
     answers = tmp_path / "answers"
-    with pytest.raises(OpensnacError, match="answers: no such file or folder"):
+    with pytest.raises(OpensnacError, match="answers: expected listeners' answers"):
         score(built, [answers])
     answers.mkdir()
-    with pytest.raises(OpensnacError, match="no finished session among these answers"):
+    with pytest.raises(OpensnacError, match="expected a finished session among these answers"):
         score(built, [answers])
-    with pytest.raises(OpensnacError, match="no key.json there; give the folder that `opensnac listen build` wrote"):
+    with pytest.raises(OpensnacError, match="expected key.json, as `opensnac listen build` writes it"):
         score(tmp_path, [answers])
     write(answers, key, 0, test="another")
-    with pytest.raises(AnswersError, match="answers to the test another, not to"):
+    with pytest.raises(AnswersError, match="expected answers to the test .*, got some to another"):
         score(built, [answers])
     (answers / "broken.json").write_text('{"half')
-    with pytest.raises(AnswersError, match="broken.json: no JSON"):
+    with pytest.raises(AnswersError, match="broken.json: expected JSON"):
         score(built, [answers / "broken.json"])
 
 

@@ -73,23 +73,23 @@ def test_an_older_revision_never_replaces_a_newer_one(server, answers):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"test": "another"}, "answers to the test 'another'; this is"),
-        ({"session": "../../etc/passwd"}, "is not 16 hexadecimal digits"),
-        ({"schema": 2}, "no answers of schema 1"),
-        ({"revision": "9"}, "'revision' is '9'; expected int"),
-        ({"trials": [{"trial": "a", "scores": {"x": 101}}]}, "has the score 101; 0 to 100 are possible"),
-        ({"trials": [{"trial": "a", "scores": {"x": True}}]}, "has the score True"),
-        ({"trials": [{"trial": "a"}]}, "trial 'a' has no scores"),
+        ({"test": "another"}, "got some to 'another'"),
+        ({"session": "../../etc/passwd"}, "session: expected 16 hexadecimal digits, got '../../etc/passwd'"),
+        ({"schema": 2}, "expected answers of schema 1"),
+        ({"revision": "9"}, "'revision': expected int, got '9'"),
+        ({"trials": [{"trial": "a", "scores": {"x": 101}}]}, "expected a score from 0 to 100, got 101"),
+        ({"trials": [{"trial": "a", "scores": {"x": True}}]}, "expected a score from 0 to 100, got True"),
+        ({"trials": [{"trial": "a"}]}, "trial 'a': expected scores, got none"),
     ],
 )
-def test_what_no_page_can_have_written_is_refused(server, answers, change, message):
+def test_answers_that_no_page_produces_are_refused(server, answers, change, message):
     status, text = ask(server, "PUT", "/answers/x", json.dumps(answers | change).encode())
     assert status == 400
     assert message in text.decode()
     assert list(server.answers.iterdir()) == []
 
 
-def test_what_is_no_json_or_too_long_or_of_no_length_is_refused(server):
+def test_invalid_json_and_lengths_are_refused(server):
     assert ask(server, "PUT", f"/answers/{SESSION}", b"not json")[0] == 400
     assert ask(server, "PUT", f"/answers/{SESSION}", b"", {"Content-Length": str(MAX_BYTES + 1)})[0] == 413
     assert ask(server, "PUT", f"/answers/{SESSION}", b"", {"Content-Length": "-1"})[0] == 413
@@ -112,7 +112,7 @@ def test_many_listeners_at_once_lose_nothing(server, answers):
 
 
 def test_a_folder_without_a_test_and_a_port_that_is_taken_are_refused(server, built, tmp_path):
-    with pytest.raises(OpensnacError, match="no listening test there; give a folder that `opensnac listen build`"):
+    with pytest.raises(OpensnacError, match="expected a listening test, as `opensnac listen build`"):
         Server(tmp_path, tmp_path / "answers", "127.0.0.1", 0)
-    with pytest.raises(OpensnacError, match="cannot listen on 127.0.0.1:.*; choose another --port"):
+    with pytest.raises(OpensnacError, match="127.0.0.1:.*: expected an available port, .*; choose another --port"):
         Server(built, tmp_path / "answers", "127.0.0.1", server.server_address[1])

@@ -130,7 +130,7 @@ def test_a_session_survives_reload_crash_and_a_server_that_is_gone(serve, built,
     assert (answers["finished"], answers["simulated"], answers["listener"]) == (True, True, "a script")
 
     report = score(built, [server.answers])
-    assert report.startswith("# Listening test (SIMULATED: a script answered, nobody listened)")
+    assert report.startswith("# Listening test (SIMULATED: answered by a script, not by listeners)")
     assert "Kept simulated sessions: 1; trials: 2." in report
     for condition, mean in OPINION.items():
         assert f"| {condition} | {mean:.1f} | – | {mean} | 0 | 1 |" in report

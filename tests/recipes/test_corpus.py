@@ -92,7 +92,7 @@ def test_a_package_is_brought_once(recipe, apt, tmp_path):
     assert brought.parent.name == "noise"
     assert brought.parent.parent.name in ("train", "valid")
     assert audio.read(brought)[1] == RATE
-    assert recipe.fetch(NOISE, out) == "noise: is there"
+    assert recipe.fetch(NOISE, out) == "noise: exists"
     assert sorted(path.name for path in out.iterdir()) == sorted({brought.parent.parent.name, "noise.txt"})
 
 
@@ -114,7 +114,7 @@ def test_what_does_not_come_leaves_nothing(recipe, apt, tmp_path):
     out = tmp_path / "corpus"
     for changes, words in (
         ({"package": "other"}, "other could not be downloaded"),
-        ({"files": ["usr/*.ogg"]}, "nothing matches usr/\\*.ogg in version 1.2-3"),
+        ({"files": ["usr/*.ogg"]}, "expected recordings that match usr/\\*.ogg, got none in version 1.2-3"),
         ({"repository": (tmp_path / "nowhere").as_uri()}, "nowhere could not be cloned"),
     ):
         with pytest.raises(OpensnacError, match=words):
@@ -133,7 +133,7 @@ def test_g722_is_decoded(recipe, tmp_path):
 
 def test_what_is_said_stands_beside_recordings(recipe, apt, tmp_path):
     stated = {"form": "ljspeech", "package": "noise-data", "files": "usr/share/said.csv"}
-    with pytest.raises(OpensnacError, match="no transcripts match usr/share/said.csv"):
+    with pytest.raises(OpensnacError, match="expected transcripts that match usr/share/said.csv"):
         recipe.fetch(NOISE | {"transcripts": stated}, tmp_path / "corpus")
     recipe.fetch(NOISE | {"transcripts": stated | {"files": "usr/share/list.csv"}}, tmp_path / "corpus")
     (found,) = (tmp_path / "corpus").rglob("metadata.csv")

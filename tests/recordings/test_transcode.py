@@ -204,7 +204,7 @@ def test_a_strangers_name_opens_no_folder(
 
 def test_a_model_that_is_not_there_is_named_with_what_to_do(model: SNAC) -> None:
     header = replace(transcode.header_for(model, 1, 24000), model_name="nowhere")
-    with pytest.raises(ModelError, match=f"needs the model 'nowhere' .*{header.weights_hash}.*with --model"):
+    with pytest.raises(ModelError, match=f"expected the model 'nowhere' .*{header.weights_hash}.*with --model"):
         model_cache.ModelCache().for_header(header)
 
 

@@ -62,7 +62,7 @@ def test_files_that_break_while_read_are_listed_once(
     assert said.count("left out") == 2
     assert said.count("cut.flac") == 1
     assert said.count("nan.wav: NaN or infinity") == 1
-    with pytest.raises(AudioError, match="no readable recordings|100 recordings in a row"):
+    with pytest.raises(AudioError, match="expected readable recordings"):
         Crops([r for r in found if "good" not in r.place.path.name], RATE, 16000, in_memory=in_memory).draw(range(1))
 
 
@@ -74,14 +74,14 @@ def test_manifests_and_single_files(folder: Path) -> None:
     (folder / "list.csv").write_bytes("\ufeffpath\nshort.wav\n".encode())  # as spreadsheets save it
     assert len(find_recordings([folder / "list.csv"])[0]) == 1
     (folder / "list.csv").write_text("speaker,path\na,short.wav\nb\n")
-    with pytest.raises(AudioError, match="row 2, has no path"):
+    with pytest.raises(AudioError, match="row 2: expected a path"):
         find_recordings([folder / "list.csv"])
     (folder / "wrong.csv").write_text("file\nshort.wav\n")
-    with pytest.raises(AudioError, match="columns file; expected a column `path`"):
+    with pytest.raises(AudioError, match="expected a column `path`, got columns file"):
         find_recordings([folder / "wrong.csv"])
-    with pytest.raises(AudioError, match="no recordings at .*nowhere"):
+    with pytest.raises(AudioError, match="nowhere: expected"):
         find_recordings([folder / "nowhere"])
-    with pytest.raises(AudioError, match="no readable recordings"):
+    with pytest.raises(AudioError, match="expected readable recordings"):
         Crops([], RATE, 100)
 
 
@@ -157,12 +157,12 @@ def test_globs_jsonl_and_shards(folder: Path) -> None:
         starts = (batch[:, 0, :1] * 32768).round()
         assert torch.equal(batch[:, 0] * 32768, starts + torch.arange(500))
     (folder / "list.jsonl").write_text('{"file": "short.wav"}\n')
-    with pytest.raises(AudioError, match="columns file; expected a column `path`"):
+    with pytest.raises(AudioError, match="expected a column `path`, got columns file"):
         find_recordings([folder / "list.jsonl"])
     (folder / "list.jsonl").write_text('{"path": ')
-    with pytest.raises(AudioError, match="is no JSONL text in UTF-8"):
+    with pytest.raises(AudioError, match="expected JSONL text in UTF-8"):
         find_recordings([folder / "list.jsonl"])
-    with pytest.raises(AudioError, match=r"no recordings at .*none\*\.wav: expected a folder, an audio file, a glob"):
+    with pytest.raises(AudioError, match=r"none\*\.wav: expected a folder, an audio file, a glob"):
         find_recordings([str(folder / "none*.wav")])
 
 
@@ -174,7 +174,7 @@ def test_damaged_shards_are_listed(folder: Path) -> None:
     (folder / "noise.tar").write_bytes(b"\x01" * 2000)
     found, broken = find_recordings([folder / "cut.tar", folder / "noise.tar"])
     assert [recording.place.member for recording in found if recording.num_samples == 10] == ["a.wav"]
-    assert any("noise.tar: not readable as an uncompressed tar" in line for line in broken)
+    assert any("noise.tar: expected an uncompressed tar" in line for line in broken)
 
 
 def test_weights_multiply_hours(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_the_plan_is_the_configuration_and_what_follows_from_it(corpus: Path) ->
         "# training data   4 recordings, 0.01 h",
         "# left out        2 broken files",
         "# generator       62,690 parameters",
-        "# bit rate        3750 b/s: 250.0, 500.0 codes a second of 5 bits",
+        "# bitrate         3750 b/s: 250.0, 500.0 codes per second of 5 bits",
         "# step            4 clips of 0.256 s (2048 samples), 1.0 s of audio",
         "# length          150 steps, 6.4 passes over the data",
         "# memory          about ",
@@ -69,7 +69,7 @@ def test_the_benchmark_measures_both_ways_and_all_parts(corpus: Path, capsys: py
         assert tuple(speed.parts) == PARTS
         assert speed.audio_seconds_per_second == pytest.approx(4 * 0.256 / speed.step_seconds)
     said = capsys.readouterr().out
-    assert all(part in said for part in ("audio seconds a second", *PARTS))
+    assert all(part in said for part in ("audio seconds per second", *PARTS))
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_what_compiles_faster_is_taken(trainer: Trainer, monkeypatch: pytest.Mon
 def test_what_compiles_slower_is_not(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_compiler({False: 1.0, True: 0.99}, monkeypatch)
     said = compile_if_faster(trainer, torch.zeros(2, 1, CROP))
-    assert said == "not compiled: 1.01 times as fast as eager; going on eagerly"
+    assert said == "not compiled: 1.01 times as fast as eager; continuing eagerly"
     assert trainer.encode is trainer.generator.encoder
     assert trainer.discriminate is trainer.discriminators
 
@@ -119,7 +119,7 @@ def test_what_does_not_compile_is_not_either(trainer: Trainer, monkeypatch: pyte
     monkeypatch.setattr(compiling.torch, "compile", fail)
     monkeypatch.setattr(compiling.kernels, "level", lambda: None)
     said = compile_if_faster(trainer, torch.zeros(2, 1, CROP))
-    assert said == "not compiled: no such compiler; going on eagerly"
+    assert said == "not compiled: no such compiler; continuing eagerly"
     assert trainer.decode is trainer.generator.decoder
 
 

@@ -1,4 +1,4 @@
-"""One small class per codec behind one interface: a clip goes to real bytes and comes back."""
+"""Codecs behind one interface, one class each: a clip is encoded to actual bytes and decoded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEFAULT_CODECS = ("opensnac", "opus:6", "codec2:1200")
 _NUMBER = r"\d+(\.\d+)?"
 _NUMBER_AND_MODEL = _NUMBER + "(@.+)?"
 
-# What stands before the colon: how what stands after it is spelled, an example, and what is made of it.
+# Prefix before the colon -> the form of what follows, an example, and the class.
 FAMILIES: dict[str, tuple[str, str, Callable[[str], Codec]]] = {
     "opensnac": (".+", "opensnac:FOLDER_OR_HUB_ID", Opensnac),
     "opus": (_NUMBER + "(@music|@speech)?", "opus:6", Opus),
@@ -36,7 +36,7 @@ FAMILIES: dict[str, tuple[str, str, Callable[[str], Codec]]] = {
 def by_name(name: str) -> Codec:
     """The codec called `name`, such as opensnac, opensnac:FOLDER, opus:6 or codec2:1200; loads nothing yet.
 
-    Raises OpensnacError, which lists the forms, for any other name.
+    Raises OpensnacError, which lists the forms, for other names.
     """
     if name == "original":
         return Original()
@@ -48,4 +48,4 @@ def by_name(name: str) -> Codec:
         if re.fullmatch(spelling, choice):
             return make(choice)
     forms = ", ".join(example for _, example, _ in FAMILIES.values())
-    raise OpensnacError(f"no codec {name!r}; use opensnac, {forms}")
+    raise OpensnacError(f"expected a codec opensnac, {forms}, got {name!r}")

@@ -30,7 +30,9 @@ class AmrWb(Codec):
     def __init__(self, kilobits: str) -> None:
         self.name = f"amrwb:{kilobits}"
         if kilobits not in self.modes:
-            raise OpensnacError(f"AMR-WB at {kilobits} kb/s; its rates are {', '.join(self.modes)}, as in amrwb:6.6")
+            raise OpensnacError(
+                f"amrwb: expected a rate of {', '.join(self.modes)} kb/s, as in amrwb:6.6, got {kilobits}"
+            )
         self._mode = self.modes.index(kilobits)
 
     def missing(self) -> str | None:

@@ -1,7 +1,7 @@
-"""What every codec is to the evaluation: a clip goes to real bytes and comes back.
+"""The interface of codecs in the evaluation: a clip is encoded to actual bytes and decoded.
 
-What counts as a codec's bytes is what a receiver needs to decode, without the container's own overhead; each codec
-says in `counted` what that is. Times include files that are written and read, and the start of programs.
+A codec's bytes are those that a receiver needs for decoding, without container overhead; `counted` describes them.
+Times include reading and writing files and starting programs.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import numpy as np
 
 from opensnac.errors import OpensnacError
 
-POLL_SECONDS = 0.002  # between looks at a program's memory
+POLL_SECONDS = 0.002  # between readings of a program's memory
 
 
 class Coded(NamedTuple):
-    """One clip after a codec: float32 (samples,), as long and as fast as the original and aligned to it.
+    """A decoded clip: float32 (samples,), with the original's length and rate and aligned to it.
 
-    `num_bytes` is None for what is not coded. `codes` (coarse to fine) and `codebook_size` are there for
-    codecs that show them, `peak_bytes` (of memory) for those that are programs.
+    `num_bytes` is None for the original. `codes` (coarse to fine) and `codebook_size` are set by codecs that expose
+    them, `peak_bytes` (of memory) by those that are programs.
     """
 
     audio: np.ndarray
@@ -43,7 +43,7 @@ class Codec(ABC):
 
     name: str
     counted: str  # what `num_bytes` counts
-    in_process: ClassVar[bool] = False  # it runs in this process, whose memory is then the codec's
+    in_process: ClassVar[bool] = False  # it runs in this process, whose memory is measured
 
     @abstractmethod
     def missing(self) -> str | None:
@@ -51,15 +51,15 @@ class Codec(ABC):
 
     @abstractmethod
     def version(self) -> str:
-        """What was run: enough to tell two runs apart that may differ."""
+        """The versions that determine the result."""
 
     @abstractmethod
     def __call__(self, clip: np.ndarray, sample_rate: int) -> Coded:
-        """Code and decode a clip: float32 (samples,), rate in Hz."""
+        """Encode and decode a clip: float32 (samples,), rate in Hz."""
 
 
 class Original(Codec):
-    """The clip itself: the ceiling of every metric."""
+    """The unchanged clip: the ceiling of every metric."""
 
     name = "original"
     counted = "not coded"
@@ -75,7 +75,7 @@ class Original(Codec):
 
 
 def fit(samples: np.ndarray, num_samples: int) -> np.ndarray:
-    """Exactly `num_samples`: cut, or filled up with silence."""
+    """Cut or zero-pad to exactly `num_samples`."""
     return np.pad(samples[:num_samples], (0, max(0, num_samples - len(samples)))).astype(np.float32)
 
 
@@ -86,14 +86,14 @@ def split_choice(choice: str) -> tuple[str, str | None]:
 
 
 class Ran(NamedTuple):
-    """What a program took: seconds, and bytes of memory at its peak (None where the system does not tell)."""
+    """A program's seconds and peak memory in bytes (None if the system does not report it)."""
 
     seconds: float
     peak_bytes: int | None
 
 
 def run_program(command: list[str]) -> Ran:
-    """Run a program to its end. Raises OpensnacError with its last words if it fails."""
+    """Run a program. Raises OpensnacError with its last line of output if it fails."""
     start = time.perf_counter()
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
@@ -103,26 +103,26 @@ def run_program(command: list[str]) -> Ran:
         watcher.start()
         try:
             printed, complained = process.communicate()
-        except BaseException:  # who waits for it is told to end
+        except BaseException:  # the waiting process is being terminated
             process.kill()
             raise
         seconds = time.perf_counter() - start
         watcher.join()
     if process.returncode != 0:
-        words = (complained.strip() or printed.strip() or "it said nothing").splitlines()[-1]
-        raise OpensnacError(f"{command[0]} failed with exit code {process.returncode}: {words}")
+        words = (complained.strip() or printed.strip() or "no output").splitlines()[-1]
+        raise OpensnacError(f"{command[0]} expected exit code 0, got {process.returncode}: {words}")
     return Ran(seconds, max(peaks, default=None))
 
 
 def _watch(process: subprocess.Popen[str], peaks: list[int]) -> None:
-    """Peak memory so far, again and again. rusage would not do: it counts what the parent held before exec."""
+    """Poll the peak memory; rusage would include the parent's memory before exec."""
     while process.returncode is None and (peak := peak_memory(process.pid)) is not None:
         peaks.append(peak)
         time.sleep(POLL_SECONDS)
 
 
 def peak_memory(pid: int | str = "self") -> int | None:
-    """Most bytes that a living process ever had in memory; None where there is no /proc to tell."""
+    """Peak resident memory of a running process in bytes; None without /proc."""
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -131,7 +131,7 @@ def peak_memory(pid: int | str = "self") -> int | None:
 
 
 def missing_programs(*programs: str, debian_package: str) -> str | None:
-    """Which of `programs` are not on the path and how to install them; None where all are."""
+    """The `programs` that are not on the path and how to install them; None if all are."""
     absent = [program for program in programs if shutil.which(program) is None]
     if not absent:
         return None
@@ -144,7 +144,7 @@ def first_line(command: list[str]) -> str:
 
 
 def debian_version(package: str) -> str | None:
-    """Name and version of an installed Debian package, None where there is none or no Debian."""
+    """Name and version of an installed Debian package, None if it is not installed or this is not Debian."""
     if shutil.which("dpkg-query") is None:
         return None
     return first_line(["dpkg-query", "--show", "--showformat", "${Package} ${Version}", package]) or None

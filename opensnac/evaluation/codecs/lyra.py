@@ -17,7 +17,7 @@ from opensnac.recordings import audio
 MODELS = ("soundstream_encoder.tflite", "quantizer.tflite", "lyragan.tflite")
 FRAME = 320  # samples: 20 ms
 INDEX_BITS = 4
-MAX_QUANTIZERS = 46  # what the quantiser's decoder takes; those unused are -1
+MAX_QUANTIZERS = 46  # input size of the quantiser's decoder; unused entries are -1
 
 
 class Lyra(Codec):
@@ -25,7 +25,7 @@ class Lyra(Codec):
 
     counted = "Lyra packets, which have no container"
     rate = 16_000
-    quantizers: ClassVar = {"3.2": 16, "6": 30, "9.2": 46}  # by kb/s: 4 bits each, 50 frames a second
+    quantizers: ClassVar = {"3.2": 16, "6": 30, "9.2": 46}  # by kb/s: 4 bits each, 50 frames per second
     delay = 0  # samples
     in_process: ClassVar = True
 
@@ -34,7 +34,7 @@ class Lyra(Codec):
         kilobits, self._folder = split_choice(choice)
         if kilobits not in self.quantizers:
             rates = ", ".join(self.quantizers)
-            raise OpensnacError(f"Lyra at {kilobits} kb/s; its rates are {rates}, as in lyra:3.2@FOLDER")
+            raise OpensnacError(f"lyra: expected a rate of {rates} kb/s, as in lyra:3.2@FOLDER, got {kilobits}")
         self._num_quantizers = self.quantizers[kilobits]
 
     def missing(self) -> str | None:
@@ -42,13 +42,13 @@ class Lyra(Codec):
             return "ai-edge-litert not installed; run: pip install 'opensnac[evaluate]'"
         if self._folder is None:
             return (
-                f"no models named; fetch {', '.join(MODELS)} from github.com/google/lyra, folder lyra/model_coeffs, "
-                f"and name theirs, as in {self.name}@FOLDER"
+                f"no models given; fetch {', '.join(MODELS)} from github.com/google/lyra, folder lyra/model_coeffs, "
+                f"and give the folder, as in {self.name}@FOLDER"
             )
         absent = [model for model in MODELS if not (Path(self._folder) / model).is_file()]
         if not absent:
             return None
-        return f"{self._folder}: no {', '.join(absent)} there; it is in github.com/google/lyra, lyra/model_coeffs"
+        return f"{self._folder}: {', '.join(absent)} not found; fetch it from github.com/google/lyra, lyra/model_coeffs"
 
     def version(self) -> str:
         weights = hashlib.sha256()
@@ -76,7 +76,7 @@ class Lyra(Codec):
         )
 
     def _models(self) -> list[Any]:
-        """Encoder, quantiser and decoder anew: their state belongs to one stream."""
+        """New encoder, quantiser and decoder: their state belongs to one stream."""
         from ai_edge_litert.interpreter import Interpreter
 
         folder = Path(self._folder or "")

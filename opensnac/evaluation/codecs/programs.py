@@ -1,7 +1,7 @@
-"""Codecs that come as programs: Opus, Speex and Codec2.
+"""Codecs run as programs: Opus, Speex and Codec2.
 
-What is counted: of Opus and Speex the packets inside the Ogg file, whose pages and comments are in `file_bytes` alone;
-of Codec2 the raw frames, which c2enc writes without any container.
+Bytes counted: for Opus and Speex the packets inside the Ogg file, whose pages and comments count only in
+`file_bytes`; for Codec2 the raw frames, which c2enc writes without a container.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Opus(Codec):
         kilobits, material = split_choice(choice)
         self._kilobits, self._material = kilobits, material or "speech"
         if not 6 <= float(kilobits) <= 256:
-            raise OpensnacError(f"opus at {kilobits} kb/s; opusenc codes at 6 to 256 kb/s, as in opus:6")
+            raise OpensnacError(f"opus: expected a rate from 6 to 256 kb/s, as in opus:6, got {kilobits}")
 
     def missing(self) -> str | None:
         return missing_programs("opusenc", "opusdec", debian_package="opus-tools")
@@ -72,7 +72,7 @@ class Opus(Codec):
 
 
 def ogg_packet_sizes(stream: bytes) -> list[int]:
-    """Sizes in bytes of the packets of an Ogg stream (RFC 3533), pages and their headers left out."""
+    """Sizes in bytes of the packets of an Ogg stream (RFC 3533), without page headers."""
     sizes, size = [], 0
     for segments in _ogg_pages(stream):
         for segment in segments:
@@ -84,11 +84,13 @@ def ogg_packet_sizes(stream: bytes) -> list[int]:
 
 
 def _ogg_pages(stream: bytes) -> Iterator[bytes]:
-    """The sizes of each page's segments."""
+    """The segment sizes of each page."""
     position = 0
     while position < len(stream):
         if stream[position : position + 4] != b"OggS":
-            raise OpensnacError(f"no Ogg page at byte {position} of {len(stream)}; run the encoder again")
+            raise OpensnacError(
+                f"expected an Ogg page at byte {position} of {len(stream)}, got other data; run the encoder again"
+            )
         num_segments = stream[position + 26]
         segments = stream[position + 27 : position + 27 + num_segments]
         yield segments
@@ -98,8 +100,8 @@ def _ogg_pages(stream: bytes) -> Iterator[bytes]:
 class Codec2(Codec):
     """Codec2, a speech vocoder at 8 kHz, by c2enc and c2dec.
 
-    Its decoder answers late. Envelopes of decoded and original speech correlate best, and the intelligibility
-    of the decoded is highest, when it is shifted by 20 ms, at the two lowest rates by 30 ms:so it is done here.
+    Its output is late: envelopes of decoded and original speech correlate best, and intelligibility is highest, after
+    a shift by 20 ms, at the two lowest rates by 30 ms, which is applied here.
     """
 
     counted = "Codec2 frames, which have no container"
@@ -108,20 +110,20 @@ class Codec2(Codec):
         "700C": 240,
         "450": 240,
     }
-    longest_frame = 320  # samples; c2enc drops what does not fill a frame
+    longest_frame = 320  # samples; c2enc drops an incomplete last frame
 
     def __init__(self, mode: str) -> None:
         self.name = f"codec2:{mode}"
         self._mode = "700C" if mode == "700" else mode
         if self._mode not in self.delays:
             modes = ", ".join(self.delays)
-            raise OpensnacError(f"codec2 at {mode} b/s; its rates are {modes}, as in codec2:1200")
+            raise OpensnacError(f"codec2: expected a rate of {modes} b/s, as in codec2:1200, got {mode}")
 
     def missing(self) -> str | None:
         return missing_programs("c2enc", "c2dec", debian_package="codec2")
 
     def version(self) -> str:
-        return debian_version("codec2") or "unknown version"  # the programs do not tell
+        return debian_version("codec2") or "unknown version"  # the programs do not report it
 
     def __call__(self, clip: np.ndarray, sample_rate: int) -> Coded:
         delay = self.delays[self._mode]
@@ -147,9 +149,9 @@ class Codec2(Codec):
 
 
 class Speex(Codec):
-    """Speex by speexenc and speexdec, wideband (16 kHz), at the most bits a second that are allowed.
+    """Speex by speexenc and speexdec, wideband (16 kHz), at a maximum bitrate.
 
-    speexdec drops the look-ahead from the start of a file, but from the end of one with a single page of audio.
+    speexdec drops the look-ahead at the start of a file, but at the end of a file with a single page of audio.
     """
 
     counted = "Speex packets, without Ogg pages"
@@ -161,7 +163,7 @@ class Speex(Codec):
         self.name = f"speex:{kilobits}"
         self._kilobits = kilobits
         if not 3.95 <= float(kilobits) <= 42.2:
-            raise OpensnacError(f"speex at {kilobits} kb/s; speexenc codes at 3.95 to 42.2 kb/s, as in speex:6")
+            raise OpensnacError(f"speex: expected a rate from 3.95 to 42.2 kb/s, as in speex:6, got {kilobits}")
 
     def missing(self) -> str | None:
         return missing_programs("speexenc", "speexdec", debian_package="speex")
@@ -171,7 +173,9 @@ class Speex(Codec):
 
     def __call__(self, clip: np.ndarray, sample_rate: int) -> Coded:
         samples = audio.resample(clip[None], sample_rate, self.rate)
-        samples = np.pad(samples, ((0, 0), (0, self.frame + self.look_ahead)))  # speexenc drops what fills no frame
+        samples = np.pad(
+            samples, ((0, 0), (0, self.frame + self.look_ahead))
+        )  # speexenc drops an incomplete last frame
         with tempfile.TemporaryDirectory() as folder:
             original, coded, decoded = (Path(folder) / name for name in ("in.wav", "coded.spx", "out.wav"))
             audio.write(original, samples, self.rate)

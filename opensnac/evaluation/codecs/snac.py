@@ -1,4 +1,4 @@
-"""Models of this package, the bundled one and every other: a clip through a `.snac` file."""
+"""Models of this package as codecs: a clip goes through a `.snac` file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from opensnac import Engine
 
 
-CODEC = ("bitstream", "engine", "kernels", "model", "recordings", "streaming")  # packages that a clip goes through
+CODEC = ("bitstream", "engine", "kernels", "model", "recordings", "streaming")  # packages that process a clip
 
 
 @functools.cache
@@ -65,7 +65,7 @@ class Opensnac(Codec):
         with tempfile.TemporaryDirectory() as folder:
             original, coded, decoded = (Path(folder) / name for name in ("in.wav", "coded.snac", "out.wav"))
             audio.write(original, clip[None], sample_rate)
-            _ = self.model  # loading is no part of coding
+            _ = self.model  # loading is not part of the time
             start = time.perf_counter()
             transcode.encode_file(original, coded, self.model)
             middle = time.perf_counter()

@@ -1,7 +1,7 @@
-"""EnCodec, DAC and Mimi as the package `transformers` keeps them, from a local folder or the hub.
+"""EnCodec, DAC and Mimi from the package `transformers`, with models from a local folder or the hub.
 
-Their codes are packed one after the other, each in as many bits as the codebook's size needs, frame by frame: what a
-receiver needs who knows the model and the number of codebooks.
+Codes are packed frame by frame, each in the number of bits that the codebook's size needs: all that a receiver needs
+that knows the model and the number of codebooks.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from opensnac.evaluation.codecs.base import Codec, Coded, fit, split_choice
 from opensnac.evaluation.metrics import package_version
 from opensnac.recordings import audio
 
-RATE_TOLERANCE = 0.02  # of the rate that was asked for: 2.6 stands for 2.584
+RATE_TOLERANCE = 0.02  # of the requested rate: 2.6 stands for 2.584
 
 
 class TransformersCodec(Codec):
-    """`FAMILY:KILOBITS`, or `FAMILY:KILOBITS@FOLDER_OR_HUB_ID`; the rate decides how many codebooks are used."""
+    """`FAMILY:KILOBITS`, or `FAMILY:KILOBITS@FOLDER_OR_HUB_ID`; the rate determines the number of codebooks."""
 
     counted = "packed codes, which have no container"
     in_process: ClassVar = True
@@ -38,7 +38,7 @@ class TransformersCodec(Codec):
 
     @functools.cached_property
     def model(self) -> Any:
-        """The model, loaded on first use, and nothing unpickled."""
+        """The model, loaded on first use without unpickling."""
         import transformers
 
         load = getattr(transformers, self.model_class).from_pretrained
@@ -67,12 +67,12 @@ class TransformersCodec(Codec):
     @property
     @abstractmethod
     def most_codebooks(self) -> int:
-        """How many codebooks the model has."""
+        """The number of codebooks of the model."""
 
     @property
     @abstractmethod
     def frame_rate(self) -> float:
-        """Frames a second."""
+        """Frames per second."""
 
     @abstractmethod
     def encode(self, samples: Any) -> Any:
@@ -80,22 +80,22 @@ class TransformersCodec(Codec):
 
     @abstractmethod
     def decode(self, codes: Any) -> Any:
-        """Codes (codebooks, frames) -> audio of any shape that holds the samples alone."""
+        """Codes (codebooks, frames) -> audio of any shape with only the samples."""
 
     @property
     def bits(self) -> int:
-        """Of one code."""
+        """Bits per code."""
         return int(self.model.config.codebook_size - 1).bit_length()
 
     @property
     def num_codebooks(self) -> int:
-        """How many codebooks make the rate asked for. OpensnacError, with the rates there are, where none do."""
+        """The number of codebooks for the requested rate. OpensnacError, with the possible rates, if there is none."""
         one = self.frame_rate * self.bits / 1000  # kb/s
         count = round(self._kilobits / one)
         if not 1 <= count <= self.most_codebooks or abs(count * one / self._kilobits - 1) > RATE_TOLERANCE:
             raise OpensnacError(
-                f"{self.family} at {self._kilobits:g} kb/s; {self._model_name} codes at multiples of {one:.4g} kb/s "
-                f"up to {one * self.most_codebooks:.4g}"
+                f"{self.family}: expected a multiple of {one:.4g} kb/s, the rates of {self._model_name}, "
+                f"up to {one * self.most_codebooks:.4g}, got {self._kilobits:g}"
             )
         return count
 
@@ -135,7 +135,7 @@ class Encodec(TransformersCodec):
     def missing(self) -> str | None:
         reason = super().missing()
         if reason is None and (self.model.config.normalize or self.model.config.chunk_length_s):
-            return f"{self._model_name} also sends a volume for each chunk, which is not counted; use the 24 kHz model"
+            return f"{self._model_name} also sends a gain per chunk, which is not counted; use the 24 kHz model"
         return reason
 
     @property
@@ -201,7 +201,7 @@ def pack(codes: np.ndarray, bits: int) -> bytes:
 
 
 def unpack(stream: bytes, num_codebooks: int, bits: int) -> np.ndarray:
-    """What `pack` packed: int64 (codebooks, frames). Frames have at least 8 bits, else the zeros would be one more."""
+    """The inverse of `pack`: int64 (codebooks, frames). Frames need at least 8 bits, else padding would add one."""
     loose = np.unpackbits(np.frombuffer(stream, np.uint8))
     num_frames = len(loose) // (num_codebooks * bits)
     frames = loose[: num_frames * num_codebooks * bits].reshape(num_frames, num_codebooks, bits)
@@ -209,7 +209,7 @@ def unpack(stream: bytes, num_codebooks: int, bits: int) -> np.ndarray:
 
 
 def fingerprint(model: Any) -> str:
-    """Of the weights: their sums tell two models apart, and cost little."""
+    """A fingerprint of the weights from their sums, which are cheap."""
     import hashlib
 
     sums = [f"{name} {tuple(value.shape)} {value.double().sum():.9g}" for name, value in model.state_dict().items()]

@@ -63,7 +63,7 @@ def test_a_clip_goes_through_packed_codes_and_comes_back(peer, clip):
 
 def test_a_rate_between_codebooks_is_refused_with_the_rates_there_are(peer):
     family, folder = peer
-    assert "codes at multiples of" in by_name(f"{family}:0.47@{folder}").missing()
+    assert "expected a multiple of" in by_name(f"{family}:0.47@{folder}").missing()
 
 
 def test_weights_that_are_not_there_are_missing_with_a_message(peer, tmp_path, monkeypatch):
