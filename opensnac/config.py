@@ -114,7 +114,7 @@ class CodecConfig:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise ConfigError(f"{path} cannot be read as JSON: {error}") from error
+            raise ConfigError(f"{path}: expected JSON, got {error}") from error
         if not isinstance(values, dict):
             raise ConfigError(f"{path}: expected a JSON object of keys, got a JSON {type(values).__name__}")
         try:

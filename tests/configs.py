@@ -46,7 +46,7 @@ ODD_ATTENTION: Config = SPEECH_24KHZ | {
     "noise": False,
     "depthwise": False,
 }
-# Odd strides in another order at each end, channels that no vector unit likes.
+# Odd strides in another order at each end, channels that are no multiple of vector lengths.
 ODD_STRIDES: Config = SPEECH_24KHZ | {
     "sampling_rate": 8000,
     "encoder_dim": 5,
@@ -73,7 +73,7 @@ SMALL = {"tiny": TINY, "odd_attention": ODD_ATTENTION, "odd_strides": ODD_STRIDE
 
 
 def model_of(config: Config, seed: int = 0) -> SNAC:
-    """A model with random weights none of which are alike: alphas, gains and biases too."""
+    """A model with distinct random weights, alphas, gains and biases included."""
     from opensnac import SNAC  # not before the hooks of conftest.py
 
     torch.manual_seed(seed)
@@ -82,7 +82,7 @@ def model_of(config: Config, seed: int = 0) -> SNAC:
 
 @torch.no_grad()
 def scrambled(model: torch.nn.Module) -> Any:
-    """The model, its alphas, gains and norms drawn anew: nothing that is 1 or 0 at first stays so."""
+    """The model with random alphas, gains and norms, so that none keeps its initial 1 or 0."""
     for name, value in model.named_parameters():
         if name.endswith("alpha"):
             value.uniform_(0.3, 3)

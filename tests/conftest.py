@@ -1,4 +1,4 @@
-"""Shapes and types that the model's and the losses' signatures state are checked at every call the tests make.
+"""Shapes and types in the signatures of the model and the losses are checked at every call in the tests.
 
 And a browser for the tests of pages, if the system has one.
 """
@@ -16,10 +16,10 @@ CHECKED = ("attention", "decoder", "encoder", "layers", "noise", "quantizer")
 install_import_hook([f"opensnac.model.{name}" for name in CHECKED], "beartype.beartype")
 install_import_hook(["opensnac.training.losses", "opensnac.training.discriminators"], "beartype.beartype")
 
-# Started in the background by a shell, the tests would inherit an interrupt that is ignored, and hand it on.
+# Started in the background by a shell, the tests would inherit an ignored SIGINT and pass it on.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Nothing of the browser's own goes over the network; sound may start without a user's gesture.
+# The browser itself does not use the network; sound may start without a user gesture.
 BROWSER_OPTIONS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -34,7 +34,7 @@ BROWSER_OPTIONS = [
 
 @pytest.fixture(autouse=True)
 def _threads_as_before():
-    """A test that measures in one thread leaves the next one as many as there were: sums depend on their number."""
+    """Restore the number of threads after each test, as sums depend on it."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -42,11 +42,11 @@ def _threads_as_before():
 
 @pytest.fixture(scope="module")
 def browser_options():
-    """What Chromium is started with; a module's own fixture of this name adds to it."""
+    """Chromium's options; a module's own fixture of this name adds to them."""
     return BROWSER_OPTIONS
 
 
-@pytest.fixture(scope="module")  # no longer: as long as it is there, no test can run an event loop of its own
+@pytest.fixture(scope="module")  # stopped here, as no test can run its own event loop meanwhile
 def browser(browser_options):
     """A headless Chromium of the system, driven by playwright."""
     playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
@@ -61,7 +61,7 @@ def browser(browser_options):
 
 @pytest.fixture
 def context(browser):
-    """A browser's profile of its own, without a network; a page that raises an error or asks for one fails the test."""
+    """A separate browser profile without network; a page that raises an error or uses the network fails the test."""
     complaints = []
     profile = browser.new_context(viewport={"width": 1280, "height": 900})
     profile.on("weberror", lambda error: complaints.append(str(error.error)))

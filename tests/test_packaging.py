@@ -1,4 +1,4 @@
-"""What is installed without PyTorch is the same version, and asks for nothing but what the whole does."""
+"""The distribution without PyTorch has the same version and a subset of the requirements."""
 
 from __future__ import annotations
 

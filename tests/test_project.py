@@ -22,7 +22,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 CONFIGS = sorted((PACKAGE / "training/configs").glob("*.toml"))
 
 
-def test_exported_names_are_there() -> None:
+def test_exported_names_exist() -> None:
     assert set(opensnac.__all__) == {"SNAC", "CodecConfig", "Engine", "__version__"}
     for name in opensnac.__all__:
         assert getattr(opensnac, name) is not None
@@ -44,7 +44,7 @@ def test_one_version() -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_public_code_says_what_it_does(path: Path) -> None:
+def test_public_code_has_docstrings(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert not tree.body or ast.get_docstring(tree), "the module has no docstring"
     assert [name for name, node in _public(tree) if not ast.get_docstring(node)] == []
@@ -79,13 +79,13 @@ def test_there_are_shipped_configurations() -> None:
         "opensnac.recordings.jobs",
     ],
 )
-def test_what_needs_no_torch_imports_none(module: str) -> None:
+def test_light_modules_do_not_import_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_everything_below_the_package_is_installed_with_it() -> None:
-    """What is no Python matches a pattern of pyproject's package data: an installed copy has it too."""
+    """Every file that is not Python matches a pattern of pyproject's package data, so that it is installed."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
     patterns = project["tool"]["setuptools"]["package-data"]["opensnac"]
     packed = {path for pattern in patterns for path in PACKAGE.glob(pattern)}

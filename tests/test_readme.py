@@ -42,7 +42,7 @@ def run_python(text: str, name: str = "README.md") -> None:
 
 
 def unknown_commands(text: str) -> list[str]:
-    """What shell blocks use of `opensnac` and `make` that does not exist."""
+    """Commands, options and targets of `opensnac` and `make` in shell blocks that do not exist."""
     commands = typer.main.get_group(cli.app).commands  # type: ignore[attr-defined]
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     unknown = []
@@ -73,7 +73,7 @@ def unknown_commands(text: str) -> list[str]:
 
 
 def broken_links(text: str) -> list[str]:
-    """Relative links and pictures that lead nowhere."""
+    """Relative links and pictures whose target is missing."""
     links = re.findall(r"\]\(([^)\s]+)\)|src=\"([^\"]+)\"", BLOCK.sub("", text))
     paths = [(markdown or html).partition("#")[0] for markdown, html in links]
     return [path for path in paths if path and "://" not in path and not (REPOSITORY / path).exists()]
@@ -101,7 +101,7 @@ def tree(text: str) -> list[str]:
 
 
 def packages() -> set[str]:
-    """What the tree must list: the folders of the package that hold sources."""
+    """The folders of the package with sources, which the tree must list."""
     found = {path.parent for path in (REPOSITORY / "opensnac").rglob("*") if path.suffix in (".py", ".c")}
     return {f"{folder.relative_to(REPOSITORY)}/" for folder in found}
 
@@ -125,11 +125,11 @@ def test_commands_of_the_readme_exist(readme: str) -> None:
     assert unknown_commands(readme) == []
 
 
-def test_links_of_the_readme_lead_somewhere(readme: str) -> None:
+def test_links_of_the_readme_exist(readme: str) -> None:
     assert broken_links(readme) == []
 
 
-def test_the_file_tree_lists_what_there_is() -> None:
+def test_the_file_tree_is_complete() -> None:
     listed = tree((REPOSITORY / "docs/architecture.md").read_text(encoding="utf-8"))
     assert sorted(set(listed)) == sorted(listed), "an entry twice"
     assert [path for path in listed if not (REPOSITORY / path).exists()] == []
@@ -151,7 +151,7 @@ def test_a_broken_block_is_found_with_its_line() -> None:
     assert error.traceback[-1].lineno == 8  # counted from 0: line 9
 
 
-def test_blocks_share_their_names(capsys: pytest.CaptureFixture[str]) -> None:
+def test_blocks_share_a_namespace(capsys: pytest.CaptureFixture[str]) -> None:
     run_python("```python\na = 1\n```\nwords\n```python\nprint(a + 1)\n```\n")
     assert capsys.readouterr().out == "2\n"
 

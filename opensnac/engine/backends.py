@@ -104,7 +104,9 @@ def choose(name: str | None, device: torch.device, dtype: torch.dtype) -> TorchB
     if not kernels_fit:
         raise BackendError(f"the c backend: expected float32 or bfloat16 on cpu, got {dtype} on {device}; use 'torch'")
     if kernels.level() is None:
-        raise BackendError(f"no C kernels: {kernels.why_none() or 'OPENSNAC_KERNELS is 0'}; use backend 'torch'")
+        raise BackendError(
+            f"backend: expected C kernels, got none: {kernels.why_none() or 'OPENSNAC_KERNELS is 0'}; use 'torch'"
+        )
     if dtype == torch.bfloat16 and not kernels.has_bfloat16():
         _warn(f"the kernels for this CPU ({kernels.level()}) have no bfloat16 products and compute in float32")
         dtype = torch.float32

@@ -29,7 +29,7 @@ def load_weights(model: Codec, folder: Path) -> None:
     try:
         model.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
-        raise ModelError(f"{path} does not fit {folder / 'config.json'}: {error}") from error
+        raise ModelError(f"{path}: expected the weights of {folder / 'config.json'}, got {error}") from error
     if folded:
         print_of_folded = fingerprint(model.state_dict())
         model._folded_from = (metadata.get("fingerprint", print_of_folded), print_of_folded)
@@ -45,7 +45,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{path} cannot be read as weights: {reason}") from error
+        raise ModelError(f"{path}: expected readable weights, got {reason}") from error
     except Exception as error:  # torch's unpickling error, for anything but tensors
         raise ModelError(
             f"{path}: expected tensors only, got a damaged file or other objects, which are not loaded, for safety; "

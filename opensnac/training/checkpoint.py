@@ -52,7 +52,7 @@ def load(path: Path, trainer: Trainer) -> tuple[float, float, dict[str, Tensor]]
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{path} cannot be read as a checkpoint: {reason}") from error
+        raise ModelError(f"{path}: expected a readable checkpoint, got {reason}") from error
     if not isinstance(state, dict) or "codebook_health" not in state:
         raise ModelError(f"{path}: expected a checkpoint of a training run, got something else; use another folder")
     came = json.loads(state["config"])
@@ -150,7 +150,7 @@ def _read_slim(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                 raise ModelError(f"{path}: expected a slim checkpoint, {SLIM} of a run's folder, got another file")
             return {key: file.get_tensor(key) for key in file.keys()}, facts  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} cannot be read as a slim checkpoint: {error}") from error
+        raise ModelError(f"{path}: expected a readable slim checkpoint, got {error}") from error
 
 
 def average_of(path: Path) -> SNAC:

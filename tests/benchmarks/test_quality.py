@@ -1,4 +1,4 @@
-"""The regression check: worse scores and weights without figures fail, and figures stay with their weights."""
+"""The regression check: worse scores and weights without scores fail; scores change only with weights."""
 
 import importlib.util
 import json
@@ -53,7 +53,7 @@ def test_weights_without_figures_fail_and_say_what_to_run(quality, stored, there
         quality.compare("weights 2", stored if there else None, never)
 
 
-def test_figures_change_only_with_the_weights(quality, stored):
+def test_scores_change_only_with_the_weights(quality, stored):
     with pytest.raises(
         OpensnacError, match="expected scores of other weights, got those of weights 1, which has scores"
     ):

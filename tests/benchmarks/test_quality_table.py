@@ -47,7 +47,7 @@ def test_the_table_is_markdown_of_what_was_asked_for(results, capsys):
     assert capsys.readouterr().out.splitlines()[2:] == ["| opus:6 | 5302 | 3.42 ± 0.10 |"]
 
 
-def test_every_label_by_itself(results, capsys):
+def test_a_table_per_label(results, capsys):
     quality_table.main([str(results), "--each-label", "--metric", "pesq_wb"])
     assert capsys.readouterr().out.splitlines() == [
         "| label | clips | codec | b/s | PESQ-WB ↑ |",
@@ -65,11 +65,11 @@ def test_every_label_by_itself(results, capsys):
         (["--label", "music"], "expected a label of these results, speech, got 'music'"),
     ],
 )
-def test_what_the_results_do_not_have_is_refused(results, arguments, message):
+def test_unknown_metrics_codecs_and_labels_are_refused(results, arguments, message):
     with pytest.raises(OpensnacError, match=message):
         quality_table.main([str(results), *arguments])
 
 
-def test_what_is_no_result_is_refused(tmp_path):
+def test_other_files_are_refused(tmp_path):
     with pytest.raises(OpensnacError, match="expected the results.json of an evaluation"):
         quality_table.main([str(tmp_path / "results.json")])

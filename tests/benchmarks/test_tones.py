@@ -1,4 +1,4 @@
-"""The tones that a codec adds are found where they are, and as high as they are."""
+"""Tones that a codec adds are found at their frequency and height."""
 
 import importlib.util
 import re
@@ -42,7 +42,7 @@ def test_a_tone_in_one_clip_of_two_counts_by_its_length() -> None:
     assert tones.line_heights(whole).max() - tones.line_heights(half).max() == pytest.approx(10 * np.log10(3), abs=0.5)
 
 
-def test_neighbours_of_a_line_are_no_lines() -> None:
+def test_neighbours_of_a_line_do_not_count() -> None:
     heights = np.zeros(200)
     heights[[50, 51, 120]] = 10, 9, 5
     assert list(tones.tallest(heights, 2)) == [50, 120]

@@ -52,7 +52,7 @@ def random_codes(header: Header, coarse_frames: int, seed: int = 0) -> list[np.n
 
 
 def sample(header: Header, multiples: int, coarse_frames_per_packet: int = 1, seed: int = 0) -> Sample:
-    """A recording of so many frame multiples, as long as its frames last."""
+    """A recording of that many frame multiples, of the full length of its frames."""
     frames = multiples * header.frame_multiple
     codes = random_codes(header, frames // header.coarse_stride, seed)
     return Sample(header, codes, header.num_samples(frames), coarse_frames_per_packet)

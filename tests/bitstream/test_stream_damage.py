@@ -1,4 +1,4 @@
-"""Every change to a stream is found, what precedes it is kept, and no promise of it is believed unseen."""
+"""Every change to a stream is detected, the part before it is kept, and declared sizes are not trusted."""
 
 import io
 import pickle
@@ -29,7 +29,7 @@ SMALL = [
 
 
 def packet_bounds(recording: Sample) -> list[int]:
-    """Where each packet of a stream begins, and last where the end record does."""
+    """The position of each packet of a stream, and of the end record last."""
     reader = Reader(io.BytesIO(recording.data))
     return [reader.num_bytes, *(reader.num_bytes for _ in reader)]
 
@@ -184,7 +184,7 @@ def test_salvage_of_an_intact_stream_is_the_stream() -> None:
 
 
 def stream_of(header: Header, *packets: bytes, num_samples: int) -> bytes:
-    """A stream whose checksums are right, whatever its packets (each count and payload) hold."""
+    """A stream of any packets (each a count and a payload), with valid checksums."""
     data = header.to_bytes()
     for body in packets:
         data += body + checksum(body, data[-2:])
@@ -209,7 +209,7 @@ def test_padding_bits_must_be_zero() -> None:
 
 
 @pytest.mark.parametrize("num_samples", [0, 1884, (1 << 40) - 1])
-def test_a_promise_of_samples_that_the_frames_do_not_hold_is_found(num_samples: int) -> None:
+def test_a_sample_count_beyond_the_frames_is_found(num_samples: int) -> None:
     data = stream_of(STEREO, b"\1" + b"\0" * 8, num_samples=num_samples)
     message = f"end record at byte 46 declares {num_samples} samples at 44100 Hz: expected .* frames, got 2;"
     with pytest.raises(CorruptStreamError, match=message):
@@ -217,13 +217,13 @@ def test_a_promise_of_samples_that_the_frames_do_not_hold_is_found(num_samples: 
     assert read(io.BytesIO(data), salvage=True).num_samples == 1881
 
 
-def test_frames_that_are_no_frame_multiple_are_found() -> None:
+def test_frames_off_the_frame_multiple_are_found() -> None:
     header = replace(STEREO, frame_multiple=4)
     with pytest.raises(CorruptStreamError, match="expected 4 frames, got 2"):
         read(io.BytesIO(stream_of(header, b"\1" + b"\0" * 8, num_samples=1881)))
 
 
-def test_the_largest_promises_take_no_memory(tmp_path: Path) -> None:
+def test_huge_declared_sizes_take_no_memory(tmp_path: Path) -> None:
     largest = Header(
         model_name="x" * 255,
         weights_hash="f" * 16,
@@ -238,13 +238,13 @@ def test_the_largest_promises_take_no_memory(tmp_path: Path) -> None:
     promises = [
         largest.to_bytes() + b"\xff",  # 2 MB of payload
         largest.to_bytes() + b"\xff" + bytes(100),
-        largest.to_bytes() + b"\0" + b"\xff" * 9,  # a million million samples
+        largest.to_bytes() + b"\0" + b"\xff" * 9,  # 10^12 samples
         b"SNAC\1" + b"\xff" * 300,
         b"SNAC\1" + b"\xff" * 15,
     ]
     for data in promises:
         (tmp_path / "promise.snac").write_bytes(data)
-        # Unbuffered, a file sets aside all the bytes it is asked for.
+        # An unbuffered file allocates all bytes requested.
         with open(tmp_path / "promise.snac", "rb", buffering=0) as file:
             tracemalloc.start()
             with pytest.raises(DamagedStreamError):

@@ -1,4 +1,4 @@
-"""The format never changes: a golden file, and a second reader that knows docs/bitstream.md alone."""
+"""The format never changes: a golden file, and a second reader written from docs/bitstream.md alone."""
 
 import hashlib
 import io
@@ -37,7 +37,7 @@ def crc16(data: bytes, crc: int) -> int:
 
 
 def documented_reader(data: bytes) -> dict[str, Any]:
-    """Read an intact stream with whole numbers alone, as docs/bitstream.md tells it."""
+    """Read an intact stream with integer arithmetic, as specified in docs/bitstream.md."""
 
     def number(offset: int, size: int) -> int:
         return int.from_bytes(data[offset : offset + size], "big")
@@ -87,7 +87,7 @@ def test_the_golden_file_was_never_changed() -> None:
     assert digest == "9c9148c070eb51ea4e58ff9374a30b0e0c1e431464ca134f779ee0b8d731c0eb"
 
 
-def test_the_golden_file_is_read_as_ever() -> None:
+def test_the_golden_file_is_read() -> None:
     with TINY.open("rb") as file:
         recording = read(file)
     assert recording.header == Header(**EXPECTED["header"])
@@ -95,7 +95,7 @@ def test_the_golden_file_is_read_as_ever() -> None:
     assert_same_codes(recording.codes, [np.array(scale) for scale in EXPECTED["codes"]])
 
 
-def test_the_golden_file_is_written_as_ever() -> None:
+def test_the_golden_file_is_written() -> None:
     file = io.BytesIO()
     writer = Writer(file, Header(**EXPECTED["header"]), EXPECTED["coarse_frames_per_packet"])
     writer.write([np.array(scale) for scale in EXPECTED["codes"]])

@@ -1,4 +1,4 @@
-"""The header holds what it promises, and refuses or reports every value out of its bounds."""
+"""Headers round-trip, and every value out of bounds is refused or reported."""
 
 import io
 import math
@@ -15,14 +15,14 @@ from opensnac.errors import CorruptStreamError, HeaderError, NotSnacError, Unsup
 
 
 def with_bytes(offset: int, data: bytes, header: Header = SPEECH) -> bytes:
-    """A stream whose header has other bytes at an offset and a checksum that fits them."""
+    """A stream whose header has other bytes at an offset, with a valid checksum."""
     body = bytearray(header.to_bytes()[:-4])
     body[offset : offset + len(data)] = data
     return bytes(body) + zlib.crc32(body).to_bytes(4) + b"\0" * 10
 
 
 @given(headers())
-def test_a_header_comes_back_as_it_was(header: Header) -> None:
+def test_headers_round_trip(header: Header) -> None:
     data = header.to_bytes()
     assert Reader(io.BytesIO(data)).header == header
     assert len(data) == 32 + len(header.vq_strides) + len(header.model_name.encode())
@@ -123,7 +123,7 @@ def test_an_impossible_number_of_scales_is_reported(scales: int) -> None:
 
 
 @pytest.mark.parametrize("payload_type", [1, 2, 255])
-def test_another_payload_type_asks_for_a_newer_version(payload_type: int) -> None:
+def test_an_unknown_payload_type_needs_a_newer_version(payload_type: int) -> None:
     message = f"payload type: expected 0, got {payload_type}, which needs a newer opensnac"
     with pytest.raises(UnsupportedFormatError, match=message):
         Reader(io.BytesIO(with_bytes(5, bytes([payload_type]))))
@@ -142,7 +142,7 @@ def test_a_newer_version_is_named_whatever_follows_it(version: int) -> None:
         Reader(io.BytesIO(MAGIC + bytes([version])))
 
 
-def test_a_version_that_never_was_is_damage() -> None:
+def test_an_impossible_version_is_damage() -> None:
     with pytest.raises(
         CorruptStreamError, match="format version: expected 1, got 0, which never existed; without its header"
     ):

@@ -1,4 +1,4 @@
-"""A stream that asks for more than `Limits` allow ends in a LimitError, before more of it is read."""
+"""A stream beyond the `Limits` raises a LimitError before more of it is read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STEREO = replace(SPEECH, channels=2)
 MINUTE = sample(SPEECH, multiples=704, coarse_frames_per_packet=64)  # 60.07 s
 
 
-def test_a_stream_within_the_limits_is_read_as_without() -> None:
+def test_limits_do_not_change_a_stream_within_them() -> None:
     assert_same_codes(read(io.BytesIO(MINUTE.data), limits=Limits()).codes, MINUTE.codes)
 
 
@@ -40,7 +40,7 @@ def test_a_header_beyond_the_limits(header: Header, message: str) -> None:
 
 
 class Counted(io.BytesIO):
-    """A file that ends the test where more is read of it than there should be."""
+    """A file that fails the test if too much of it is read."""
 
     def read1(self, size: int | None = -1) -> bytes:
         assert self.tell() + (size or 0) <= self.allowed
@@ -75,13 +75,13 @@ def test_the_seconds_are_those_of_the_recording_not_of_its_padding() -> None:
         read(io.BytesIO(short.data), limits=Limits(seconds=4.9))
 
 
-def test_salvage_keeps_nothing_of_what_is_beyond() -> None:
+def test_salvage_keeps_nothing_beyond_the_limits() -> None:
     with pytest.raises(LimitError):
         read(io.BytesIO(MINUTE.data), salvage=True, limits=Limits(seconds=30))
 
 
 class Slow(io.RawIOBase):
-    """A peer that sends a byte now and then."""
+    """A peer that sends a byte at intervals."""
 
     def __init__(self, data: bytes, pause: float) -> None:
         self._rest, self._pause = data, pause
@@ -99,7 +99,7 @@ class Slow(io.RawIOBase):
         (Limits(stream_seconds=0.02), r"expected the whole stream within 0\.02 s"),
     ],
 )
-def test_a_slow_peer_is_not_waited_for(limits: Limits, message: str) -> None:
+def test_a_slow_peer_times_out(limits: Limits, message: str) -> None:
     start = time.monotonic()
     with pytest.raises(LimitError, match=message):
         read(cast(BinaryIO, Slow(MINUTE.data, 0.003)), limits=limits)
@@ -115,7 +115,7 @@ def test_the_time_of_a_packet_begins_when_it_is_asked_for() -> None:
 
     packets = iter(Reader(cast(BinaryIO, Stalling(MINUTE.data, 0.1)), Limits(packet_seconds=0.05)))
     next(packets)
-    time.sleep(0.1)  # the listener's own time
+    time.sleep(0.1)  # time spent by the consumer
     with pytest.raises(LimitError, match=r"expected packet \d within 0\.05 s"):
         list(packets)
 
@@ -133,7 +133,7 @@ def test_the_time_of_a_packet_begins_when_it_is_asked_for() -> None:
     ),
 )
 def test_what_is_read_lies_within_the_limits(recording: Sample, limits: Limits) -> None:
-    """All of it and as without limits, or a LimitError before the packet that goes beyond is read."""
+    """The same as without limits, or a LimitError before the offending packet is read."""
     header, file = recording.header, io.BytesIO(recording.data)
     try:
         reader = Reader(file, limits)
@@ -165,7 +165,7 @@ def test_what_is_read_lies_within_the_limits(recording: Sample, limits: Limits) 
 
 
 @given(data=st.binary(max_size=300))
-def test_limits_make_no_other_error_of_noise(data: bytes) -> None:
+def test_limits_report_the_same_errors_for_noise(data: bytes) -> None:
     content = SPEECH.to_bytes() + data
     assume(content != MINUTE.data)
     with pytest.raises((BitstreamError, LimitError)):

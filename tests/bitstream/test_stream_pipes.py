@@ -72,7 +72,7 @@ def _write_and_close(descriptor: int, recording: Sample) -> None:
 
 def test_a_live_listener_gets_each_coarse_frame_before_the_next_is_written() -> None:
     reading, writing = os.pipe()
-    os.set_blocking(reading, False)  # bytes that are not there yet are an error, not a wait
+    os.set_blocking(reading, False)  # missing bytes raise an error instead of blocking
     with open(reading, "rb", buffering=0) as listener, open(writing, "wb") as speaker:
         writer = Writer(speaker, SPEECH, coarse_frames_per_packet=255)
         writer.flush()

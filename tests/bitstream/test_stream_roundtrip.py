@@ -1,4 +1,4 @@
-"""What is written is read again, however it was cut into packets and calls, and at the promised cost."""
+"""Streams round-trip for any division into packets and calls, at the documented size."""
 
 import io
 import subprocess
@@ -17,7 +17,7 @@ from opensnac.errors import BitstreamError, CodesError
 
 @given(samples())
 @settings(deadline=None)
-def test_a_recording_comes_back_as_it_was(recording: Sample) -> None:
+def test_recordings_round_trip(recording: Sample) -> None:
     back = read(io.BytesIO(recording.data))
     assert back.header == recording.header
     assert back.num_samples == recording.num_samples
@@ -49,7 +49,7 @@ def test_any_sequence_of_writes_and_flushes_keeps_the_codes(recording: Sample, d
 
 @given(samples())
 @settings(deadline=None)
-def test_writing_in_pieces_gives_the_same_bytes_as_at_once(recording: Sample) -> None:
+def test_writing_in_pieces_gives_the_same_bytes(recording: Sample) -> None:
     counts = recording.header.codes_per_coarse_frame
     file = io.BytesIO()
     writer = Writer(file, recording.header, recording.coarse_frames_per_packet)
@@ -93,7 +93,7 @@ def test_an_hour_is_packed_and_unpacked_in_little_time() -> None:
     assert_same_codes(back.codes, recording.codes)
 
 
-def test_info_tells_everything_but_the_codes() -> None:
+def test_info_has_everything_but_the_codes() -> None:
     recording = sample(SPEECH, multiples=10, coarse_frames_per_packet=4)
     assert read(io.BytesIO(recording.data)).info() == {
         "format_version": 1,
@@ -170,7 +170,7 @@ def test_packets_of_impossible_size_are_refused(count: int) -> None:
         Writer(io.BytesIO(), SPEECH, coarse_frames_per_packet=count)
 
 
-def test_a_closed_writer_takes_no_more() -> None:
+def test_a_closed_writer_refuses_more() -> None:
     writer = Writer(io.BytesIO(), SPEECH)
     writer.close(0)
     for call in (lambda: writer.write(random_codes(SPEECH, 1)), writer.flush, lambda: writer.close(0)):

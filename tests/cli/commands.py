@@ -33,12 +33,12 @@ def run(*arguments: str | Path, stdin: bytes = b"") -> Result:
 def succeed(*arguments: str | Path, stdin: bytes = b"") -> Result:
     result = run(*arguments, stdin=stdin)
     assert result.exit_code == 0, result.output
-    assert result.stderr == ""  # no bar, no words, where stderr is no terminal
+    assert result.stderr == ""  # no progress output unless stderr is a terminal
     return result
 
 
 def refuse(code: int, *arguments: str | Path, stdin: bytes = b"") -> str:
-    """Run what must fail with `code`; the one line that it says."""
+    """Run a command that must fail with `code`; returns its one line of output."""
     result = run(*arguments, stdin=stdin)
     assert result.exit_code == code, result.output
     assert "Traceback" not in result.output

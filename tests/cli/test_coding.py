@@ -1,4 +1,4 @@
-"""What a user types, and what comes: files in their places, bytes in pipes, words about files."""
+"""encode, decode and info as a user types them: output files, pipes, messages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from opensnac import bitstream
 
 
-def test_a_recording_goes_there_and_back_beside_itself(here: Path, model: list[str]) -> None:
+def test_a_recording_round_trips_in_its_own_folder(here: Path, model: list[str]) -> None:
     record(here / "talk.wav", channels=2)
     succeed("encode", "talk.wav", *model)
     (here / "talk.wav").unlink()
@@ -76,7 +76,7 @@ def test_pipes_carry_the_same_bytes_as_files(here: Path, model: list[str]) -> No
 
 
 def test_raw_samples_go_through_pipes_as_they_come(here: Path, model: list[str]) -> None:
-    """A microphone, both ends and a loudspeaker: sound comes out before the sound that goes in has ended."""
+    """Encoder and decoder between two pipes: output begins before the input has ended."""
     samples = (3000 * np.sin(np.arange(48000) / 20)).astype("<i2").tobytes()
     command = [sys.executable, "-m", "opensnac"]
     encoder = subprocess.Popen(
@@ -91,7 +91,7 @@ def test_raw_samples_go_through_pipes_as_they_come(here: Path, model: list[str])
     encoder.stdout.close()
     encoder.stdin.write(samples[:72000])
     encoder.stdin.flush()
-    heard = decoder.stdout.read(2 * 24000)  # 1.5 s went in, the first second comes out, and nothing has ended
+    heard = decoder.stdout.read(2 * 24000)  # 1.5 s went in and the first second comes out before the end
     encoder.stdin.write(samples[72000:])
     encoder.stdin.close()
     heard += decoder.stdout.read()
@@ -106,7 +106,7 @@ def test_raw_samples_go_through_pipes_as_they_come(here: Path, model: list[str])
 
 
 @pytest.mark.parametrize("raw", ["fast", "24000:0", "24000:x", ":2"])
-def test_raw_layouts_that_are_none_are_wrong_use(here: Path, model: list[str], raw: str) -> None:
+def test_invalid_raw_layouts_are_usage_errors(here: Path, model: list[str], raw: str) -> None:
     assert "expected a rate in Hz" in refuse(2, "encode", "-", "--raw", raw, *model)
 
 
@@ -128,7 +128,7 @@ def test_mono_seed_and_noise_are_passed_on(here: Path, model: list[str]) -> None
     assert len(set(outputs.values())) == 3
 
 
-def test_info_tells_what_a_file_holds(here: Path, model: list[str]) -> None:
+def test_info_describes_a_file(here: Path, model: list[str]) -> None:
     record(here / "a.wav", 48000, 48000)
     succeed("encode", "a.wav", *model)
     shown = succeed("info", "a.snac").stdout
@@ -183,7 +183,7 @@ def test_one_channel_of_a_live_pipe(here: Path, model: list[str]) -> None:
     )
 
 
-def test_a_file_s_own_word_for_its_model_is_followed_as_far_as_it_is_trusted(
+def test_the_model_named_in_a_file_is_loaded_only_if_trusted(
     here: Path, folder: Path, model: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record(here / "a.wav")

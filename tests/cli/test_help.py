@@ -1,4 +1,4 @@
-"""Help that helps: commands in groups, and one called with nothing says what to try."""
+"""Help: commands are grouped, and a command without arguments shows an example."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ NEEDY = [
 ]
 
 
-def test_every_command_stands_in_a_group() -> None:
+def test_every_command_is_in_a_group() -> None:
     groups = {command.rich_help_panel for command in COMMANDS.values()}
     assert groups == {"Code", "Corpora", "Serve and export", "Measure", "Train"}
 
 
 @pytest.mark.parametrize("words", NEEDY, ids=" ".join)
-def test_a_command_called_with_nothing_shows_an_example(words: list[str]) -> None:
+def test_a_command_without_arguments_shows_an_example(words: list[str]) -> None:
     result = run(*words)
     assert result.exit_code == 2
     assert f"Example: opensnac {' '.join(words)}" in " ".join(result.output.replace("│", " ").split())
 
 
-def test_one_called_with_something_wrong_does_not() -> None:
+def test_a_command_with_wrong_arguments_does_not() -> None:
     assert "Example:" not in run("encode", "--no-such-option").output

@@ -1,4 +1,4 @@
-"""Folders as people have them: what is left out is said, what is done stays done, many files are no trouble."""
+"""Realistic folders: skipped files are reported, finished work is kept, time is linear in the number of files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from opensnac.recordings import media
 from opensnac.recordings.jobs import Job, LeftOut, Search, find_jobs
 
 
-def test_what_a_folder_holds_besides_is_listed(here: Path, model: list[str]) -> None:
+def test_other_files_in_a_folder_are_listed(here: Path, model: list[str]) -> None:
     for name in ("in/a.wav", "in/.hidden/d.wav", "in/._e.wav"):
         record(here / name)
     for name in ("notes.txt", "cover.jpg"):
@@ -81,7 +81,7 @@ def test_links_to_folders_are_followed_once_and_loops_end(here: Path) -> None:
 
 
 @pytest.mark.parametrize("together", ["0", "10"])
-def test_the_same_command_again_codes_what_is_missing(here: Path, model: list[str], together: str) -> None:
+def test_a_repeated_command_encodes_only_what_is_missing(here: Path, model: list[str], together: str) -> None:
     for number in range(4):
         record(here / f"in/{number}.wav", 2000)
     command = ["encode", "in", "-o", "out", "--together", together, "--skip-existing", *model]
@@ -98,7 +98,7 @@ def test_the_same_command_again_codes_what_is_missing(here: Path, model: list[st
     assert "3 of 4 files were already done" in run("decode", "out", "-o", "wav", "--skip-existing", *model).stderr
 
 
-def test_an_output_that_is_another_is_not_taken_for_done(here: Path, model: list[str]) -> None:
+def test_an_output_of_other_settings_does_not_count_as_done(here: Path, model: list[str]) -> None:
     record(here / "a.wav", channels=2)
     succeed("encode", "a.wav", *model)
     whole = (here / "a.snac").read_bytes()
@@ -113,9 +113,7 @@ def test_an_output_that_is_another_is_not_taken_for_done(here: Path, model: list
     succeed(*again, "--force", *model)
 
 
-def test_finished_files_are_not_coded_together_again(
-    here: Path, model: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_finished_files_are_not_batched_again(here: Path, model: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from opensnac.recordings.grouping import Batcher
 
     for number in range(3):
@@ -128,7 +126,7 @@ def test_finished_files_are_not_coded_together_again(
     assert [[file.name for file in files] for files in coded] == [["0.wav", "2.wav"]]
 
 
-def test_all_outputs_that_fall_together_are_listed_with_the_way_out(here: Path, model: list[str]) -> None:
+def test_colliding_outputs_are_listed_with_a_remedy(here: Path, model: list[str]) -> None:
     for name in ("a.wav", "a.mp3", "b.wav", "b.flac", "b.ogg", "c.wav"):
         record(here / "in" / name)
     said = refuse(2, "encode", "in", "-o", "out", *model)
@@ -141,7 +139,7 @@ def test_all_outputs_that_fall_together_are_listed_with_the_way_out(here: Path, 
     assert "a.mp3.wav" in tree(here / "wav")
 
 
-def test_names_that_are_no_text(here: Path, model: list[str]) -> None:
+def test_names_that_are_not_unicode(here: Path, model: list[str]) -> None:
     name = b"caf\xe9".decode(errors="surrogateescape")
     record(here / "in/a.wav").rename(here / "in" / f"{name}.wav")
     succeed("encode", "in", *model)
@@ -173,7 +171,7 @@ def test_warnings_are_lines_and_strict_makes_them_failures(here: Path, model: li
     assert json.loads(succeed("info", "a.snac", "--json").stdout)["num_samples"] == 10_000
 
 
-def test_sockets_and_pipes_by_name_are_no_outputs(here: Path, model: list[str]) -> None:
+def test_sockets_and_named_pipes_are_refused_as_outputs(here: Path, model: list[str]) -> None:
     record(here / "a.wav")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("a.snac")
@@ -181,7 +179,7 @@ def test_sockets_and_pipes_by_name_are_no_outputs(here: Path, model: list[str]) 
 
 
 def seconds_for(folder: Path, count: int) -> float:
-    """The plan of so many empty files, and jobs that only report."""
+    """Seconds to find jobs among that many empty files, and to run jobs that only report."""
     for number in range(count):
         place = folder / str(number % 50)
         place.mkdir(parents=True, exist_ok=True)

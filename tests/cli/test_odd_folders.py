@@ -1,4 +1,4 @@
-"""Names, places and runs as they happen: nothing of them is lost in silence, nothing is written over by chance."""
+"""Unusual names, folders and concurrent runs: nothing is lost silently, nothing overwritten by accident."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from commands import record, refuse, run, succeed, tree
 from test_terminal import start
 
 
-def test_names_with_any_character_are_coded_each_to_its_own(here: Path, model: list[str]) -> None:
+def test_names_with_any_character_get_distinct_outputs(here: Path, model: list[str]) -> None:
     names = ["new\nline", "-dash", "dot.", " space ", "caf\u00e9", "cafe\u0301", "%s", "a;b", "*"]
     for name in names:
         record(here / "in" / f"{name}.wav", 500)
@@ -27,7 +27,7 @@ def test_names_with_any_character_are_coded_each_to_its_own(here: Path, model: l
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(11025, 1), (192_000, 2), (1000, 1), (768_000, 1), (44100, 8)])
-def test_any_rate_and_channels_come_back(here: Path, model: list[str], rate: int, channels: int) -> None:
+def test_any_rate_and_channels_round_trip(here: Path, model: list[str], rate: int, channels: int) -> None:
     record(here / "a.wav", 1501, rate, channels)
     succeed("encode", "a.wav", *model)
     facts = json.loads(succeed("info", "a.snac", "--json").stdout)
@@ -40,7 +40,7 @@ def test_a_rate_that_no_recording_has_is_named(here: Path, model: list[str], rat
     assert f"a.wav: expected a rate of 1000 to 768000 Hz, got {rate} Hz" in refuse(1, "encode", "a.wav", *model)
 
 
-def test_an_output_folder_inside_of_the_inputs_is_no_input(here: Path, model: list[str]) -> None:
+def test_an_output_folder_inside_the_inputs_is_not_an_input(here: Path, model: list[str]) -> None:
     record(here / "in/a.wav")
     for _ in range(2):
         succeed("encode", "in", "-o", "in/out", "--force", *model)
@@ -72,9 +72,7 @@ def test_devices_and_pipes_in_folders_are_left_out_and_pipes_by_name_are_read(he
     assert (here / "in/pipe.snac").read_bytes() == (here / "in/a.snac").read_bytes()
 
 
-def test_a_file_that_is_gone_when_its_turn_comes_is_a_failure(
-    here: Path, model: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_vanishes_is_a_failure(here: Path, model: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from opensnac.recordings import transcode
 
     for name in ("a", "b", "c"):
@@ -92,7 +90,7 @@ def test_a_file_that_is_gone_when_its_turn_comes_is_a_failure(
     assert tree(here / "out") == ["a.snac", "c.snac"]
 
 
-def test_two_runs_on_one_folder_write_whole_files_and_say_what_was_there(here: Path, model: list[str]) -> None:
+def test_two_runs_on_one_folder_write_complete_files(here: Path, model: list[str]) -> None:
     for number in range(6):
         record(here / f"in/{number}.wav", 20_000)
     both = [start("encode", "in", "-o", "out", *model, stdout=subprocess.DEVNULL) for _ in range(2)]

@@ -1,4 +1,4 @@
-"""What goes wrong: exit codes, one clear line for each trouble, nothing lost."""
+"""Errors: exit codes, one clear line for each, no files lost."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def test_unreadable_files_and_unwritable_folders(here: Path, model: list[str]) -
     assert "a.wav: expected a .snac stream" in said
 
 
-def test_what_nobody_foresaw_is_one_line_too(here: Path, model: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_errors_are_one_line(here: Path, model: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object, **options: object) -> None:
         raise ZeroDivisionError("surprise")
 
@@ -223,7 +223,7 @@ def test_an_interrupt_stops_all_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_batch_that_is_stopped_begins_no_more(workers: int) -> None:
+def test_a_stopped_batch_starts_no_more_jobs(workers: int) -> None:
     jobs = [Job(Path(str(number)), None) for number in range(50)]
     begun = []
 

@@ -1,4 +1,4 @@
-"""The command as a process of its own: how soon it helps, pipes, signals; and what its help says."""
+"""The command in its own process: start-up time, pipes, signals, and the text of its help."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def start(*arguments: str | Path, **options: object) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stderr=subprocess.PIPE, **options)  # type: ignore[call-overload,no-any-return]
 
 
-def test_help_is_quick_because_it_imports_nothing_heavy() -> None:
+def test_help_imports_nothing_heavy() -> None:
     script = (
         "import sys\nfrom opensnac.cli import app\n"
         "try:\n    app(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
@@ -55,7 +55,7 @@ def test_encode_and_decode_in_one_pipe(here: Path, model: list[str]) -> None:
     assert soundfile.info("y.wav").frames == 3000
 
 
-def test_a_reader_that_goes_away_is_no_trouble(here: Path, model: list[str]) -> None:
+def test_a_closed_pipe_is_handled(here: Path, model: list[str]) -> None:
     record(here / "a.wav", 100_000)
     succeed("encode", "a.wav", *model)
     process = start("decode", "a.snac", "-o", "-", *model, stdout=subprocess.PIPE)
@@ -66,7 +66,7 @@ def test_a_reader_that_goes_away_is_no_trouble(here: Path, model: list[str]) -> 
 
 
 @pytest.mark.parametrize(("sent", "code", "jobs"), [(signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 1)])
-def test_signals_leave_nothing_half_written(
+def test_signals_leave_no_partial_files(
     here: Path, model: list[str], sent: signal.Signals, code: int, jobs: int
 ) -> None:
     record(here / "in/0.wav")

@@ -1,4 +1,4 @@
-"""A tiny model, and a small corpus of recordings of every kind of trouble but the broken."""
+"""A tiny model, and a small corpus of recordings of every kind but broken ones."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def talks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
-    """As in a worker; sums do not depend on it, but threads wait for each other on a busy machine."""
+    """One thread, as in a worker: several would wait for each other on a busy machine."""
     torch.set_num_threads(1)
 
 
@@ -71,7 +71,7 @@ def settings(model_folder: Path) -> Callable[..., Settings]:
 
 @pytest.fixture
 def long_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Recordings of half a second are long already."""
+    """Treat recordings from half a second on as long."""
     monkeypatch.setattr("opensnac.corpus.loading.LONGEST_SECONDS", 0.5)
 
 

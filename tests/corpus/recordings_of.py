@@ -1,4 +1,4 @@
-"""Recordings for the tests of corpora, and looks at what came of them."""
+"""Recordings for the tests of corpora, and helpers to inspect the results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TINY = {
 
 
 def sing(path: Path, seconds: float, rate: int = 8000, channels: int = 1, seed: int = 0) -> Path:
-    """Noise that swells and fades, never the same for another seed."""
+    """Noise of varying loudness, different for each seed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
     time = np.arange(round(seconds * rate)) / rate
@@ -41,6 +41,6 @@ def files(folder: Path) -> dict[str, str]:
 
 
 def spawned() -> list[int]:
-    """Processes that this one has spawned and that live."""
+    """Running child processes."""
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
     return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]

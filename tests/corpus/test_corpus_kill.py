@@ -31,7 +31,7 @@ def many(here: Path) -> Path:
     return here / "many"
 
 
-def test_a_killed_run_ends_as_an_undisturbed_one(
+def test_a_killed_run_resumes_to_the_same_files(
     many: Path, here: Path, settings: Make, model_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     command = ["tokenize", "many", "-o", "out", "--model", str(model_folder), "--shard-megabytes", "0.01"]
@@ -52,7 +52,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
 
 
 def _require_end_of_group(group: int) -> None:
-    """Workers outlive their run for a moment only."""
+    """Require that workers end shortly after their run."""
     for _ in range(1000):
         try:
             os.killpg(group, 0)
@@ -63,7 +63,7 @@ def _require_end_of_group(group: int) -> None:
     pytest.fail("workers outlive their run")
 
 
-def test_workers_of_which_one_dies_make_the_files_of_none(many: Path, here: Path, settings: Make) -> None:
+def test_a_dying_worker_does_not_change_the_files(many: Path, here: Path, settings: Make) -> None:
     own = settings("many", shard_megabytes=0.01)
     tokenize("whole", own, workers=0)
     said, killed = [], []
@@ -82,14 +82,14 @@ def test_workers_of_which_one_dies_make_the_files_of_none(many: Path, here: Path
     assert files(here / "out") == files(here / "whole")
 
 
-def test_a_recording_that_kills_is_left_out_the_third_time() -> None:
+def test_a_recording_that_kills_workers_is_skipped_the_third_time() -> None:
     deaths = local._Deaths(count=1, blamed={3: 1})
     assert deaths.skip() == {}
     deaths.blamed[3] += 1
     assert deaths.skip() == {3: "kills the process that reads it (2 times)"}
 
 
-def test_workers_that_die_of_nothing_known_stop_the_run(
+def test_workers_that_die_without_a_cause_stop_the_run(
     many: Path, here: Path, settings: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "_work", _die)

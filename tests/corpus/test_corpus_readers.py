@@ -28,7 +28,7 @@ CONTEXT = 50
 
 
 class Letters:
-    """A tokenizer as transformers' are called: a number a letter."""
+    """A tokenizer with the interface of transformers: one token per letter."""
 
     def __call__(self, text: str) -> dict[str, list[int]]:
         return {"input_ids": [ord(letter) - ord("a") for letter in text]}
@@ -67,7 +67,7 @@ def test_all_formats_hold_the_same_rows(corpora: Path) -> None:
             other[13]
 
 
-def test_outside_code_reads_parquet(corpora: Path, tmp_path: Path) -> None:
+def test_third_party_code_reads_parquet(corpora: Path, tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     corpus = Corpus(str(corpora / "parquet"))
     files = sorted(glob.glob(str(corpora / "parquet/data/*.parquet")))
@@ -79,7 +79,7 @@ def test_outside_code_reads_parquet(corpora: Path, tmp_path: Path) -> None:
     assert not tensors["codes_2"].is_floating_point()
 
 
-def test_the_bridge_gives_data_sets(corpora: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_conversion_to_datasets(corpora: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path))
     rows = Corpus(str(corpora / "parquet")).to_datasets().with_format("torch")
@@ -87,7 +87,7 @@ def test_the_bridge_gives_data_sets(corpora: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # its files
-def test_outside_code_reads_webdataset(corpora: Path) -> None:
+def test_third_party_code_reads_webdataset(corpora: Path) -> None:
     webdataset = pytest.importorskip("webdataset")
     samples = list(webdataset.WebDataset(sorted(glob.glob(str(corpora / "webdataset/data/*.tar"))), shardshuffle=False))
     corpus = Corpus(str(corpora / "webdataset"))
@@ -98,7 +98,7 @@ def test_outside_code_reads_webdataset(corpora: Path) -> None:
     assert recording.codes[0][0].tolist() == corpus[7].codes[0].tolist()
 
 
-def test_outside_code_reads_the_memory_map(corpora: Path) -> None:
+def test_third_party_code_reads_the_memory_map(corpora: Path) -> None:
     corpus = Corpus(str(corpora / "bin"))
     tokens = np.memmap(corpora / "bin/tokens.bin", np.uint16, "r")
     assert (tokens == corpus.facts["end"]).sum() == 13
@@ -128,7 +128,7 @@ def test_sequences_hold_every_row_once(corpora: Path, form: str) -> None:
     assert read == whole[: len(whole) // CONTEXT * CONTEXT]
 
 
-def test_order_is_a_matter_of_the_seed(corpora: Path) -> None:
+def test_the_seed_determines_the_order(corpora: Path) -> None:
     def read(**options: int) -> list[list[list[int]]]:
         return batches(TokenLoader(PackedTokens(str(corpora / "parquet"), CONTEXT, **options), 2))
 
@@ -139,7 +139,7 @@ def test_order_is_a_matter_of_the_seed(corpora: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [False, True])
-def test_a_loader_goes_on_where_it_was(corpora: Path, text: bool) -> None:
+def test_a_loader_resumes(corpora: Path, text: bool) -> None:
     def loader() -> TokenLoader:
         more = {"tokenizer": Letters()} if text else {}
         return TokenLoader(PackedTokens(str(corpora / "parquet"), CONTEXT, epochs=2, **more), 2)
@@ -218,7 +218,7 @@ def test_rows_become_audible(corpora: Path, model_folder: Path, form: str, tmp_p
 
 
 @pytest.mark.parametrize(("rows", "said"), [("x", "expected numbers and ranges"), ("1,13", "expected 0 to 12, got 13")])
-def test_rows_that_are_none_are_refused(rows: str, said: str) -> None:
+def test_invalid_rows_are_refused(rows: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         row_numbers(rows, 13)
     assert row_numbers("all", 3) == [0, 1, 2]
@@ -236,6 +236,6 @@ def test_statistics_count_and_find(corpora: Path) -> None:
         write_stats(str(corpora / "parquet"), "age")
 
 
-def test_what_is_no_corpus_is_refused(tmp_path: Path) -> None:
+def test_other_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(OpensnacError, match=r"expected a finished corpus with corpus.json, got none"):
         Corpus(str(tmp_path))

@@ -1,4 +1,4 @@
-"""What is found at folders, globs, manifests and shards: in a fixed order, each with an id of its own."""
+"""Listing folders, globs, manifests and shards: in a fixed order, with unique ids."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_folder_is_walked_by_name(talks: Path) -> None:
     assert ids(talks) == [*found, "bert/3.wav", "bert/4.wav", "cleo.wav", "dora.wav"]
 
 
-def test_several_inputs_go_before_their_ids(talks: Path) -> None:
+def test_ids_of_several_inputs_begin_with_the_input(talks: Path) -> None:
     assert ids(talks / "anna" / "deep", talks / "bert")[:2] == ["deep/4.wav", "bert/1.wav"]
 
 
@@ -125,7 +125,7 @@ def test_urls_are_read_as_files_are(talks: Path) -> None:
     assert len(ids("memory://bucket/talks/*/1.wav")) == 2
 
 
-def test_what_cannot_be_read_is_an_entry_that_says_so(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_inputs_are_entries_with_a_problem(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sing(here / "talks/closed/a.wav", 0.1)
     (here / "talks/packed.tar").write_bytes(b"\x1f\x8b no plain tar")
     local = fsspec.filesystem("file")
@@ -158,7 +158,7 @@ def test_what_cannot_be_read_is_an_entry_that_says_so(here: Path, monkeypatch: p
         ("a.parquet", "no", "a.parquet: expected a Parquet file, got"),
     ],
 )
-def test_inputs_that_are_none_are_refused(here: Path, name: str, content: str | None, said: str) -> None:
+def test_invalid_inputs_are_refused(here: Path, name: str, content: str | None, said: str) -> None:
     if name.endswith("/"):
         Path(name).mkdir()
     elif content is not None:
@@ -173,14 +173,14 @@ def test_a_row_without_a_path_fails_alone(here: Path) -> None:
     assert entry.problem == "row 0 of a.csv: expected a path in `path`, got none"
 
 
-def test_an_id_is_given_once(here: Path, settings: Callable[..., Settings]) -> None:
+def test_duplicate_ids_are_refused(here: Path, settings: Callable[..., Settings]) -> None:
     Path("a.csv").write_text("path,id\na.wav,x\nb.wav,y\nc.wav,x\n")
     with pytest.raises(UsageError, match="expected a unique id for every recording, got 'x' for a.wav and for c.wav"):
         make_plan(Store(str(here / "out")), settings("a.csv"))
     assert not (here / "out" / "plan").exists()
 
 
-def test_kinds_of_columns_are_learned(here: Path, settings: Callable[..., Settings]) -> None:
+def test_column_types_are_inferred(here: Path, settings: Callable[..., Settings]) -> None:
     rows = [
         {"path": "a.wav", "n": 1, "mixed": 1, "x": 1, "on": True, "seconds": 1.5, "tags": ["a"]},
         {"path": "b.wav", "n": 2, "mixed": "b", "x": 0.5, "on": None, "tags": {"b": 2**70}},
@@ -192,7 +192,7 @@ def test_kinds_of_columns_are_learned(here: Path, settings: Callable[..., Settin
     }
 
 
-def test_a_place_names_itself_in_errors(broken: Path) -> None:
+def test_errors_name_the_place(broken: Path) -> None:
     entry = next(entry for entry in find([str(broken)]) if entry.id == "c.flac")
     with pytest.raises(AudioError, match=r"^/.*broken/c.flac: "):
         length(entry)

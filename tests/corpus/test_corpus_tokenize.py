@@ -1,4 +1,4 @@
-"""Recordings to tokens: the codes of `opensnac encode`, the same files whoever made them, broken ones told."""
+"""Tokenizing: the codes equal those of `opensnac encode`, files do not depend on workers, broken ones are reported."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _model = cache(SNAC.from_pretrained)
 
 
 def encoded(path: Path, model_folder: Path, mono: bool = False) -> bitstream.Recording:
-    """What `opensnac encode` makes of a file."""
+    """The codes of a file from `opensnac encode`."""
     file = io.BytesIO()
     encode_file(path, file, _model(model_folder), mono=mono)
     file.seek(0)
@@ -90,7 +90,7 @@ def test_channels_that_cancel_are_mixed_as_encode_does(
     assert corpus[0].facts["peak"] == pytest.approx(np.abs(one).max(), abs=1e-3)  # one channel, not silence
 
 
-def test_readers_change_nothing_and_their_deaths_are_told(
+def test_readers_do_not_change_the_files_and_their_deaths_are_reported(
     talks: Path, here: Path, settings: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = settings(talks, shard_megabytes=1.0)
@@ -110,7 +110,7 @@ def test_readers_change_nothing_and_their_deaths_are_told(
     assert files(here / "one") == files(here / "two")
 
 
-def test_a_shard_that_readers_die_of_is_read_without_them(
+def test_a_shard_that_kills_readers_is_read_without_them(
     talks: Path, here: Path, settings: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die(self: Readers, entries: object) -> Iterator[Found]:
@@ -125,7 +125,7 @@ def test_a_shard_that_readers_die_of_is_read_without_them(
 
 
 @pytest.mark.parametrize("form", ["parquet", "bin"])
-def test_what_is_done_is_not_done_again(talks: Path, here: Path, settings: Make, form: str) -> None:
+def test_finished_work_is_not_repeated(talks: Path, here: Path, settings: Make, form: str) -> None:
     own = settings(talks, format=form)
     make("whole", own)
     plan = make_plan(Store("out"), replace(own, fingerprint=Corpus("whole").facts["fingerprint"]))
@@ -151,7 +151,7 @@ def test_a_finished_corpus_is_left_as_it_is(talks: Path, here: Path, settings: M
         make("out", settings(talks, mono=True))
 
 
-def test_two_runs_do_not_meet(talks: Path, here: Path, settings: Make) -> None:
+def test_two_runs_exclude_each_other(talks: Path, here: Path, settings: Make) -> None:
     with (
         Store("out").locked(),
         pytest.raises(UsageError, match="out: expected no other run to write here, got one"),
@@ -249,7 +249,7 @@ def test_repeated_frames_are_dropped_as_orpheus_does(here: Path, settings: Make,
     assert check_corpus("out").problems == []
 
 
-def test_broken_recordings_are_told_and_the_rest_is_done(broken: Path, here: Path, settings: Make) -> None:
+def test_broken_recordings_are_reported_and_the_rest_is_done(broken: Path, here: Path, settings: Make) -> None:
     corpus, totals = make("out", settings("broken"))
     assert [corpus[n].facts["id"] for n in range(len(corpus))] == ["a.wav", "f.wav"]
     assert totals.failed == 4
@@ -284,13 +284,13 @@ def test_shards_that_are_lost_are_made_again(talks: Path, here: Path, settings: 
         make("out", own)
 
 
-def test_a_corpus_of_nothing_has_statistics(talks: Path, here: Path, settings: Make) -> None:
+def test_an_empty_corpus_has_statistics(talks: Path, here: Path, settings: Make) -> None:
     make("out", settings(talks, min_seconds=60.0))
     assert "<dt>rows</dt><dd>0</dd>" in Path(write_stats("out")).read_text()
 
 
 @pytest.mark.parametrize("form", ["parquet", "bin"])
-def test_what_failed_is_tried_again(broken: Path, here: Path, settings: Make, form: str) -> None:
+def test_failures_are_retried(broken: Path, here: Path, settings: Make, form: str) -> None:
     own = settings("broken", format=form, shard_megabytes=0.005)
     make("out", own)
     before = files(here / "out")
@@ -319,7 +319,7 @@ def _codes(row: Tokens) -> int:
     return row.num_codes
 
 
-def test_a_full_disk_stops_the_run_and_leaves_nothing_half_written(
+def test_a_full_disk_stops_the_run_without_partial_files(
     talks: Path, here: Path, settings: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make("whole", settings(talks))
@@ -380,11 +380,11 @@ def test_flat_tokens_are_those_of_the_layout(talks: Path, here: Path, settings: 
     assert corpus.facts["vocabulary"] == [1000, 1000 + 7 * 64]
 
 
-def test_settings_that_cannot_be_are_refused(settings: Make, talks: Path, here: Path) -> None:
+def test_invalid_settings_are_refused(settings: Make, talks: Path, here: Path) -> None:
     for changes, said in (
         ({"format": "zip"}, "format: expected parquet, webdataset, bin, got 'zip'"),
         ({"tokens": "tree:-1"}, "tokens: expected tree, tree:OFFSET or orpheus, got 'tree:-1'"),
-        ({"format": "webdataset", "tokens": "tree"}, "format webdataset: a .snac file holds every code"),
+        ({"format": "webdataset", "tokens": "tree"}, "format webdataset: expected all codes"),
         ({"min_seconds": 3.0, "max_seconds": 2.0}, "max-seconds: expected at least min-seconds 3.0, got 2.0"),
     ):
         with pytest.raises(ConfigError, match=said):
@@ -405,7 +405,7 @@ def test_another_model_is_refused(talks: Path, here: Path, settings: Make, model
         Worker(Job("out"))
 
 
-def test_check_finds_what_was_changed(talks: Path, here: Path, settings: Make) -> None:
+def test_check_finds_changes(talks: Path, here: Path, settings: Make) -> None:
     shutil.copytree(talks, "talks")
     make("out", settings("talks"))
     sing(here / "talks/dora.wav", 0.5, seed=99)

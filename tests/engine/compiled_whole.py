@@ -1,4 +1,4 @@
-"""Compares encode and decode with what torch.compile makes of them; any graph break raises.
+"""Compares encode and decode with their compiled forms; any graph break raises.
 
     python compiled_whole.py [COMPILER]
 

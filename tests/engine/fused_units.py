@@ -25,7 +25,7 @@ MODEL = configs.TINY | {"encoder_dim": 20, "encoder_rates": [2], "decoder_dim": 
 
 
 def close(name: str, ours: torch.Tensor, theirs: torch.Tensor, tolerance: float) -> None:
-    """Say how far apart they are, and leave if that is too far."""
+    """Print the difference, and exit if it is too large."""
     error = float((ours.float() - theirs.float()).abs().max() / theirs.float().abs().max())
     print(f"{name}: {error:.1e}")
     if not error <= tolerance:
@@ -33,7 +33,7 @@ def close(name: str, ours: torch.Tensor, theirs: torch.Tensor, tolerance: float)
 
 
 def unit(channels: int, dilation: int, dtype: torch.dtype, tolerance: float) -> None:
-    """Clips in the middle, of another length, or not yet begun."""
+    """A unit on streams in the middle, of other lengths, or not yet begun."""
     torch.manual_seed(0)
     conv = layers.Depthwise(torch.randn(7, channels) / 3, torch.randn(channels), dilation)
     alpha, beta = torch.rand(2, channels) + 0.3

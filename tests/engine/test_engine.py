@@ -1,4 +1,4 @@
-"""Engines: backends, types, what is refused; and a step as a graph of operators."""
+"""Engines: backends, types, refusals; and a step as a graph of operators."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_other_types_come_close(dtype: torch.dtype) -> None:
 
 @pytest.mark.filterwarnings("ignore:the kernels for this processor")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_models_of_other_types_take_and_give_their_own(dtype: torch.dtype) -> None:
+def test_models_of_other_types_keep_their_type(dtype: torch.dtype) -> None:
     model = configs.model_of(configs.TINY).to(dtype)
     audio = audio_of(2000).to(dtype)
     decoded = model.decode(model.encode(audio), 2000)
@@ -73,7 +73,7 @@ def test_models_of_other_types_take_and_give_their_own(dtype: torch.dtype) -> No
     assert torch.isfinite(decoded).all()
 
 
-def test_what_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unavailable_backends_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = configs.model_of(configs.TINY)
     with pytest.raises(BackendError, match="backend: expected 'c', 'torch' or 'triton', got 'cuda'"):
         model.freeze(backend="cuda")
@@ -82,11 +82,11 @@ def test_what_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BackendError, match=r"the c backend: expected float32 or bfloat16 on cpu, got torch.float64"):
         model.freeze(backend="c", dtype=torch.float64)
     monkeypatch.setattr(kernels, "level", lambda: None)
-    with pytest.raises(BackendError, match="no C kernels"):
+    with pytest.raises(BackendError, match="expected C kernels, got none"):
         model.freeze(backend="c")
 
 
-def test_missing_kernels_are_told_once_and_do_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_kernels_are_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
     backends._warn.cache_clear()
     monkeypatch.setattr(kernels, "level", lambda: None)
     monkeypatch.setattr(kernels, "why_none", lambda: "not built")
@@ -97,7 +97,7 @@ def test_missing_kernels_are_told_once_and_do_no_harm(monkeypatch: pytest.Monkey
     backends._warn.cache_clear()
 
 
-def test_bfloat16_that_cannot_be_had_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unavailable_bfloat16_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "level", lambda: "avx2")
     monkeypatch.setattr(kernels, "has_bfloat16", lambda: False)
     backends._warn.cache_clear()
@@ -109,7 +109,7 @@ def test_bfloat16_that_cannot_be_had_is_told(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_float64_is_the_same_in_any_batch() -> None:
-    """Codes are chosen in it too, so that no rounding by another order of sums can flip one."""
+    """Codes are selected in float64 too, so that a different order of sums flips none."""
     engine = configs.model_of(WIDE).freeze(backend="torch", dtype=torch.float64)
     assert engine._scales[0].directions.dtype == torch.float64
     audio = audio_of(4000, 5)
@@ -119,7 +119,7 @@ def test_float64_is_the_same_in_any_batch() -> None:
 
 
 def test_a_first_decode_needs_no_compiler() -> None:
-    """PyTorch's, whose import takes longer than all the rest after PyTorch itself."""
+    """PyTorch's compiler, which is slow to import."""
     script = (
         "import sys, torch\nfrom opensnac import SNAC\n"
         "engine = SNAC.from_pretrained().freeze()\nengine.decode(engine.encode(torch.zeros(1, 1, 3000)))\n"
@@ -181,7 +181,7 @@ def test_direct_calls_of_parts_are_channels_first_or_refused(tiny: SNAC) -> None
         tiny.quantizer(torch.zeros(1, tiny.latent_dim, 6))
 
 
-def test_the_names_of_the_reference_are_there(tiny: SNAC) -> None:
+def test_the_names_of_the_reference_exist(tiny: SNAC) -> None:
     assert FULL_NAME is SNAC
     assert (tiny.sampling_rate, tiny.codebook_size, tiny.vq_strides) == (24000, 64, (4, 2, 1))
     assert tiny.preprocess(torch.zeros(1, 1, 100)).shape == (1, 1, 128)
@@ -220,7 +220,7 @@ def test_encode_and_decode_are_exported(small: SNAC) -> None:
 
 
 def test_a_step_of_tensors_equals_a_push(small: SNAC) -> None:
-    """Streams at different places, some with noise, some at an end: one step without a look at any value."""
+    """Streams at different positions, some with noise, some at an end: one step that reads no value back."""
     engine = small.freeze(backend="torch")
     stack = engine.decoder_stack()
     multiple = small.config.frame_multiple

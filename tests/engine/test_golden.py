@@ -1,4 +1,4 @@
-"""The bundled weights give what they always gave, on every backend: the codes, and audio to 1e-5."""
+"""The bundled weights give the stored codes, and audio to 1e-5, on every backend."""
 
 from __future__ import annotations
 

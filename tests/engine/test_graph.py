@@ -1,4 +1,4 @@
-"""Whole encode and decode by steps of few shapes: what fills them up is never heard, nothing breaks the graph."""
+"""Encode and decode by steps of few shapes: padding never affects the result, nothing breaks the graph."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=CUDA)]
 
 
 def pair_of(model: SNAC, device: str = "cpu") -> tuple[Engine, Engine]:
-    """In float64, where no tie flips a code: piece by piece, and by steps of few shapes."""
+    """Engines in float64, where rounding flips no code: in pieces, and in steps of few shapes."""
     same = {"backend": "torch", "dtype": torch.float64, "device": device}
     return model.freeze(**same), model.freeze(**same, graphs=True)
 
@@ -38,7 +38,7 @@ def graph_runner_of(engine: Engine) -> GraphRunner:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("batch", "samples", "most"), [(1, 1, None), (3, 777, None), (3, 777, 5)])
-def test_filled_up_equals_the_unpadded_call(
+def test_a_padded_call_equals_the_unpadded_one(
     small: SNAC, batch: int, samples: int, most: int | None, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, graphs = pair_of(small, device)
@@ -62,7 +62,7 @@ def test_clips_of_unequal_lengths(small: SNAC, device: str) -> None:
     assert not decoded[1, :, 1:].any()
 
 
-def test_a_call_hears_nothing_of_the_one_before(tiny: SNAC) -> None:
+def test_calls_do_not_depend_on_earlier_ones(tiny: SNAC) -> None:
     """The same step takes a loud batch, then a short clip."""
     plain, graphs = pair_of(tiny)
     loud, short = 3 * audio_of(1000, 3), audio_of(900, 3)
@@ -95,8 +95,8 @@ def test_encode_and_decode_are_one_graph_each() -> None:
     assert done.stdout.startswith(f"one graph each by {compiler}")
 
 
-def test_places_on_the_device_say_what_the_processors_say(small: SNAC, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Streams at different places and a batch, pushed as on a GPU."""
+def test_positions_on_the_device_equal_those_on_the_cpu(small: SNAC, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams at different positions, and a batch, pushed as on a GPU."""
     engine = small.freeze(backend="torch")
     stack, multiple = engine.decoder_stack(), small.config.frame_multiple
     latent = torch.randn(3, 6 * multiple, small.latent_dim, generator=torch.Generator().manual_seed(0))
@@ -125,8 +125,8 @@ def test_pieces_are_as_long_as_the_device_allows(tiny: SNAC, monkeypatch: pytest
     assert tiny.freeze(backend="torch")._encoding.steps_at_once(1000, 24000) // group * group == 48000 // group * group
 
 
-def test_unchecked_values_harm_nothing(tiny: SNAC) -> None:
-    """What a GPU would wait for is not looked at; what it would stop at does not reach it."""
+def test_values_unchecked_on_a_gpu_are_harmless(tiny: SNAC) -> None:
+    """Values that would need a GPU synchronisation are not read; invalid ones do not reach the GPU."""
     engine = tiny.freeze(backend="torch")
     codes = [torch.full((1, 8 // stride), 10**6) for stride in tiny.vq_strides]
     with pytest.raises(CodesError, match="expected 0 to 63"):
@@ -138,7 +138,7 @@ def test_unchecked_values_harm_nothing(tiny: SNAC) -> None:
         tiny.freeze(backend="torch", device="meta").decode([code.numpy() for code in codes])  # seen before it is sent
 
 
-def test_units_in_one_pass_are_pytorchs() -> None:
+def test_fused_units_equal_pytorch() -> None:
     pytest.importorskip("triton", reason="pip install triton")
     script = Path(__file__).parent / "fused_units.py"
     done = subprocess.run([sys.executable, script], capture_output=True, text=True)
@@ -146,7 +146,7 @@ def test_units_in_one_pass_are_pytorchs() -> None:
     assert done.stdout.splitlines()[-1].startswith("audio: ")
 
 
-def test_triton_where_it_cannot_be_is_refused(tiny: SNAC, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unavailable_triton_is_refused(tiny: SNAC, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BackendError, match="expected the package triton"):
         tiny.freeze(backend="triton")

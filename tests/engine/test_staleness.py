@@ -1,4 +1,4 @@
-"""An engine never answers with other weights than its model's, however these were changed."""
+"""An engine always uses its model's current weights, however they were changed."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_models_are_pickled_without_their_engine(folded: bool) -> None:
     assert isinstance(model.freeze(), Engine)
 
 
-def test_a_folded_model_that_is_changed_is_another_model() -> None:
+def test_a_changed_folded_model_has_another_fingerprint() -> None:
     model = configs.model_of(configs.TINY)
     named = model.fingerprint
     assert model.fold_weight_norm().fingerprint == named

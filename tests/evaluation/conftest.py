@@ -1,4 +1,4 @@
-"""A clip that the metrics take for speech, and a tiny model: made up, the clip the same every time."""
+"""A synthetic clip that the metrics take for speech, and a tiny model."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Digits that tell code apart by what it does."""
+"""Digests of code without comments and docstrings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def double(x):
         (("double", "twice"), False),
     ],
 )
-def test_words_do_not_count_and_code_does(tmp_path: Path, change: tuple[str, str], same: bool) -> None:
+def test_the_digest_ignores_comments_and_docstrings(tmp_path: Path, change: tuple[str, str], same: bool) -> None:
     files = [tmp_path / "before.py", tmp_path / "after.py"]
     files[0].write_text(PROGRAM)
     files[1].write_text(PROGRAM.replace(*change))

@@ -1,4 +1,4 @@
-"""The whole evaluation: one table over a folder, resumable, nothing left out silently."""
+"""The whole evaluation: one table over a folder, resumable, nothing skipped silently."""
 
 import json
 import sys
@@ -29,14 +29,14 @@ def folder(tmp_path, clip):
 
 @pytest.fixture
 def few_metrics(monkeypatch):
-    """Only what is quick and needs no package."""
+    """Metrics that are fast and need no package."""
     for name in set(METRICS) - {"si_sdr", "mel_distance"}:
         monkeypatch.delitem(METRICS, name)
 
 
 @pytest.fixture
 def measured(monkeypatch):
-    """Measure in this process; the list fills with the clip and codec of what was measured."""
+    """Measure in this process; the list collects the clip and codec of each measurement."""
     seen = []
 
     def measure_all(tasks, jobs):
@@ -94,7 +94,7 @@ def test_a_second_run_measures_only_what_is_missing_or_changed(folder, few_metri
     assert measured == [("a.wav", "original")]
 
 
-def test_audio_that_is_to_be_heard_but_is_gone_is_made_again(folder, few_metrics, measured, tmp_path):
+def test_missing_audio_of_players_is_made_again(folder, few_metrics, measured, tmp_path):
     out = tmp_path / "out"
     results = evaluate_folder(folder, ["original"], out, players=1)
     (kept,) = results["kept"]
@@ -154,7 +154,7 @@ def test_metrics_of_speech_do_not_apply_to_music(tmp_path, measured, monkeypatch
     assert "- STOI of original applied to 2 of 3 clips" in (tmp_path / "out" / "report.md").read_text()
 
 
-def test_decoded_audio_is_scored_in_step_and_at_equal_loudness(folder, few_metrics, measured, tmp_path, monkeypatch):
+def test_decoded_audio_is_aligned_before_scoring(folder, few_metrics, measured, tmp_path, monkeypatch):
     def late_and_quiet(self, clip, sample_rate):
         return Coded(np.roll(clip, 100) / 2, None, None, 0.0, 0.0)
 
@@ -177,7 +177,7 @@ def test_a_baseline_that_is_not_measured_is_refused(folder, tmp_path):
 
 
 @pytest.mark.parametrize("count", [0, 1, 4, 100])
-def test_clips_to_hear_are_spread_over_labels(tmp_path, count):
+def test_players_are_spread_over_labels(tmp_path, count):
     clips = [tmp_path / label / f"{index:02}.wav" for label in ("a", "b", "c") for index in range(10)]
     chosen = choose(tmp_path, clips, count)
     assert len(chosen) == min(count, len(clips))
@@ -198,7 +198,7 @@ def test_labels_and_names():
     assert [*short_names(names).values()] == ["opus:6", "opensnac:best", "lyra:3.2@lyra", *names[3:]]
 
 
-def test_a_broken_clip_is_listed_tried_again_and_stops_no_other(folder, few_metrics, measured, tmp_path):
+def test_a_broken_clip_is_listed_and_retried(folder, few_metrics, measured, tmp_path):
     (folder / "broken.wav").write_bytes(b"no audio at all")
     for _ in range(2):
         measured.clear()
@@ -221,7 +221,7 @@ def test_one_failure_of_every_codec_is_one_line(folder, few_metrics, measured, t
     assert "- Failed, broken.wav with every codec: AudioError" in report
 
 
-def test_names_with_any_character_keep_the_report_whole(tmp_path, few_metrics, measured, clip, model_folder):
+def test_names_with_any_character_keep_the_report_intact(tmp_path, few_metrics, measured, clip, model_folder):
     model = model_folder.rename(model_folder.with_name("a|b"))
     try:
         for name in ("a|b `c`.wav", "<script>$x.wav", "two\nlines.wav"):
@@ -244,7 +244,7 @@ def test_names_with_any_character_keep_the_report_whole(tmp_path, few_metrics, m
 
 
 @pytest.mark.parametrize("samples", [1, 10, 500])
-def test_a_clip_of_hardly_any_sample_is_measured(tmp_path, few_metrics, measured, model_folder, samples):
+def test_very_short_clips_are_measured(tmp_path, few_metrics, measured, model_folder, samples):
     audio.write(tmp_path / "clips" / "short.wav", np.full((1, samples), 0.1), RATE)
     results = evaluate_folder(tmp_path / "clips", [f"opensnac:{model_folder}"], tmp_path / "out")
     assert [entry["failed"] for entry in results["codecs"]] == [{}, {}]
@@ -269,14 +269,14 @@ def test_a_codec_that_returns_nan_fails_the_clip(folder, few_metrics, measured, 
     assert entry["scores"]["si_sdr"] is None
 
 
-def test_no_codec_named_means_the_default_ones(folder, few_metrics, measured, tmp_path, monkeypatch):
+def test_without_codecs_the_default_ones_run(folder, few_metrics, measured, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))  # no programs
     results = evaluate_folder(folder, [], tmp_path / "out")
     assert {"original", *DEFAULT_CODECS} == set(results["skipped"]) | {e["codec"] for e in results["codecs"]}
     assert "- Skipped opus:6: opusenc, opusdec not found" in (tmp_path / "out" / "report.md").read_text()
 
 
-def test_hidden_files_and_other_files_are_no_clips(folder):
+def test_hidden_and_other_files_are_skipped(folder):
     (folder / ".hidden.wav").write_bytes(b"")
     (folder / "notes.txt").write_text("not audio")
     assert find_clips(folder) == [folder / "a.wav", folder / "deep" / "b.flac"]
@@ -299,7 +299,7 @@ def test_a_run_without_a_single_success_ends_as_a_failure(folder, few_metrics, m
     assert "Failed, broken.wav" in (tmp_path / "out" / "report.md").read_text()
 
 
-def test_clips_that_failed_are_told_and_make_the_run_a_failure(folder, few_metrics, measured, tmp_path):
+def test_failed_clips_are_reported_and_fail_the_run(folder, few_metrics, measured, tmp_path):
     (folder / "broken.wav").write_bytes(b"no audio at all")
     arguments = ["evaluate", str(folder), "--codec", "original", "--out", str(tmp_path / "out")]
     ended = CliRunner().invoke(cli.app, arguments)
@@ -310,14 +310,14 @@ def test_clips_that_failed_are_told_and_make_the_run_a_failure(folder, few_metri
 
 
 @pytest.mark.parametrize("codec", ["original", "opensnac"])
-def test_a_run_of_nothing_but_broken_clips_is_a_failure(folder, few_metrics, measured, tmp_path, codec):
+def test_a_run_with_only_broken_clips_fails(folder, few_metrics, measured, tmp_path, codec):
     for clip in find_clips(folder):
         clip.write_bytes(b"no audio at all")
     ended = CliRunner().invoke(cli.app, ["evaluate", str(folder), "--codec", codec, "--out", str(tmp_path / "out")])
     assert (ended.exit_code, "all clips failed with all codecs" in ended.stderr) == (1, True)
 
 
-def test_a_run_whose_codecs_are_not_here_is_a_failure(folder, few_metrics, measured, tmp_path, monkeypatch):
+def test_a_run_without_available_codecs_fails(folder, few_metrics, measured, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     ended = CliRunner().invoke(cli.app, ["evaluate", str(folder), "--codec", "opus:6", "--out", str(tmp_path / "out")])
     assert ended.exit_code == 1

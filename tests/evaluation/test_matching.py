@@ -1,4 +1,4 @@
-"""Alignment and loudness: delays and gains are undone exactly, and nothing is moved where nothing tells."""
+"""Alignment and loudness: delays and gains are undone exactly; uncorrelated audio is not shifted."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def test_delay_and_gain_are_undone(shift, gain):
     late[max(shift, 0) : len(noise) + min(shift, 0)] = gain * noise[max(-shift, 0) : len(noise) - max(shift, 0)]
     matched = match(noise, late, RATE)
     assert matched.shift == shift
-    assert matched.gain_db == pytest.approx(-20 * np.log10(gain), abs=0.4)  # of what was pushed out nothing is left
+    assert matched.gain_db == pytest.approx(-20 * np.log10(gain), abs=0.4)  # samples shifted out are lost
     inside = slice(1_000, -1_000)
     assert matched.audio[inside] == pytest.approx(noise[inside], rel=0.05, abs=1e-4)
 
@@ -29,16 +29,16 @@ def test_an_equal_copy_stays_as_it_is(clip):
     assert np.array_equal(matched.audio, clip)
 
 
-def test_what_is_not_alike_is_not_moved():
+def test_uncorrelated_audio_is_not_shifted():
     signal, other = np.random.default_rng(0).standard_normal((2, RATE)).astype(np.float32)
     assert delay(signal, other, 700) == 0
 
 
-def test_a_pitch_period_is_no_delay(clip):
+def test_a_pitch_period_is_not_taken_for_a_delay(clip):
     assert delay(clip, (clip + np.roll(clip, 190)).astype(np.float32), 700) == 0  # an echo, one period late
 
 
-def test_a_larger_delay_than_codecs_leave_is_not_looked_for():
+def test_delays_beyond_the_limit_are_not_searched():
     noise = np.random.default_rng(0).standard_normal(RATE).astype(np.float32)
     assert match(noise, np.roll(noise, 2_000), RATE).shift == 0
 
@@ -52,7 +52,7 @@ def test_silence_is_left_alone(length, clip):
         assert np.array_equal(matched.audio, second)
 
 
-def test_what_is_too_short_for_the_standard_s_blocks_is_matched_by_power(clip):
+def test_short_clips_are_matched_by_power(clip):
     short = clip[5_000:8_000]
     assert match(short, short / 3, RATE).audio == pytest.approx(short, rel=1e-4)
 

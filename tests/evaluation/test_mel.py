@@ -1,4 +1,4 @@
-"""One home of the mel scales: what the report, the pictures and the losses take of it is what others compute."""
+"""The mel scales and filters equal those of other libraries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ RATES = (8000, 24000, 44100)
 
 
 @pytest.mark.parametrize("scale", [mel.HTK, mel.SLANEY])
-def test_scales_come_back(scale: mel.Scale) -> None:
+def test_scales_round_trip(scale: mel.Scale) -> None:
     hertz = np.linspace(0, 24000, 1001)
     np.testing.assert_allclose(scale.hertz(scale.mel(hertz)), hertz, atol=1e-8)
     assert (np.diff(scale.mel(hertz)) > 0).all()

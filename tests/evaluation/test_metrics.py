@@ -1,4 +1,4 @@
-"""Metrics: perfect on identity, worse with more noise, right by hand, absent where they do not apply."""
+"""Metrics: perfect for a copy, worse with more noise, correct by hand, absent if they do not apply."""
 
 import sys
 from pathlib import Path
@@ -29,7 +29,7 @@ PERFECT = {
 }
 # How much better a noisier clip may score: the learned metrics are not quite monotone near perfection.
 TOLERANCE = {"visqol_speech": 0.15, "dnsmos": 0.15}
-# What the noisiest clip loses at least against the cleanest.
+# The least that the noisiest clip loses against the cleanest.
 MIN_LOSS = {
     "pesq_wb": 2.0,
     "stoi": 0.05,
@@ -42,7 +42,7 @@ MIN_LOSS = {
     "stft_distance": 2.0,
     "log_spectral_distance": 15.0,
 }
-SPECTRA = ("mel_distance", "log_spectral_distance")  # which silence has, too
+SPECTRA = ("mel_distance", "log_spectral_distance")  # which silence has too
 
 
 def installed(name: str) -> Metric:
@@ -85,7 +85,7 @@ def test_silence_has_no_score_but_no_intelligibility_and_a_spectrum(name, clip):
 
 
 @pytest.mark.parametrize("name", ["pesq_wb", "stoi", "estoi", "visqol_audio", "visqol_speech", "distill_mos"])
-def test_what_is_too_short_has_no_score(name, clip):
+def test_short_clips_have_no_score(name, clip):
     short = clip[: RATE // 10]
     assert installed(name).measure(short, short, RATE) is None
 
@@ -115,7 +115,7 @@ def test_pesq_is_absent_beyond_what_its_library_holds(clip):
 
 
 @pytest.mark.parametrize("name", ["dnsmos", "distill_mos"])
-def test_some_metrics_hear_the_decoded_audio_alone(name, clip):
+def test_some_metrics_rate_the_decoded_audio_alone(name, clip):
     measure = installed(name).measure
     score = measure(clip, clip, RATE)
     assert 1 < score < 5
@@ -123,7 +123,7 @@ def test_some_metrics_hear_the_decoded_audio_alone(name, clip):
 
 
 def test_distill_mos_likes_speech_and_no_noise():
-    """Of a person's speech: what is made up for the other tests it rates as noise, more of it or less."""
+    """On recorded speech, as the metric rates the synthetic clip of the other tests as noise."""
     measure = installed("distill_mos").measure
     speech, rate = audio.read(EXAMPLE)
     noise = np.random.default_rng(1).standard_normal(speech.shape[1]).astype(np.float32)

@@ -1,4 +1,4 @@
-"""report.html in a browser, from a file: it sorts, plays and shows without a network; and its plots, by hand."""
+"""report.html in a browser, from a file: sorting, players and pictures without a network; and its plots, by hand."""
 
 import re
 from itertools import combinations
@@ -78,7 +78,7 @@ def column(tab, index: int) -> list[str]:
     return tab.locator("table.sortable").first.locator(f"tbody tr td:nth-child({index})").all_inner_texts()
 
 
-def test_headings_sort_by_value_either_way_and_leave_what_has_none_last(report, context):
+def test_headings_sort_both_ways_with_missing_values_last(report, context):
     tab = context.new_page()
     tab.goto(report.as_uri())
     heading = tab.locator("table.sortable").first.get_by_role("button", name="PESQ-WB ↑")
@@ -90,7 +90,7 @@ def test_headings_sort_by_value_either_way_and_leave_what_has_none_last(report, 
     assert column(tab, 1) == ["mute", "opensnac", "opus:12", "opus:6", "original"]
 
 
-def test_players_play_one_at_a_time_and_go_on_where_the_last_one_was(report, context):
+def test_players_play_one_at_a_time_and_continue_at_the_same_position(report, context):
     tab = context.new_page()
     tab.goto(report.as_uri())
     players = tab.locator("audio")
@@ -141,7 +141,7 @@ def test_the_page_is_one_file(report):
     assert all(link.startswith(("data:", "#")) for link in links)
 
 
-def test_a_point_lies_where_its_rate_and_score_say(results):
+def test_points_are_at_their_rate_and_score(results):
     drawn = ElementTree.fromstring(plots.rate_quality(results, "pesq_wb"))
     points = {circle[0].text.partition(": ")[0]: circle.attrib for circle in drawn.iter("circle")}
     assert points.keys() == {"opus:6", "opus:12", "opensnac"}, "what has no rate or no score is no point"
@@ -184,7 +184,7 @@ def test_a_name_moves_out_of_the_way_of_another_point(results):
     assert left.anchor == "end"
 
 
-def test_of_several_rates_the_fastest_has_the_name_and_all_have_the_colour(results):
+def test_of_several_rates_the_highest_has_the_full_name(results):
     results["codecs"] += [entry("lyra:3.2@folder", 3_200, 2.5), entry("lyra:6@folder", 6_000, 3.0)]
     assert {label.text for label in names(results)} == {"6", "opus:12", "opensnac", "3.2", "lyra:6@folder"}
 
@@ -205,6 +205,6 @@ def test_any_range_of_scores_can_be_drawn(results, span):
     assert len(list(ElementTree.fromstring(plots.rate_quality(results, "pesq_wb")).iter("circle"))) == 2
 
 
-def test_where_nothing_coded_has_the_score_there_is_no_plot(results):
+def test_without_scores_there_is_no_plot(results):
     results["codecs"] = [entry("original", None, 4.6), entry("mute", 1_000, None)]
     assert plots.rate_quality(results, "pesq_wb") is None

@@ -1,4 +1,4 @@
-"""The picture of spectrograms: what is where in it, and that it is drawn."""
+"""The picture of spectrograms: its values, and that it is drawn."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_frame_each_five_milliseconds(num_samples: int) -> None:
 
 
 @pytest.mark.parametrize("seconds", [1 / RATE, 0.5, 11.0])
-def test_a_picture_replaces_the_last_one_and_leaves_nothing_else(tmp_path: Path, seconds: float) -> None:
+def test_a_picture_replaces_the_previous_one(tmp_path: Path, seconds: float) -> None:
     target = tmp_path / "a.png"
     target.write_bytes(b"an older one")
     pair = np.stack([sine(440, seconds), np.zeros(int(seconds * RATE))])

@@ -1,4 +1,4 @@
-"""Words and voices through the very code that loads published models, here tiny random ones from folders."""
+"""Words and voices through the code that loads published models, here tiny random ones from folders."""
 
 import json
 
@@ -23,7 +23,7 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def ctc(tmp_path_factory):
-    """A wav2vec 2.0 that hears letters at random, as `save_pretrained` writes it and the hub holds it."""
+    """A wav2vec 2.0 of random weights, as `save_pretrained` writes it and the hub stores it."""
     transformers = pytest.importorskip("transformers", reason="pip install 'opensnac[recognition]'")
     pytest.importorskip("jiwer", reason="pip install 'opensnac[recognition]'")
     import torch
@@ -56,7 +56,7 @@ def voices(tmp_path_factory):
 
 @pytest.fixture
 def hears(monkeypatch):
-    """A recogniser that hears what the test says, by the clip's loudness: 0 is the original."""
+    """A fake recogniser with given results, selected by the clip's loudness: 0 is the original."""
     said: list[str] = []
     model = Model(lambda samples: said[int(np.abs(samples).max() < 0.3)], RATE, "a recogniser 1.0")
     monkeypatch.setattr(recognition, "asr_model", lambda name: model)
@@ -65,7 +65,7 @@ def hears(monkeypatch):
     recognition._heard_bytes.cache_clear()
 
 
-def test_words_lost_put_in_and_replaced_are_counted_by_hand(clip, hears):
+def test_word_error_rate_by_hand(clip, hears):
     pytest.importorskip("jiwer")
     hears[:] = ["Four words, no more.", "for words"]
     assert word_error_rate("any", None, clip, clip / 2, RATE) == 75  # one replaced, two lost, of four
@@ -75,7 +75,7 @@ def test_words_lost_put_in_and_replaced_are_counted_by_hand(clip, hears):
     assert word_error_rate("any", "two words", clip, np.zeros_like(clip), RATE) == 100, "silence says nothing"
 
 
-def test_where_no_word_is_to_be_heard_there_is_no_rate(clip, hears):
+def test_without_words_there_is_no_rate(clip, hears):
     pytest.importorskip("jiwer")
     hears[:] = [" ... ", "noise"]
     assert word_error_rate("any", None, clip, clip / 2, RATE) is None
@@ -85,11 +85,11 @@ def test_where_no_word_is_to_be_heard_there_is_no_rate(clip, hears):
     assert word_error_rate("any", None, clip[: RATE // 10], clip[: RATE // 10], RATE) is None
 
 
-def test_case_and_punctuation_are_no_words():
+def test_case_and_punctuation_are_ignored():
     assert normalised(" Don’t: 'Straße' – 25 %, x-ray.\n") == ["don't", "strasse", "25", "x", "ray"]
 
 
-def test_a_published_kind_of_recogniser_hears_and_is_named(ctc, clip):
+def test_a_recogniser_runs_and_is_named(ctc, clip):
     (metric,) = recognition.metrics(Names(asr=str(ctc))).values()
     assert metric.missing() is None
     assert metric.measure(clip, clip.copy(), RATE) == 0
@@ -98,7 +98,7 @@ def test_a_published_kind_of_recogniser_hears_and_is_named(ctc, clip):
     assert f"{ctc}, weights " in recognition.asr_model(str(ctc)).version
 
 
-def test_a_voice_is_like_itself_and_less_like_another(voices, clip):
+def test_a_voice_is_most_similar_to_itself(voices, clip):
     (metric,) = recognition.metrics(Names(speaker=str(voices))).values()
     assert metric.missing() is None
     assert metric.measure(clip, clip.copy(), RATE) == pytest.approx(1, abs=1e-5)
@@ -110,7 +110,7 @@ def test_a_voice_is_like_itself_and_less_like_another(voices, clip):
 
 @pytest.fixture(scope="module")
 def whisper(tmp_path_factory):
-    """A Whisper of random weights, with a tokenizer that knows bytes and the tokens that Whisper steers by."""
+    """A Whisper of random weights, with a tokenizer of bytes and Whisper's control tokens."""
     transformers = pytest.importorskip("transformers", reason="pip install 'opensnac[recognition]'")
     import torch
     from tokenizers.pre_tokenizers import ByteLevel
@@ -137,12 +137,12 @@ def whisper(tmp_path_factory):
         max_length=12, is_multilingual=False, no_timestamps_token_id=264, prev_sot_token_id=262,
         return_timestamps=False, alignment_heads=[[0, 0]], **start,
     )  # fmt: skip
-    model.get_input_embeddings().weight.data[256:] = 0  # so that letters are likelier than what steers
+    model.get_input_embeddings().weight.data[256:] = 0  # so that letters are likelier than control tokens
     model.save_pretrained(folder)
     return folder
 
 
-def test_whisper_hears_clips_of_any_length(whisper, clip):
+def test_whisper_takes_clips_of_any_length(whisper, clip):
     model = recognition.asr_model(str(whisper))
     heard = model.run(audio.resample(clip[None], RATE, model.rate)[0])
     assert heard, "random weights hear nonsense, but something"
@@ -150,7 +150,7 @@ def test_whisper_hears_clips_of_any_length(whisper, clip):
     assert isinstance(model.run(np.tile(clip, 20)), str), "beyond 30 s"
 
 
-def test_faster_whisper_hears_a_converted_model(whisper, clip, tmp_path):
+def test_faster_whisper_runs_a_converted_model(whisper, clip, tmp_path):
     pytest.importorskip("faster_whisper", reason="pip install 'opensnac[recognition]'")
     from ctranslate2.converters import TransformersConverter
 
@@ -163,7 +163,7 @@ def test_faster_whisper_hears_a_converted_model(whisper, clip, tmp_path):
     assert f"{folder}, weights " in model.version
 
 
-def test_a_model_that_cannot_be_had_is_missing_with_what_to_do(tmp_path, voices, monkeypatch):
+def test_an_unavailable_model_is_reported_with_a_remedy(tmp_path, voices, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name in (str(tmp_path), f"faster-whisper:{tmp_path}", "faster-whisper:no-such-size"):
         (metric,) = recognition.metrics(Names(asr=name)).values()
@@ -174,10 +174,10 @@ def test_a_model_that_cannot_be_had_is_missing_with_what_to_do(tmp_path, voices,
     assert metric.missing() == "no-such-package not installed; run: pip install 'opensnac[recognition]'"
 
 
-def test_weights_that_would_be_random_are_no_model(ctc):
-    """A recogniser asked for voices has no x-vectors: transformers would make some up."""
+def test_missing_weights_are_not_replaced_by_random_ones(ctc):
+    """A speech recogniser has no x-vectors: transformers would initialise them randomly."""
     (metric,) = recognition.metrics(Names(speaker=str(ctc))).values()
-    assert "another kind of model" in metric.missing()
+    assert "expected a model of this kind" in metric.missing()
 
 
 def test_nothing_is_unpickled(ctc, tmp_path):
@@ -210,7 +210,7 @@ def measured(monkeypatch):
     monkeypatch.setattr(evaluate, "_measure_all", lambda tasks, jobs: map(evaluate.measure, tasks))
 
 
-def test_the_rate_is_that_of_all_words_and_the_report_says_whose(folder, measured, hears, tmp_path):
+def test_the_rate_is_over_all_words(folder, measured, hears, tmp_path):
     pytest.importorskip("jiwer")
     hears[:] = ["one two four", ""]
     results = evaluate_folder(folder, ["original"], tmp_path / "out", asr="any")
@@ -237,7 +237,7 @@ def test_longer_texts_count_for_more(folder, measured, hears, tmp_path):
     assert entry["scores"]["word_error_rate"]["mean"] == pytest.approx(100 * 6 / 12)
 
 
-def test_a_changed_text_is_measured_anew(folder, measured, hears, tmp_path):
+def test_a_changed_transcript_is_measured_again(folder, measured, hears, tmp_path):
     pytest.importorskip("jiwer")
     hears[:] = ["one two three", ""]
     scores = []
@@ -248,7 +248,7 @@ def test_a_changed_text_is_measured_anew(folder, measured, hears, tmp_path):
     assert scores == pytest.approx([0, 100 / 6])
 
 
-def test_without_a_model_nothing_is_said_of_words_and_with_one_missing_it_is(folder, measured, tmp_path, monkeypatch):
+def test_a_missing_model_is_reported_only_if_requested(folder, measured, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     results = evaluate_folder(folder, ["original"], tmp_path / "out")
     assert results["metrics"].keys() == {"si_sdr"}
@@ -259,7 +259,7 @@ def test_without_a_model_nothing_is_said_of_words_and_with_one_missing_it_is(fol
     assert f"- Not measured, Speaker similarity: {tmp_path / 'nowhere'}: " in report
 
 
-def test_a_text_that_is_none_is_refused_by_name(tmp_path):
+def test_a_transcript_that_is_not_utf8_is_refused(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(OpensnacError, match="a.txt: expected a transcript in UTF-8"):
         transcript_of(tmp_path / "a.wav")

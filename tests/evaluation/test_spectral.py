@@ -63,6 +63,6 @@ def test_bandwidth_is_measured_against_the_original_s_own(noise):
     assert bandwidth(noise, noise / 100, RATE) is None, "40 dB lower, nothing is kept"
 
 
-def test_a_cut_end_is_no_bandwidth(noise):
+def test_a_cut_off_end_does_not_count_as_bandwidth(noise):
     tone = np.cos(2 * np.pi * 1000 * np.arange(len(noise)) / RATE + 1).astype(np.float32)
     assert bandwidth(noise + tone, tone, RATE) < 1.5

@@ -1,4 +1,4 @@
-"""Means and paired differences with the intervals that chance leaves."""
+"""Means and paired differences with bootstrap intervals."""
 
 import numpy as np
 import pytest
@@ -24,12 +24,12 @@ def test_the_interval_covers_the_true_mean_about_as_often_as_it_says():
     assert 0.88 <= covered / 200 <= 0.98
 
 
-def test_no_values_have_no_mean():
+def test_without_values_there_is_no_mean():
     assert mean_with_interval([]) is None
     assert mean_with_interval([2.0]) == {"mean": 2.0, "low": None, "high": None, "count": 1}
 
 
-def test_pairing_takes_out_what_clips_differ_by():
+def test_pairing_removes_the_variance_between_clips():
     generator = np.random.default_rng(0)
     baseline = {str(clip): value for clip, value in enumerate(generator.normal(0, 10, 50))}
     better = {clip: value + 1 + generator.normal(0, 0.1) for clip, value in baseline.items()}

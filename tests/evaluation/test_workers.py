@@ -19,7 +19,7 @@ from opensnac.recordings import audio
 
 
 def deaf(seconds: float) -> int:
-    """Something that hears no signal, as an extension in C does."""
+    """A task that ignores signals, as a C extension does."""
     if seconds:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
         time.sleep(seconds)
@@ -37,7 +37,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_workers_that_hear_nothing_are_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unresponsive_workers_are_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("opensnac.evaluation.workers.GRACE_SECONDS", 0.2)
     results = map_in_processes(deaf, [0, 60, 60], jobs=1)
     worker = next(results)
@@ -48,7 +48,7 @@ def test_workers_that_hear_nothing_are_killed(monkeypatch: pytest.MonkeyPatch) -
     assert not alive(worker)
 
 
-def test_a_worker_that_dies_is_told() -> None:
+def test_a_dead_worker_is_reported() -> None:
     with pytest.raises(OpensnacError, match="a worker process was killed, perhaps out of memory"):
         list(map_in_processes(dying, [1], jobs=1))
 
@@ -64,7 +64,7 @@ cli.main()
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
-    """A folder with an `opusenc` that is at work for a minute, and says under which number."""
+    """A folder with an `opusenc` that runs for a minute and writes down its process id."""
     folder = tmp_path / "programs"
     folder.mkdir()
     for name in ("opusenc", "opusdec"):
@@ -79,7 +79,7 @@ def programs(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_ends_the_clip_in_work(tmp_path: Path, programs: Path, sent: signal.Signals, code: int) -> None:
+def test_a_signal_stops_the_clip_in_progress(tmp_path: Path, programs: Path, sent: signal.Signals, code: int) -> None:
     audio.write(tmp_path / "clips/a.wav", np.random.default_rng(0).uniform(-0.5, 0.5, (1, 24000)), 24000)
     (tmp_path / "scratch").mkdir()
     command = [sys.executable, "-c", QUICK, "evaluate", "clips", "--codec", "opus:6", "--out", "out", "--players", "0"]

@@ -1,4 +1,4 @@
-"""The scripts of examples/ run without arguments but for smaller steps, and their README lists them all."""
+"""The scripts of examples/ run with default arguments, except for fewer steps, and their README lists them all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The language model of examples/speech_lm: every command of its page runs, small; its predictions are right."""
+"""The language model of examples/speech_lm: every command of its page at a small size; its predictions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SMALL = {
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a codec, and recordings of which some say what is said, as the recipe leaves them."""
+    """A folder with a codec, and recordings of which some have transcripts, as the recipe leaves them."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(EXAMPLE)
     torch.set_num_threads(1)
@@ -49,7 +49,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Runs a line of the page, made small, in this process."""
+    """Runs a line of the page, reduced in size, in this process."""
 
     def do(line: str) -> None:
         program, first, *words = shlex.split(line)

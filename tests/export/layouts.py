@@ -1,4 +1,4 @@
-"""Every layout that is shipped or published, with few channels, and the odd small ones."""
+"""Every shipped or published layout, with few channels, and odd small ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MUSIC_44KHZ = CodecConfig().to_dict()
 
 
 def small(config: configs.Config) -> configs.Config:
-    """A layout with few channels, as many as attention takes."""
+    """A layout with few channels, but enough for attention."""
     return config | {"latent_dim": None, "encoder_dim": 64 >> len(config["encoder_rates"]), "decoder_dim": 64}
 
 

@@ -1,4 +1,4 @@
-"""An exported folder: its files, its README's lines run, transformers.js reads it; nothing is half-written."""
+"""An exported folder: its files, the code of its README, transformers.js; no partial output."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_folded_weights_are_the_same_model(tmp_path: Path) -> None:
         np.testing.assert_allclose(after[name], value, rtol=1e-5, atol=1e-7)
 
 
-def test_the_command_reads_what_only_pytorch_reads(tmp_path: Path) -> None:
+def test_the_command_reads_pytorch_weights(tmp_path: Path) -> None:
     import torch
 
     model = SNAC(**configs.TINY)
@@ -131,7 +131,7 @@ def test_the_command_reads_what_only_pytorch_reads(tmp_path: Path) -> None:
         (["speech_24khz_tiny", "--noise", "some"], "--noise: expected exact or none, got 'some'"),
     ],
 )
-def test_what_cannot_be_exported(tmp_path: Path, arguments: list[str], words: str) -> None:
+def test_refusals(tmp_path: Path, arguments: list[str], words: str) -> None:
     done = CliRunner().invoke(cli.app, ["export", *arguments, "-o", str(tmp_path / "out")])
     assert done.exit_code == 1
     assert words in done.stderr

@@ -1,4 +1,4 @@
-"""Graphs in ONNX give what the model gives, whole and in pieces."""
+"""ONNX graphs equal the model, for whole signals and in chunks."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_seed_for_each_signal(tiny: SNAC) -> None:
         assert_close(heard[i : i + 1], alone)
 
 
-def test_noise_that_is_left_out(tiny: SNAC) -> None:
+def test_without_noise(tiny: SNAC) -> None:
     decode = session(models.decoder_model(Weights.of(tiny), noise=False))
     codes = [scale.numpy() for scale in tiny.encode(signals(tiny.freeze(), 1000))]
     (heard,) = decode.run(None, named(codes))
@@ -91,7 +91,7 @@ def test_noise_that_is_left_out(tiny: SNAC) -> None:
 
 
 def test_pieces_of_any_size(engine: Engine, weights: Weights) -> None:
-    """Driven as docs/export.md says: two signals that began at different times and end at different lengths."""
+    """Run as docs/export.md describes: two signals with different starts and lengths."""
     config, group = engine.config, engine.config.frame_multiple * engine.hop_length
     made = [models.encoder_stream(weights), models.decoder_stream(weights)]
     lengths = [2 * group, 3 * group]
@@ -121,7 +121,7 @@ def test_pieces_of_any_size(engine: Engine, weights: Weights) -> None:
 
 
 def streamed(model, lengths, take, ticks, extra=None) -> list[Arrays]:
-    """What comes out of a stream's graph for each output and each signal; pieces are of one, two and three groups."""
+    """The results of a stream's graph for each output and signal, in chunks of one, two and three groups."""
     run, facts = session(model), graph.metadata_of(model)
     first, group, late = facts["first_sample"], facts["group_samples"], facts["look_ahead"]
     state = np.zeros((len(lengths), facts["state_size"]), np.float32)

@@ -1,4 +1,4 @@
-"""The layers as export describes them are those of the model, and see as far as the engine's."""
+"""The layers of export are those of the model, with the engine's context."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def model(request: pytest.FixtureRequest) -> SNAC:
 
 
 def names_of(layer: described.Layer) -> set[str]:
-    """The weights that a layer asks for."""
+    """The weights that a layer needs."""
     match layer:
         case described.Unit():
             return names_of(layer.conv) | names_of(layer.pointwise)
@@ -42,7 +42,7 @@ def test_every_weight_is_used_and_none_is_missing(model: SNAC) -> None:
     assert asked == there
 
 
-def test_they_keep_and_see_as_much_as_the_engine(model: SNAC) -> None:
+def test_context_equals_the_engines(model: SNAC) -> None:
     engine = model.freeze(backend="torch")
     encoder, decoder = StreamEncoder(engine), StreamDecoder(engine)
     assert encoder_look_ahead(model.config) == encoder.exact_look_ahead

@@ -1,4 +1,4 @@
-"""The tests of the kernels need them, unless somebody switched them off."""
+"""The tests of the kernels require them, unless they are switched off."""
 
 import os
 

@@ -13,7 +13,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re
 
 
 def defined() -> SimpleNamespace:
-    """What the page's blocks define, as they stand there."""
+    """The names defined by the page's code blocks."""
     names: dict[str, object] = {"np": np}
     for block in BLOCKS:
         exec(block, names)

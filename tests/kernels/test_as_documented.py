@@ -34,7 +34,7 @@ def assert_near(ours: torch.Tensor, truth: np.ndarray, tolerance: float = TIGHT)
     assert np.abs(double(ours) - truth).max(initial=0) <= tolerance * np.abs(truth).max(initial=1)
 
 
-def test_the_page_takes_few_lines() -> None:
+def test_the_pages_code_is_short() -> None:
     for name in ("snake", "depthwise", "linear", "single", "units", "nearest", "noise", "symmetric"):
         assert len(inspect.signature(getattr(documented, name)).parameters) > 1
     assert len(vars(documented)) == 11  # these, mix, np and the builtins
@@ -107,7 +107,7 @@ def test_noise(seed: int, start: int) -> None:
 
 
 def test_noise_is_pinned() -> None:
-    """Files decode to the same audio for ever: these numbers, at (seed, layer, position), are part of that."""
+    """The noise at (seed, layer, position) never changes, so that files always decode to the same audio."""
     for (seed, layer, position), value in PINNED.items():
         assert abs(float(kernels.noise([noise_key(seed, layer)], [position], 1)) - value) < 1e-5
         assert abs(float(position_noise(seed, layer, torch.tensor([position]))) - value) < 1e-5
@@ -151,7 +151,7 @@ def random_unit(channels: int, dilation: int) -> tuple[kernels.Unit, Plain]:
     ids=["narrow", "odd", "wide", "twelve units"],
 )
 def test_units(batch: int, channels: int, dilations: tuple[int, ...], noisy: bool, length: int | None) -> None:
-    """A whole signal, on any number of threads, and any pieces of it."""
+    """A whole signal, with any number of threads, and in any chunks."""
     steps, row = 1400, [random_unit(channels, dilation) for dilation in dilations]
     x, e, alpha = torch.randn(batch, steps, channels), torch.randn(1, steps), 0.3 + 2 * torch.rand(channels)
     matrix = torch.randn(channels, channels) / channels
@@ -160,7 +160,7 @@ def test_units(batch: int, channels: int, dilations: tuple[int, ...], noisy: boo
     units = kernels.UnitStack([unit for unit, _ in row], kernels.packed(matrix) if noisy else None, alpha)
     late, e = sum(units.keeps) // 2, e if noisy else None
     whole = in_pieces(units, x, e, length, [steps])[:, late:]
-    known = min(length or steps, steps - late)  # what lies beyond a clip's end is for the next layer to silence
+    known = min(length or steps, steps - late)  # the next layer zeroes samples beyond a clip's end
     assert_near(whole[:, :known], truth[:, :known], 1e-5)
     for threads in (1, 2):
         torch.set_num_threads(threads)
@@ -181,13 +181,13 @@ def in_pieces(units, x, e, length, sizes) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("batch", "steps"), [(0, 50), (2, 0)])
-def test_units_of_nothing(batch: int, steps: int) -> None:
+def test_units_without_samples(batch: int, steps: int) -> None:
     units = kernels.UnitStack([random_unit(16, dilation)[0] for dilation in (1, 3, 9)])
     assert in_pieces(units, torch.zeros(batch, steps, 16), None, None, [steps]).shape == (batch, steps, 16)
 
 
 @pytest.mark.parametrize(("batch", "time", "channels"), [(2, 700, 48), (0, 9, 16), (1, 1, 32)])
-def test_a_unit_that_is_trained(batch: int, time: int, channels: int) -> None:
+def test_a_trained_unit(batch: int, time: int, channels: int) -> None:
     unit, plain = random_unit(channels, 9)
     matrix = torch.from_numpy(plain.matrix).float()
     x = torch.randn(batch, time, channels)
@@ -195,7 +195,7 @@ def test_a_unit_that_is_trained(batch: int, time: int, channels: int) -> None:
     assert_near(residual(x, weights, 9), documented.units(double(x), [plain]))
 
 
-def test_swapped_alphas_do_not_pass() -> None:
+def test_swapped_alphas_fail() -> None:
     """The two Snakes of a unit are told apart."""
     unit, plain = random_unit(32, 3)
     x = torch.randn(1, 200, 32)

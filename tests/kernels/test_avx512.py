@@ -1,7 +1,7 @@
 """The checks of test_as_documented.py on the kernels for AVX-512, with and without bfloat16, on any x86-64.
 
-Where the processor has no AVX-512 its intrinsics are stood in for by those of AVX2 (avx512.h). What the levels have in
-common on real audio is checked here too.
+Without AVX-512 its intrinsics are emulated by those of AVX2 (avx512.h). The agreement of the levels on real audio is
+checked here too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from test_as_documented import (  # noqa: F401  (collected here once more)
     test_noise_is_pinned,
     test_single,
     test_snake_and_depthwise,
-    test_units_of_nothing,
+    test_units_without_samples,
 )
 
 from opensnac import SNAC, Engine, kernels

@@ -1,4 +1,4 @@
-"""What the kernels refuse, the process they find themselves in, and signals beyond 2^31 elements."""
+"""Refusals of the kernels, their behaviour in threads and forks, and signals beyond 2^31 elements."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PACKED = (40, 48)  # columns and depth of a small product
 
 @pytest.fixture
 def chosen(monkeypatch: pytest.MonkeyPatch):
-    """Loads the kernels that a value of the variable asks for."""
+    """Loads the kernels that a value of the variable selects."""
 
     def choose(value: str) -> str | None:
         monkeypatch.setenv("OPENSNAC_KERNELS", value)
@@ -52,7 +52,7 @@ def test_a_level_can_be_forced(chosen, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "without its compiled kernels" in str(kernels.why_none())
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_mismatched_arguments_are_refused() -> None:
     x, weight, bias = torch.randn(1, 30, 48), kernels.packed(torch.randn(PACKED)), torch.randn(40)
     refused = {
         r"x: expected float32 or bfloat16 \(any, any, any\) on cpu|x: expected": [
@@ -92,7 +92,7 @@ def test_default_dtype_and_device_change_nothing(dtype: torch.dtype) -> None:
     assert all(torch.equal(a, b) for a, b in zip(ours, expected, strict=True))
 
 
-def test_new_threads_compute_on_as_many_as_was_said() -> None:
+def test_new_threads_keep_the_number_of_threads() -> None:
     counts = []
     for count in (1, 2, 3):
         torch.set_num_threads(count)

@@ -20,7 +20,7 @@ import test_as_documented
 import torch
 from test_as_documented import (  # noqa: F401  (collected here once more)
     _seed,
-    test_a_unit_that_is_trained,
+    test_a_trained_unit,
     test_linear,
     test_nearest,
     test_noise,
@@ -28,7 +28,7 @@ from test_as_documented import (  # noqa: F401  (collected here once more)
     test_single,
     test_snake_and_depthwise,
     test_symmetric,
-    test_units_of_nothing,
+    test_units_without_samples,
 )
 
 from opensnac import kernels, processor
@@ -70,12 +70,12 @@ def neon(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("channels", "noisy"), [(16, False), (48, True)])
 def test_units(channels: int, noisy: bool) -> None:
-    """Few of that test's cases: the emulator takes its time."""
+    """A few of that test's cases, as the emulator is slow."""
     test_as_documented.test_units(1, channels, (1, 3, 9), noisy, 1300)
 
 
 class Emulated:
-    """Stands for the library: its functions run in the emulator."""
+    """A proxy for the library: its functions run in the emulator."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -97,12 +97,12 @@ class Emulated:
         return ctypes.addressof(argument) if isinstance(argument, ctypes.Array) else argument.value
 
     def base(self, value: int) -> int | None:
-        """Where the piece begins that a word points into, or None for a number."""
+        """The start of the memory block that a word points into, or None for a number."""
         inside = [base for base, (size, _) in self.pieces.items() if base and base <= value <= base + size]
         return max(inside, default=None)
 
     def reached(self, words: list[int]) -> set[int]:
-        """The pieces that words point into, and those that tables among them do."""
+        """The memory blocks that words point into, directly or through tables."""
         found: set[int] = set()
         while words:
             base = self.base(words.pop())

@@ -65,7 +65,7 @@ def test_a_long_residual_unit_equals_double_precision(channels: int) -> None:
         assert float((ours - truth).abs().max() / truth.abs().max()) < 3e-6
 
 
-def test_slopes_where_alpha_is_nothing() -> None:
+def test_gradients_at_alpha_zero() -> None:
     x = torch.randn(1, 5, 16)
     _, dx, dalpha = run(operators.snake, (x, torch.zeros(16)), torch.ones_like(x))
     assert torch.equal(dx, torch.ones_like(x))
@@ -117,7 +117,7 @@ def test_opcheck() -> None:
     torch.library.opcheck(ops.depthwise_backward.default, (x, x, taps, 3))
 
 
-def test_no_gradients_of_gradients() -> None:
+def test_double_backward_is_refused() -> None:
     x, alpha = torch.randn(1, 9, 16, requires_grad=True), torch.rand(16)
     with pytest.raises(TensorError, match="expected create_graph=False, got True"):
         torch.autograd.grad(operators.snake(x, alpha).sum(), x, create_graph=True)
@@ -136,7 +136,7 @@ def test_results_do_not_depend_on_threads() -> None:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-def test_what_does_not_fit_goes_to_pytorch_which_says_so() -> None:
+def test_mismatched_arguments_go_to_pytorch() -> None:
     """Never to C, which would read beyond the end."""
     x = torch.randn(1, 50, 16)
     with pytest.raises(RuntimeError, match="must match"):
@@ -145,7 +145,7 @@ def test_what_does_not_fit_goes_to_pytorch_which_says_so() -> None:
     assert operators.snake(x[..., :5], torch.ones(5)).shape == (1, 50, 5)
 
 
-def test_the_operators_refuse_what_they_are_not_for() -> None:
+def test_the_operators_refuse_other_input() -> None:
     x, alpha, taps, unit = torch.randn(1, 50, 16), torch.ones(16), torch.ones(7, 16), random_unit(16)
     ops = torch.ops.opensnac
     refused = {

@@ -1,4 +1,4 @@
-"""An evaluation's results with two clips to be heard, made up, and the test that is built of them."""
+"""Synthetic results of an evaluation with two kept clips, and the test built from them."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Building a test: anchors as the standard has them, equal loudness, and a page that gives nothing away."""
+"""Building a test: anchors as in the standard, equal loudness, and a page that reveals nothing."""
 
 import base64
 import io
@@ -35,7 +35,7 @@ def test_anchors_pass_and_stop_what_the_standard_says(cutoff, rate):
     assert np.argmax(filtered) == rate // 2, "no delay"
 
 
-def test_an_anchor_above_half_the_rate_is_the_reference_itself():
+def test_an_anchor_above_half_the_rate_is_the_reference():
     noise = np.random.default_rng(0).standard_normal(16_000).astype(np.float32)
     assert low_pass(noise, 7_900, 16_000) is noise
 
@@ -50,7 +50,7 @@ def test_a_trial_has_reference_anchors_and_codecs_all_equally_loud(built, key):
         assert max(np.abs(signal).max() for signal in heard.values()) <= 1
 
 
-def test_nothing_in_the_page_tells_which_stimulus_is_which(built, key):
+def test_the_page_does_not_reveal_the_stimuli(built, key):
     for file in (built / "page").glob("t*.js"):
         text = re.sub(r'"[A-Za-z0-9+/=]{100,}"', "", file.read_text())  # the sounds themselves
         assert not re.search("opensnac|lyra|anchor|music|speech", text)
@@ -77,7 +77,7 @@ def test_codecs_are_chosen_by_either_name(results, tmp_path):
         assert set(conditions.values()) == {REFERENCE, LOW_ANCHOR, MID_ANCHOR, "lyra:3.2@lyra"}
 
 
-def test_what_cannot_be_built_is_refused_and_leaves_nothing(results, tmp_path):
+def test_refusals_leave_nothing(results, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(OpensnacError, match="expected a codec of these results, opensnac, lyra:3.2@lyra, got 'mp3'"):
         build(results, out, ["mp3"])
@@ -106,7 +106,7 @@ def test_a_folder_that_holds_something_is_not_touched(results, tmp_path):
     assert (tmp_path / "out" / "answers.json").read_text() == "precious"
 
 
-def test_a_clip_that_a_codec_failed_on_is_no_trial(results, tmp_path):
+def test_a_clip_that_a_codec_failed_on_is_skipped(results, tmp_path):
     facts = json.loads((results / "results.json").read_text())
     del facts["kept"][0]["files"]["opensnac"]
     (results / "results.json").write_text(json.dumps(facts))

@@ -43,7 +43,7 @@ def test_means_and_intervals_by_hand(built, key, tmp_path):
     assert "| music | SNAC, 1.9 kb/s | 77.9 |" in report
 
 
-def test_labels_are_reported_by_themselves(built, key, tmp_path):
+def test_labels_are_reported_separately(built, key, tmp_path):
     for number in range(2):
         write(tmp_path / "answers", key, number, {"opensnac": 40}, {"opensnac": 90})
     parts = score(built, [tmp_path / "answers"]).split("\n## ")
@@ -72,7 +72,7 @@ def test_an_anchor_that_more_than_a_quarter_praise_excludes_nobody(built, key, t
         write(tmp_path / "answers", key, number, second={MID_ANCHOR: 91 if number < 2 else 60})
     report = score(built, [tmp_path / "answers"])
     assert "Excluded" not in report
-    assert "- speech/1.wav: its anchor 7 kHz was above 90 for more than 25% of all, so nobody is excluded" in report
+    assert "- speech/1.wav: its anchor 7 kHz was above 90 for more than 25% of all, so it excludes nobody" in report
     assert "- music/0.wav" not in report
 
 
@@ -88,10 +88,10 @@ def test_grades_far_from_all_others_are_shown_and_counted(built, key, tmp_path):
 
 def test_pairwise_tests_need_two_listeners(built, key, tmp_path):
     write(tmp_path / "answers", key, 0)
-    assert "Pairwise tests need two listeners" in score(built, [tmp_path / "answers"])
+    assert "Pairwise tests need at least two listeners" in score(built, [tmp_path / "answers"])
 
 
-def test_where_all_are_excluded_there_is_no_mean(built, key, tmp_path):
+def test_without_listeners_there_is_no_mean(built, key, tmp_path):
     write(tmp_path / "answers", key, 0, {REFERENCE: 10})
     report = score(built, [tmp_path / "answers"])
     assert "All listeners were excluded: there is no result." in report
@@ -115,7 +115,7 @@ def test_the_newest_revision_of_a_session_counts_and_unfinished_ones_do_not(buil
     assert f"- Skipped, {1:016x}: not finished" in report
 
 
-def test_answers_that_are_none_are_refused(built, key, tmp_path):
+def test_invalid_answers_are_refused(built, key, tmp_path):
     answers = tmp_path / "answers"
     with pytest.raises(OpensnacError, match="answers: expected listeners' answers"):
         score(built, [answers])

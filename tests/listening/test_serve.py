@@ -1,4 +1,4 @@
-"""The server: only the page's files go out, only sound answers come in, and newer ones are never lost to older."""
+"""The server serves only the page's files, stores only valid answers, and never replaces newer ones by older."""
 
 import http.client
 import json
@@ -41,7 +41,7 @@ def put(server: Server, answers: dict):
     return ask(server, "PUT", f"/answers/{answers['session']}", json.dumps(answers).encode())
 
 
-def test_the_page_goes_out_and_nothing_else(server, built):
+def test_only_the_page_is_served(server, built):
     for path in ("/", "/index.html", "/listen.js", "/test.js?simulated"):
         assert ask(server, "GET", path)[0] == 200
     assert ask(server, "GET", "/")[1] == (built / "page" / "index.html").read_bytes()
@@ -56,7 +56,7 @@ def test_the_page_goes_out_and_nothing_else(server, built):
         assert ask(server, "GET", path)[0] == 404, path
 
 
-def test_answers_are_kept_and_come_back(server, answers):
+def test_answers_are_stored_and_returned(server, answers):
     assert ask(server, "GET", f"/answers/{SESSION}")[0] == 204
     assert put(server, answers)[0] == 204
     status, text = ask(server, "GET", f"/answers/{SESSION}")
@@ -111,7 +111,7 @@ def test_many_listeners_at_once_lose_nothing(server, answers):
     assert kept == dict.fromkeys(sessions, 3)
 
 
-def test_a_folder_without_a_test_and_a_port_that_is_taken_are_refused(server, built, tmp_path):
+def test_a_missing_test_and_a_port_in_use_are_refused(server, built, tmp_path):
     with pytest.raises(OpensnacError, match="expected a listening test, as `opensnac listen build`"):
         Server(tmp_path, tmp_path / "answers", "127.0.0.1", 0)
     with pytest.raises(OpensnacError, match="127.0.0.1:.*: expected an available port, .*; choose another --port"):

@@ -17,7 +17,7 @@ OPINION = {REFERENCE: 100, MID_ANCHOR: 60, LOW_ANCHOR: 20, "opensnac": 70, "lyra
 
 
 class Program:
-    """`opensnac listen serve` as a process of its own, which can be killed."""
+    """`opensnac listen serve` in its own process, which can be killed."""
 
     def __init__(self, built: Path, answers: Path, port: int) -> None:
         command = [sys.executable, "-c", "from opensnac.cli import main; main()", "listen", "serve"]
@@ -60,7 +60,7 @@ def open_page(context, url: str):
 
 
 def answer_page(tab, key: dict, count: int | None = None) -> None:
-    """Play and score the first `count` stimuli of the trial on the screen by keys; without a count, all, and go on."""
+    """Play and score the first `count` stimuli of the current trial by keys; without a count, all, and continue."""
     strips = tab.locator(".strip[data-stimulus]")
     tab.wait_for_function("player.buffers.size > 0")
     for index in range(strips.count() if count is None else count):
@@ -85,7 +85,7 @@ def scores_of(answers: dict) -> list[dict]:
     return [trial["scores"] for trial in answers["trials"]]
 
 
-def test_a_session_survives_reload_crash_and_a_server_that_is_gone(serve, built, key, context, browser, tmp_path):
+def test_a_session_survives_reloads_and_crashes(serve, built, key, context, browser, tmp_path):
     server = serve()
     tab = open_page(context, f"{server.url}?simulated")
     assert tab.locator("#simulated").is_visible()
@@ -106,7 +106,7 @@ def test_a_session_survives_reload_crash_and_a_server_that_is_gone(serve, built,
     assert tab.evaluate("state.trials.map((t) => t.scores)") == scores_of(before)
     assert tab.evaluate("state.trials.map((t) => t.order)") == order, "what was drawn by chance stays"
 
-    server.kill()  # the listener goes on
+    server.kill()  # the listener continues
     answer_page(tab, key, 3)
     tab.wait_for_function("document.getElementById('status').textContent.includes('Kept in this browser; the server')")
     url = tab.url
@@ -220,7 +220,7 @@ def test_a_loop_has_the_standard_s_least_length(built, context):
         )
 
 
-def test_only_what_is_heard_can_be_scored_and_no_page_left_before_all_are(built, context):
+def test_only_played_stimuli_can_be_scored_and_all_must_be(built, context):
     tab = open_page(context, (built / "page" / "index.html").as_uri() + "?simulated")
     tab.click("#start")
     tab.wait_for_function("player.buffers.size === 6")

@@ -1,4 +1,4 @@
-"""The weights that come with the package: there, small, described, and as good as they were."""
+"""The bundled weights: present, small, described, and of the expected quality."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from opensnac.recordings import audio
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LARGEST_BYTES = 15_000_000
 BFLOAT16 = pytest.mark.skipif(not kernels.has_bfloat16(), reason="the kernels here do not multiply in bfloat16")
-STOI_FLOOR = {"lj_speech.flac": 0.88, "thorsten.flac": 0.848}  # a little under what the weights reach
+STOI_FLOOR = {"lj_speech.flac": 0.88, "thorsten.flac": 0.848}  # a little below the weights' scores
 
 
 def test_the_default_is_bundled_and_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Laws of SNAC.encode and decode: lengths, batches, pieces, noise, folding, and what bad input is told."""
+"""Laws of SNAC.encode and decode: lengths, batches, pieces, noise, folding, and errors for bad input."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_pieces_equal_the_whole(small: SNAC, piece_seconds: float, monkeypatch: 
 
 
 @torch.inference_mode()
-def test_noise_depends_on_the_seed_alone_and_can_be_left_out(tiny: SNAC) -> None:
+def test_noise_depends_only_on_the_seed_and_can_be_switched_off(tiny: SNAC) -> None:
     codes = tiny.encode(noise_audio(tiny, 2000))
     first = tiny.decode(codes, seed=1)
     torch.manual_seed(123)
@@ -110,7 +110,7 @@ def test_decode_is_the_same_in_training_mode_and_keeps_no_graph(tiny: SNAC) -> N
     assert torch.equal(model.train().decode(codes, seed=3), decoded)
 
 
-def test_any_integer_type_will_do_for_codes(tiny: SNAC) -> None:
+def test_codes_of_any_integer_type(tiny: SNAC) -> None:
     codes = tiny.encode(noise_audio(tiny, 1000))
     for dtype in (torch.int16, torch.int32, torch.uint8):
         assert torch.equal(tiny.decode([code.to(dtype) for code in codes]), tiny.decode(codes))
@@ -189,7 +189,7 @@ def test_good_codes_pass_and_bad_num_samples_is_named(tiny: SNAC) -> None:
             tiny.decode(good_codes(), wrong)
 
 
-def test_codes_that_do_not_fill_a_window_are_refused() -> None:
+def test_codes_of_partial_windows_are_refused() -> None:
     model = SNAC(**configs.ODD_ATTENTION).eval()
     codes = [torch.zeros(1, 2, dtype=torch.int64), torch.zeros(1, 4, dtype=torch.int64)]
     with pytest.raises(CodesError, match="multiple of 6"):

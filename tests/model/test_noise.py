@@ -1,4 +1,4 @@
-"""The noise is standard normal, white, and a function of seed, layer and absolute position alone."""
+"""The noise is standard normal, white, and a function of only seed, layer and absolute position."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def drawn(seed: int | torch.Tensor, layer: int, start: int, length: int) -> torc
     start=st.integers(0, 2**40),
     cut=st.integers(0, 50),
 )
-def test_any_cut_draws_the_same_numbers(seed: int, layer: int, start: int, cut: int) -> None:
+def test_noise_does_not_depend_on_chunks(seed: int, layer: int, start: int, cut: int) -> None:
     whole = drawn(seed, layer, start, 50)
     pieces = [drawn(seed, layer, start, cut), drawn(seed, layer, start + cut, 50 - cut)]
     assert torch.equal(whole, torch.cat(pieces))
 
 
-def test_seeds_for_each_clip_draw_what_each_would_alone() -> None:
+def test_a_seed_per_clip_equals_single_clips() -> None:
     seeds = torch.tensor([0, 7, 2**40 + 3])
     together = drawn(seeds, 1, 5, 50)
     assert torch.equal(together, torch.stack([drawn(int(seed), 1, 5, 50) for seed in seeds]))
@@ -53,7 +53,7 @@ def test_white_and_independent_between_layers_and_seeds() -> None:
 
 
 def test_values_never_change() -> None:
-    """Files decode to the same audio for ever: these numbers are part of the format of things."""
+    """The noise never changes, so that files always decode to the same audio."""
     assert [round(float(v), 5) for v in drawn(0, 0, 0, 4)] == GOLDEN
 
 

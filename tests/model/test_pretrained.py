@@ -1,4 +1,4 @@
-"""Weights in folders: written and read in every published form, and what is wrong with them is said."""
+"""Weights in folders: written and read in every published form; broken ones are reported."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_folded_form_keeps_its_identity(tiny: SNAC, tmp_path: Path) -> None:
 
 
 @torch.inference_mode()
-def test_half_precision_file_is_named_by_what_it_holds(tiny: SNAC, tmp_path: Path) -> None:
+def test_a_half_precision_file_has_the_fingerprint_of_its_values(tiny: SNAC, tmp_path: Path) -> None:
     pretrained.save(tiny, tmp_path / "half", torch.float16)
     loaded = SNAC.from_pretrained(tmp_path / "half")
     assert next(loaded.parameters()).dtype == torch.float32
@@ -112,15 +112,15 @@ def broken(kind: str, tiny: SNAC, folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("kind", "error", "message"),
     [
-        ("cut", ModelError, "cannot be read as weights"),
-        ("other shape", ModelError, "does not fit .*config.json"),
+        ("cut", ModelError, "expected readable weights"),
+        ("other shape", ModelError, "expected the weights of .*config.json"),
         ("unknown key", ConfigError, "config.json: unknown configuration key 'dropout'"),
         (
             "no weights",
             ModelError,
             "model.safetensors or pytorch_model.bin, got config.json",
         ),
-        ("no json", ConfigError, "cannot be read as JSON"),
+        ("no json", ConfigError, "expected JSON, got"),
     ],
 )
 def test_broken_folders_are_named(tiny: SNAC, tmp_path: Path, kind: str, error: type[Exception], message: str) -> None:
@@ -128,13 +128,13 @@ def test_broken_folders_are_named(tiny: SNAC, tmp_path: Path, kind: str, error: 
         SNAC.from_pretrained(broken(kind, tiny, tmp_path / "model"))
 
 
-def test_unknown_names_say_what_there_is() -> None:
+def test_unknown_names_list_the_known_ones() -> None:
     with pytest.raises(ModelError, match="expected a bundled name .* or a hub id .*, got 'speech_25khz'"):
         SNAC.from_pretrained("speech_25khz")
 
 
 def test_hub_models_come_from_the_cache(tiny: SNAC, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hub cache as huggingface_hub lays it out, read without a network."""
+    """A hub cache in huggingface_hub's layout, read without a network."""
     commit = "0" * 40
     repository = tmp_path / "models--somebody--tiny_codec"
     (repository / "refs").mkdir(parents=True)
@@ -160,7 +160,7 @@ def test_hub_models_come_from_the_cache(tiny: SNAC, tmp_path: Path, monkeypatch:
 
 
 def test_push_to_hub_uploads_a_whole_model(tiny: SNAC, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through huggingface_hub's client, which here takes notes instead of going to the network."""
+    """Through huggingface_hub's client, mocked to record its calls."""
     calls: list[tuple] = []
 
     class Notes:

@@ -1,4 +1,4 @@
-"""The recipe of a training corpus: what it names, how it sorts, and what it does when a source does not come."""
+"""The recipe of a training corpus: its sources, the split, and sources that cannot be fetched."""
 
 import gzip
 import subprocess
@@ -23,7 +23,7 @@ def recipe(load_recipe):
 
 
 @pytest.mark.parametrize("kind", ["speech", "music"])
-def test_every_source_says_where_it_comes_from_and_its_licence(kind):
+def test_every_source_has_an_origin_and_a_licence(kind):
     sources = tomllib.loads((RECIPES / f"{kind}_corpus.toml").read_text())["source"]
     assert len({source["name"] for source in sources}) == len(sources)
     for source in sources:
@@ -35,7 +35,7 @@ def test_every_source_says_where_it_comes_from_and_its_licence(kind):
         assert 0 < source.get("weight", 1) < (1 if narrow else 10)
 
 
-def test_no_music_is_trained_on_that_evaluations_use():
+def test_training_and_evaluation_music_are_disjoint():
     trained, evaluated = (
         {entry["package"] if "package" in entry else entry["name"] for entry in tomllib.loads(text)[key]}
         for text, key in (
@@ -64,7 +64,7 @@ def test_an_unknown_source_is_named(recipe, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["fetch", "music", "corpus", "--only", "wesnot"])
     with pytest.raises(SystemExit):
         recipe.main()
-    assert "unknown source wesnot; expected of wesnoth, ufoai" in capsys.readouterr().err
+    assert "expected sources of wesnoth, ufoai" in capsys.readouterr().err
 
 
 def test_what_is_there_is_listed_with_its_weight(recipe, apt, tmp_path, monkeypatch):
@@ -78,14 +78,14 @@ def test_what_is_there_is_listed_with_its_weight(recipe, apt, tmp_path, monkeypa
     assert listed == f'[{{path = "{out}/train/noise", weight = 0.5}}]\n'
 
 
-def test_capital_endings_are_recordings_too(recipe, tmp_path, monkeypatch):
+def test_upper_case_extensions_are_recordings(recipe, tmp_path, monkeypatch):
     audio.write(tmp_path / "root" / "A.wav", np.zeros((1, 8)), RATE)
     (tmp_path / "root" / "A.wav").rename(tmp_path / "root" / "A.WAV")
     monkeypatch.setattr(recipe, "obtain", lambda source, scratch: (tmp_path / "root", "1"))
     assert "1 recordings" in recipe.fetch(NOISE | {"files": ["*.WAV"]}, tmp_path / "corpus")
 
 
-def test_a_package_is_brought_once(recipe, apt, tmp_path):
+def test_a_package_is_fetched_once(recipe, apt, tmp_path):
     out = tmp_path / "corpus"
     assert recipe.fetch(NOISE, out) == "noise: 1 recordings of version 1.2-3; none"
     (brought,) = list(out.rglob("*.wav"))
@@ -110,7 +110,7 @@ def test_a_repository_is_split_by_names(recipe, tmp_path):
     assert 0 < len(valid) < 10
 
 
-def test_what_does_not_come_leaves_nothing(recipe, apt, tmp_path):
+def test_failed_sources_leave_nothing(recipe, apt, tmp_path):
     out = tmp_path / "corpus"
     for changes, words in (
         ({"package": "other"}, "other could not be downloaded"),
@@ -131,7 +131,7 @@ def test_g722_is_decoded(recipe, tmp_path):
         recipe.bring(tmp_path / "b.g722", tmp_path / "out" / "b.g722")
 
 
-def test_what_is_said_stands_beside_recordings(recipe, apt, tmp_path):
+def test_transcripts_are_written_next_to_recordings(recipe, apt, tmp_path):
     stated = {"form": "ljspeech", "package": "noise-data", "files": "usr/share/said.csv"}
     with pytest.raises(OpensnacError, match="expected transcripts that match usr/share/said.csv"):
         recipe.fetch(NOISE | {"transcripts": stated}, tmp_path / "corpus")

@@ -1,4 +1,4 @@
-"""The recipe of an evaluation set: what it names, what it cuts and mixes, on a package made here."""
+"""The recipe of an evaluation set: its sources, excerpts and mixtures, on a package made here."""
 
 import tomllib
 from pathlib import Path
@@ -19,7 +19,7 @@ def recipe(load_recipe):
     return load_recipe("fetch_evaluation_set")
 
 
-def test_every_package_says_size_licence_and_label():
+def test_every_package_has_size_licence_and_label():
     packages = tomllib.loads((RECIPES / "evaluation_set.toml").read_text())["package"]
     assert {package["label"] for package in packages} == {"music", "environment"}
     assert sum(package["megabytes"] for package in packages) < 50
@@ -28,7 +28,7 @@ def test_every_package_says_size_licence_and_label():
         assert all(Path(file).suffix in READABLE for file in package["files"])
 
 
-def test_excerpts_are_cut_from_a_package_and_their_source_is_told(recipe, apt, tmp_path):
+def test_excerpts_are_cut_from_a_package_and_their_source_is_recorded(recipe, apt, tmp_path):
     package = {"name": "noise-data", "label": "music", "megabytes": 1, "licence": "none", "start": 15}
     package["files"] = ["usr/share/noise.wav"]
     out = tmp_path / "out"
@@ -40,12 +40,12 @@ def test_excerpts_are_cut_from_a_package_and_their_source_is_told(recipe, apt, t
     assert samples[0, 0] == pytest.approx(0, abs=1e-3), "15 of 30 s from -0.5 to 0.5"
 
 
-def test_a_package_that_does_not_come_is_named(recipe, apt, tmp_path):
+def test_a_package_that_cannot_be_fetched_is_named(recipe, apt, tmp_path):
     with pytest.raises(OpensnacError, match="other could not be downloaded: E: no other; run `apt-get update`"):
         recipe.unpack("other", tmp_path)
 
 
-def test_without_debian_it_says_so(recipe, tmp_path, monkeypatch):
+def test_other_systems_are_refused(recipe, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(OpensnacError, match="apt-get not found: this recipe needs Debian"):
         recipe.unpack("noise-data", tmp_path)
@@ -59,7 +59,7 @@ def test_speech_and_speech_over_music_join_what_was_fetched(recipe, tmp_path):
     assert names["speech"] == names["mixed"] == {file.name for file in recipe.EXAMPLES.glob("*.flac")}
 
 
-def test_music_lies_ten_decibels_under_speech(recipe):
+def test_music_is_ten_decibels_below_speech(recipe):
     generator = np.random.default_rng(0)
     speech, music = 0.05 * generator.standard_normal(RATE), 3 * generator.standard_normal(RATE // 2)
     under = recipe.mix(speech, music) - speech

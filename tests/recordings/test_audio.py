@@ -1,4 +1,4 @@
-"""Samples come back from files as they were written, lengths are exact, bad files are refused in words."""
+"""Audio files round-trip, lengths are exact, bad files are refused with a clear message."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from opensnac.recordings.remarks import RecordingWarning
 from opensnac.recordings.sink import WRITABLE, _container
 from opensnac.recordings.source import BLOCK_SAMPLES
 
-# Container, subtype and the largest error that its coding may cause.
+# Container, subtype and the largest error of its coding.
 FORMATS = {
     "u8.wav": ("WAV", "PCM_U8", 1 / 128),
     "s16.wav": ("WAV", "PCM_16", 1 / 32768),
@@ -41,7 +41,7 @@ RATES = st.sampled_from([8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000, 
 
 
 def tone(num_samples: int, rate: int = 24000, channels: int = 1, hertz: float = 440.0) -> np.ndarray:
-    """Float32 (channels, samples); every channel has its own loudness."""
+    """Float32 (channels, samples); each channel has a different level."""
     loudness = 0.5 / np.arange(1, channels + 1)[:, None]
     return (loudness * np.sin(2 * np.pi * hertz / rate * np.arange(num_samples))).astype(np.float32)
 
@@ -62,7 +62,7 @@ def test_every_format_gives_its_samples_and_rate(tmp_path: Path, name: str, chan
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000, 96000])
-def test_rates_come_back(tmp_path: Path, rate: int) -> None:
+def test_rates_round_trip(tmp_path: Path, rate: int) -> None:
     soundfile.write(tmp_path / "a.wav", tone(1000, rate).T, rate)
     assert audio.read(tmp_path / "a.wav")[1] == rate
 
@@ -113,7 +113,7 @@ def test_a_streamed_wav_whose_length_was_never_filled_in_is_read() -> None:
         (b"RIFF\x24\x00\x00\x00WAVEfmt ", "not readable as audio"),
     ],
 )
-def test_what_is_no_audio_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+def test_files_without_audio_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "a.wav").write_bytes(content)
     with pytest.raises(AudioError, match=f"a.wav: {message}"):
         audio.read(tmp_path / "a.wav")
@@ -125,7 +125,7 @@ def test_a_recording_without_samples_is_refused() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_samples_that_are_no_numbers_are_refused(tmp_path: Path, bad: float) -> None:
+def test_nan_samples_are_refused(tmp_path: Path, bad: float) -> None:
     samples = tone(100)
     samples[0, 50] = bad
     soundfile.write(tmp_path / "a.wav", samples.T, 8000, "FLOAT")
@@ -133,7 +133,7 @@ def test_samples_that_are_no_numbers_are_refused(tmp_path: Path, bad: float) -> 
         audio.read(tmp_path / "a.wav")
 
 
-def test_a_header_that_promises_terabytes_allocates_none_of_them() -> None:
+def test_a_header_that_claims_terabytes_allocates_none() -> None:
     content = io.BytesIO()
     soundfile.write(content, tone(5000).T, 16000, format="FLAC")
     forged = bytearray(content.getvalue())
@@ -143,7 +143,7 @@ def test_a_header_that_promises_terabytes_allocates_none_of_them() -> None:
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.99])
-def test_a_cut_flac_is_refused(share: float) -> None:
+def test_a_truncated_flac_is_refused(share: float) -> None:
     content = io.BytesIO()
     soundfile.write(content, tone(50_000).T, 16000, format="FLAC")
     with pytest.raises(AudioError, match="not readable as audio"):
@@ -164,7 +164,7 @@ def test_headerless_samples_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["missing.wav", "."])
-def test_what_cannot_be_opened_is_refused(tmp_path: Path, name: str) -> None:
+def test_files_that_cannot_be_opened_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(AudioError, match=r"cannot be read: (No such file|Is a directory)"):
         audio.read(tmp_path / name)
 
@@ -201,7 +201,7 @@ def test_unknown_endings_are_refused_with_the_known_ones(tmp_path: Path, name: s
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_format_cannot_hold_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+def test_samples_a_format_cannot_hold_are_refused(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match=r"FLAC cannot hold 9 channels at 8000 Hz .*use another of \.wav"):
         audio.write(tmp_path / "a.flac", tone(10, channels=9), 8000)
     assert list(tmp_path.iterdir()) == []
@@ -225,7 +225,7 @@ def test_a_failure_midway_leaves_nothing_and_keeps_what_was_there(tmp_path: Path
 
 @contextmanager
 def small_disk() -> Iterator[None]:
-    """No file may grow beyond 4,096 bytes, as on a full disk; briefly, for pytest may write its own log to one."""
+    """No file may grow beyond 4,096 bytes, as on a full disk; briefly, as pytest may write its own log there."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     try:
@@ -237,7 +237,7 @@ def small_disk() -> Iterator[None]:
 @pytest.mark.parametrize("ending", WRITABLE)
 @pytest.mark.parametrize("num_samples", [5000, 200_000])
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path, ending: str, num_samples: int) -> None:
-    num_samples *= 10 if ending == ".opus" else 1  # of which less is kept
+    num_samples *= 10 if ending == ".opus" else 1  # with fewer bits
     noise = np.random.default_rng(0).uniform(-1, 1, (1, num_samples)).astype(np.float32)
     with pytest.raises(OSError, match="File too large") as raised, small_disk():
         audio.write(tmp_path / f"a{ending}", noise, 24000)
@@ -290,7 +290,7 @@ def test_resampling_there_and_back_has_exact_lengths(num_samples: int, there: in
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 24000, 44100, 48000, 96000])
-def test_resampling_keeps_a_tone_in_place(rate: int) -> None:
+def test_resampling_keeps_the_phase_of_a_tone(rate: int) -> None:
     resampled = audio.resample(tone(rate, rate, 2, hertz=997), rate, 24000)
     expected = tone(24000, 24000, 2, hertz=997)
     assert np.abs(resampled - expected)[:, 500:-500].max() < 1e-4
@@ -319,7 +319,7 @@ def test_silence_stays_silence() -> None:
     assert not audio.resample(np.zeros((1, 44100), np.float32), 44100, 24000).any()
 
 
-def test_a_whole_file_is_not_there_before_its_end(tmp_path: Path) -> None:
+def test_an_atomic_file_appears_at_its_end(tmp_path: Path) -> None:
     target = tmp_path / "new" / "folder" / "a.bin"
     with atomic_file(target) as path:
         path.write_bytes(b"content")
@@ -328,7 +328,7 @@ def test_a_whole_file_is_not_there_before_its_end(tmp_path: Path) -> None:
     assert list(target.parent.iterdir()) == [target]
 
 
-def test_a_whole_file_does_not_replace_without_force(tmp_path: Path) -> None:
+def test_an_atomic_file_does_not_replace_without_force(tmp_path: Path) -> None:
     target = tmp_path / "a.bin"
     target.write_bytes(b"older")
     with pytest.raises(FileExistsError, match=r"a\.bin: exists; --force replaces it"), atomic_file(target):

@@ -1,4 +1,4 @@
-"""A stretch that is sought is the same stretch of the recording as it is read from its beginning."""
+"""An excerpt read by seeking equals the same part of the recording read from its beginning."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def test_an_excerpt_is_a_slice(kind: str, start: int, length: int) -> None:
 
 @pytest.mark.parametrize("kind", ["vorbis", "opus", "mp3"])
 @pytest.mark.parametrize("start", [0, 25_000, 55_000, 59_999, 60_000, 100_000])
-def test_excerpts_of_lossy_recordings_in_a_row(kind: str, start: int) -> None:
+def test_excerpts_of_concatenated_lossy_recordings(kind: str, start: int) -> None:
     content = 2 * encoded(kind)
     samples = read_excerpt(io.BytesIO(content), scan(io.BytesIO(content)), start, 10_000)[0]
     np.testing.assert_allclose(samples, whole(content)[0, start : start + 10_000], atol=1e-6)
 
 
-def test_what_cannot_be_sought_in_is_read_from_its_beginning() -> None:
+def test_unseekable_recordings_are_read_from_their_beginning() -> None:
     av = pytest.importorskip("av", reason="pip install 'opensnac[media]'")
     del av
     from test_media import encoded as media

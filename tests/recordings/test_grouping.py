@@ -1,4 +1,4 @@
-"""Recordings coded together get the codes, and the files, that each gets alone."""
+"""Batched recordings get the same codes and files as single ones."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_equal_lengths_fill_a_group() -> None:
     assert group_by_length([5] * 7, 15) == [[0, 1, 2], [3, 4, 5], [6]]
 
 
-def test_clips_get_the_codes_they_have_alone(model: SNAC) -> None:
+def test_batched_clips_get_the_codes_of_single_ones(model: SNAC) -> None:
     clips = [0.3 * torch.randn(1, 1, n) for n in (4000, 1, 3900, 4100, 17, 16, 20_000, 3999)]
     together = dict(encode_clips(model, clips, batch_seconds=2.0))
     for i, clip in enumerate(clips):
@@ -77,9 +77,7 @@ def recordings(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("mono", [False, True])
-def test_a_folder_coded_together_gives_the_same_files(
-    model: SNAC, recordings: Path, tmp_path: Path, mono: bool
-) -> None:
+def test_batching_a_folder_gives_the_same_files(model: SNAC, recordings: Path, tmp_path: Path, mono: bool) -> None:
     model.save_pretrained(tmp_path / "model")
     written = {}
     for out, together, jobs in (("alone", "0", "1"), ("grouped", "4", "2")):
@@ -94,14 +92,16 @@ def test_a_folder_coded_together_gives_the_same_files(
     assert written["alone"] == written["grouped"]
 
 
-def test_only_short_files_go_together(model: SNAC, recordings: Path) -> None:
+def test_only_short_files_are_batched(model: SNAC, recordings: Path) -> None:
     files = sorted(recordings.rglob("*.*"))
     batches = Batcher(model, files, 4.0)
     taken = {file.name for file in files if batches.pop(file) is not None}
     assert taken == {"0.wav", "1.wav", "2.wav", "again_0.flac", "again_1.flac", "again_2.flac"}
 
 
-def test_without_memory_for_a_batch_one_by_one(model: SNAC, recordings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_memory_for_a_batch_clips_are_encoded_singly(
+    model: SNAC, recordings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object) -> None:
         raise RuntimeError("out of memory")
 
@@ -112,6 +112,6 @@ def test_without_memory_for_a_batch_one_by_one(model: SNAC, recordings: Path, mo
     assert [batches.pop(file) for file in files] == [None] * len(files)
 
 
-def test_a_device_that_is_not_there_is_named() -> None:
+def test_a_missing_device_is_named() -> None:
     with pytest.raises(ConfigError, match="device: expected .*, got 'tpu:9'"):
         ModelCache(device="tpu:9")

@@ -1,4 +1,4 @@
-"""What PyAV reads: without the encoder's delay and padding, as long as it was, and no playlists."""
+"""Reading with PyAV: without the encoder's delay and padding, with exact length, and no playlists."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ def test_lengths_and_places_are_right(container: str, codec: str, rate: int, len
         assert np.abs(samples[0] - tone)[3000:-3000].max() < 0.05
 
 
-def test_two_tracks_are_told() -> None:
+def test_two_tracks_are_reported() -> None:
     with Source(io.BytesIO(encoded("matroska", "aac", 24000, tracks=2))) as source:
         assert len(source.remarks) == 1
         assert "has 2 audio tracks" in source.remarks[0]
 
 
 @pytest.mark.parametrize(("container", "codec", "rate", "length"), FORMATS[:9])
-def test_a_cut_file_is_refused_or_told(container: str, codec: str, rate: int, length: int) -> None:
+def test_a_truncated_file_is_refused_or_reported(container: str, codec: str, rate: int, length: int) -> None:
     content = encoded(container, codec, rate)
     with pytest.raises(AudioError, match="not readable as audio|damaged|s are missing"):
         audio.read(io.BytesIO(content[: len(content) // 2]), strict=True)
@@ -77,7 +77,7 @@ def test_a_cut_file_is_refused_or_told(container: str, codec: str, rate: int, le
         b"some text",
     ],
 )
-def test_a_file_that_names_others_opens_none(tmp_path: Path, content: bytes) -> None:
+def test_playlists_open_no_other_files(tmp_path: Path, content: bytes) -> None:
     secret = tmp_path / "secret.wav"
     audio.write(secret, np.ones((1, 9000), np.float32) / 2, 8000)
     (tmp_path / "a.m4a").write_bytes(content.replace(b"{}", bytes(secret)))
@@ -107,7 +107,7 @@ def with_itunes_tag(content: bytes, value: str) -> bytes:
     return content[:start] + box(b"moov", content[start + 8 :].replace(b"udta", b"free") + tag)
 
 
-def test_itunes_own_word_for_delay_and_padding_is_taken() -> None:
+def test_itunes_tags_give_delay_and_padding() -> None:
     content = with_itunes_tag(
         encoded("ipod", "aac", 24000), f" 00000000 00000400 00000100 {LENGTH - 500:016x} 00000000 00000000"
     )
@@ -118,12 +118,12 @@ def test_itunes_own_word_for_delay_and_padding_is_taken() -> None:
 
 
 @pytest.mark.parametrize("value", ["", "no numbers here at all", " 00000000 00000400 00000100 0000000000000000 0"])
-def test_an_itunes_tag_that_says_nothing_is_none(value: str) -> None:
+def test_an_empty_itunes_tag_is_ignored(value: str) -> None:
     samples, _ = audio.read(io.BytesIO(with_itunes_tag(encoded("ipod", "aac", 24000), value)))
     assert samples.shape == (1, LENGTH)
 
 
-def test_time_stamps_that_begin_late_are_no_gap_and_a_jump_is_told_once() -> None:
+def test_late_first_time_stamps_are_no_gap_and_a_jump_is_reported_once() -> None:
     parts = encoded("asf", "wmav2", 24000)  # begins at 0.17 s, as WMA does
     with Source(io.BytesIO(parts)) as source:
         list(source.blocks())

@@ -1,4 +1,4 @@
-"""Channels that cancel each other are heard all the same, and said to."""
+"""Channels that cancel each other are detected and reported."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def taken(samples: np.ndarray, **preprocessing: bool | float) -> tuple[np.ndarra
 
 
 @pytest.mark.parametrize("samples", [[VOICE, VOICE], [VOICE, OTHER], [VOICE, 0 * VOICE], [VOICE, OTHER, VOICE]])
-def test_what_does_not_cancel_is_the_mean(samples: list[np.ndarray]) -> None:
+def test_channels_that_do_not_cancel_are_averaged(samples: list[np.ndarray]) -> None:
     stereo = np.stack(samples)
     mono, remarks = taken(stereo, mono=True)
     assert remarks == []
@@ -38,7 +38,7 @@ def test_what_does_not_cancel_is_the_mean(samples: list[np.ndarray]) -> None:
 
 
 @pytest.mark.parametrize("share", [0.2, 1.0])
-def test_opposite_phase_takes_the_loudest_channel_and_says_so(share: float, tmp_path: Path) -> None:
+def test_opposite_phase_takes_the_loudest_channel_with_a_remark(share: float, tmp_path: Path) -> None:
     other = np.where(np.arange(RATE) < share * RATE, -1.1 * VOICE, 1.1 * VOICE)
     stereo = np.stack([VOICE, other]).astype(np.float32)
     mono, (remark,) = taken(stereo, mono=True)
@@ -52,7 +52,7 @@ def test_opposite_phase_takes_the_loudest_channel_and_says_so(share: float, tmp_
 
 
 class Pipe(io.BytesIO):
-    """What cannot be read twice."""
+    """A source that cannot be read twice."""
 
     def seekable(self) -> bool:
         return False
@@ -65,7 +65,7 @@ def from_a_pipe(stereo: np.ndarray, preprocessing: Preprocessing) -> tuple[np.nd
         return np.concatenate(list(preprocessor.blocks()), axis=1), list(preprocessor.remarks)
 
 
-def test_a_pipe_of_opposite_channels_is_said_to_be_silent_and_one_can_be_chosen() -> None:
+def test_a_pipe_of_opposite_channels_is_reported_as_silent() -> None:
     stereo = np.stack([VOICE, -VOICE])
     samples, (remark,) = from_a_pipe(stereo, Preprocessing(mono=True))
     assert not samples.any()
@@ -79,7 +79,7 @@ def test_a_pipe_of_opposite_channels_is_said_to_be_silent_and_one_can_be_chosen(
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_a_channel_alone_is_that_channel(number: int) -> None:
+def test_a_chosen_channel_is_unchanged(number: int) -> None:
     channels = np.random.default_rng(0).uniform(-0.4, 0.4, (3, 5000)).astype(np.float32)
     samples, remarks = taken(channels, channel=number)
     assert remarks == []

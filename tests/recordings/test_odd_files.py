@@ -1,4 +1,4 @@
-"""Files as people have them: several in one, cut, never finished, with headers that say something else.
+"""Irregular files: concatenated, truncated, unfinished, with wrong headers.
 
 All of the sound is read, or an error or a remark says what is not.
 """
@@ -62,13 +62,13 @@ def read(content: bytes, *expected: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", CONTAINERS | LOSSY)
-def test_what_is_in_order_has_no_remark(kind: str) -> None:
+def test_valid_files_have_no_remarks(kind: str) -> None:
     assert len(read(encoded(kind))) == len(SAMPLES)
 
 
 @pytest.mark.parametrize("kind", LOSSY)
 @pytest.mark.parametrize("count", [2, 3])
-def test_recordings_in_a_row_are_all_read(kind: str, count: int) -> None:
+def test_concatenated_recordings_are_all_read(kind: str, count: int) -> None:
     alone = read(encoded(kind))
     np.testing.assert_array_equal(read(count * encoded(kind)), np.tile(alone, count))
 
@@ -79,7 +79,7 @@ def test_links_of_different_codecs_and_lengths_are_all_read() -> None:
 
 
 @pytest.mark.parametrize("kind", LOSSY)
-def test_a_row_that_changes_its_rate_or_channels_is_refused(kind: str) -> None:
+def test_concatenated_recordings_of_different_formats_are_refused(kind: str) -> None:
     other_rate = encoded(kind) + encoded(kind, rate=48000)
     stereo = encoded(kind) + encoded(kind, np.stack([SAMPLES, SAMPLES]))
     for content in (other_rate, stereo):
@@ -89,7 +89,7 @@ def test_a_row_that_changes_its_rate_or_channels_is_refused(kind: str) -> None:
             read(content)
 
 
-def test_tags_around_mp3s_are_no_sound() -> None:
+def test_tags_around_mp3s_are_skipped() -> None:
     tag = b"ID3\x04\x00\x00\x00\x00\x00\x0a" + bytes(10)
     ape = b"APETAGEX" + struct.pack("<III", 2000, 32, 0) + bytes(40)
     content = tag + encoded("mp3") + b"TAG" + bytes(125) + tag + encoded("mp3") + ape
@@ -97,7 +97,7 @@ def test_tags_around_mp3s_are_no_sound() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 10, 100_000])
-def test_an_mp3_that_counts_wrongly_is_read_whole(count: int) -> None:
+def test_an_mp3_with_a_wrong_count_is_read_completely(count: int) -> None:
     content = bytearray(encoded("mp3"))
     at = content.find(b"Xing")
     content[at + 8 : at + 12] = struct.pack(">I", count)
@@ -105,25 +105,25 @@ def test_an_mp3_that_counts_wrongly_is_read_whole(count: int) -> None:
 
 
 def without_count(content: bytes) -> bytes:
-    """An MP3 of varying bit rate without the frame that counts."""
+    """An MP3 of variable bitrate without the frame that holds the count."""
     frame = mp3._frame(content[:4])
     assert frame is not None
     return content[frame.length :]
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_an_mp3_that_counts_nothing_is_read_whole(count: int) -> None:
+def test_an_mp3_without_a_count_is_read_completely(count: int) -> None:
     content = without_count(encoded("mp3"))
     assert len(SAMPLES) * count <= len(read(content * count)) <= (len(SAMPLES) + 3000) * count
 
 
-def test_an_mp3_after_one_that_counts_is_read_too() -> None:
+def test_an_mp3_after_one_with_a_count_is_read() -> None:
     samples = read(encoded("mp3") + without_count(encoded("mp3")), "frames")
     assert len(samples) >= 2 * len(SAMPLES)
 
 
 def with_vbri(content: bytes, count: int) -> bytes:
-    """The same MP3 with the other kind of frame that counts, as Fraunhofer's encoder writes it."""
+    """The same MP3 with the VBRI header of Fraunhofer's encoder."""
     frame = mp3._frame(content[:4])
     assert frame is not None
     vbri = struct.pack(">4sHHHIIHHHH", b"VBRI", 1, 1105, 75, len(content), count, 0, 1, 2, 0)
@@ -132,7 +132,7 @@ def with_vbri(content: bytes, count: int) -> bytes:
 
 @pytest.mark.parametrize("copies", [1, 2])
 @pytest.mark.parametrize("off", [0, -30, 1000])
-def test_an_mp3_with_fraunhofer_s_count_is_read_whole(off: int, copies: int) -> None:
+def test_an_mp3_with_fraunhofer_s_count_is_read_completely(off: int, copies: int) -> None:
     content = encoded("mp3")
     at = content.find(b"Xing")
     count = int.from_bytes(content[at + 8 : at + 12])
@@ -141,7 +141,7 @@ def test_an_mp3_with_fraunhofer_s_count_is_read_whole(off: int, copies: int) -> 
     assert copies * len(SAMPLES) <= len(samples) <= copies * (len(SAMPLES) + 3000)
 
 
-def test_what_lies_between_mp3_frames_is_passed_over_with_a_remark() -> None:
+def test_data_between_mp3_frames_is_skipped_with_a_remark() -> None:
     content = encoded("mp3")
     assert len(read(content[:5000] + b"no frame" * 40 + content[5000:], "320 bytes between its frames")) > 59_000
 
@@ -155,7 +155,7 @@ def test_mp3_blocks_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("kind", CONTAINERS)
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.999])
-def test_a_header_that_promises_more_than_is_there(kind: str, share: float) -> None:
+def test_a_header_that_claims_too_much(kind: str, share: float) -> None:
     content = encoded(kind)
     cut = read(content[: int(share * len(content))], "its header declares 2.500 s, of which ")
     assert share * len(SAMPLES) - 2100 < len(cut) <= share * len(SAMPLES)
@@ -163,18 +163,18 @@ def test_a_header_that_promises_more_than_is_there(kind: str, share: float) -> N
 
 
 @pytest.mark.parametrize("kind", ["vorbis", "opus"])
-def test_a_cut_ogg_is_read_as_far_as_its_pages_go(kind: str) -> None:
+def test_a_truncated_ogg_is_read_to_its_last_page(kind: str) -> None:
     content = encoded(kind)
     cut = read(content[: len(content) * 3 // 4], "last page is missing", "last page is incomplete")
     assert 20_000 < len(cut) < 55_000
 
 
-def test_a_cut_mp3_is_read_as_far_as_its_frames_go() -> None:
+def test_a_truncated_mp3_is_read_to_its_last_frame() -> None:
     content = encoded("mp3")
     assert 25_000 < len(read(content[: len(content) // 2], "frames", "last frame is incomplete")) < 35_000
 
 
-def test_pages_that_are_missing_are_counted() -> None:
+def test_missing_pages_are_counted() -> None:
     content = encoded("vorbis")
     pages = [i for i in range(len(content)) if content.startswith(b"OggS", i)]
     assert len(pages) > 4
@@ -182,7 +182,7 @@ def test_pages_that_are_missing_are_counted() -> None:
 
 
 def crashed(kind: str) -> bytes:
-    """As a recorder leaves it that wrote a header before all samples and never came back to it."""
+    """A file from a recorder that crashed before it completed the header."""
     content = bytearray(encoded(kind))
     if kind in ("wav", "float.wav"):
         at = content.find(b"data")
@@ -222,14 +222,14 @@ def test_a_crashed_wav_with_any_outer_size(riff: int) -> None:
     assert len(read(bytes(content), "its header was never completed")) == len(SAMPLES)
 
 
-def test_a_header_that_was_last_written_half_way() -> None:
+def test_a_partly_updated_header() -> None:
     content = bytearray(encoded("wav"))
     content[4:8], content[40:44] = struct.pack("<I", 36 + 60_000), struct.pack("<I", 60_000)
     assert len(read(bytes(content), "60000 bytes more than its header declares, which were read too")) == 60_000
 
 
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 0xFFFF0000, 0x7FFFFFFF, 0x7FFFF000, 0x80000000])
-def test_a_stream_of_unknown_length_is_no_trouble(size: int) -> None:
+def test_a_stream_of_unknown_length_is_read(size: int) -> None:
     content = bytearray(encoded("wav"))
     content[4:8], content[40:44] = struct.pack("<I", min(size + 36, 0xFFFFFFFF)), struct.pack("<I", size)
     assert len(read(bytes(content))) == len(SAMPLES)
@@ -243,13 +243,13 @@ def test_streams_of_unknown_length_in_other_containers() -> None:
     assert len(read(bytes(au))) == len(read(bytes(caf))) == len(SAMPLES)
 
 
-def test_an_empty_recording_is_none_that_crashed() -> None:
+def test_an_empty_recording_is_not_taken_for_a_crashed_one() -> None:
     for kind in CONTAINERS:
         with pytest.raises(AudioError, match="expected at least one sample"):
             read(encoded(kind, SAMPLES[:0]))
 
 
-def test_chunks_and_tags_behind_the_samples_are_no_samples() -> None:
+def test_chunks_and_tags_after_the_samples_are_skipped() -> None:
     content = bytearray(encoded("wav"))
     chunk = b"LIST" + struct.pack("<I", 26) + b"INFOISFT" + struct.pack("<I", 14) + b"Lavf58.29.100\0"
     inside = bytearray(content + chunk)
@@ -259,7 +259,7 @@ def test_chunks_and_tags_behind_the_samples_are_no_samples() -> None:
 
 
 @pytest.mark.parametrize("padding", [0, 1])
-def test_a_chunk_behind_an_odd_number_of_bytes_is_no_sound(padding: int) -> None:
+def test_a_chunk_after_an_odd_number_of_bytes_is_skipped(padding: int) -> None:
     content = io.BytesIO()
     soundfile.write(content, SAMPLES[:4999], RATE, "PCM_U8", format="WAV")
     bare = content.getvalue()[: 44 + 4999]
@@ -267,7 +267,7 @@ def test_a_chunk_behind_an_odd_number_of_bytes_is_no_sound(padding: int) -> None
 
 
 @pytest.mark.parametrize("kind", CONTAINERS)
-def test_a_second_file_behind_the_first_is_named(kind: str) -> None:
+def test_a_second_file_after_the_first_is_named(kind: str) -> None:
     content = encoded(kind)
     samples = read(content + content, f"file follows at byte {len(content)} and is not read; split the file there")
     assert len(samples) == len(SAMPLES)
@@ -287,12 +287,12 @@ def test_a_flac_written_through_a_pipe_is_read() -> None:
 
 
 @pytest.mark.parametrize("total", [1, 59_999, 60_001, (1 << 36) - 1])
-def test_a_flac_that_counts_wrongly_is_read_whole(total: int) -> None:
+def test_a_flac_with_a_wrong_count_is_read_completely(total: int) -> None:
     assert len(read(flac_total(encoded("flac"), total), f"declares {total} samples; 60000 are present")) == 60_000
 
 
 @pytest.mark.parametrize("total", [0, 60_000])
-def test_a_cut_flac_is_refused_whatever_it_counts(total: int) -> None:
+def test_a_truncated_flac_is_refused_with_any_count(total: int) -> None:
     content = flac_total(encoded("flac"), total)
     with pytest.raises(AudioError, match="cut|not readable as audio"):
         read(content[: len(content) * 3 // 4])
@@ -316,12 +316,12 @@ class Failing(io.BytesIO):
 
 
 @pytest.mark.parametrize("kind", ["wav", "aiff", "caf"])
-def test_a_disk_that_breaks_is_no_end_of_the_recording(kind: str) -> None:
+def test_a_read_error_is_not_taken_for_the_end(kind: str) -> None:
     with pytest.raises(AudioError, match="cannot be read: Input/output error"):
         audio.read(Failing(encoded(kind)))
 
 
-def test_a_name_that_is_no_text_is_read(tmp_path: Path) -> None:
+def test_a_name_that_is_not_unicode_is_read(tmp_path: Path) -> None:
     name = tmp_path / b"caf\xe9.wav".decode(errors="surrogateescape")
     name.write_bytes(encoded("wav"))
     assert audio.read(name)[0].shape == (1, len(SAMPLES))
@@ -330,7 +330,7 @@ def test_a_name_that_is_no_text_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [lambda page: page[:22], lambda page: page[:-1], lambda page: b"OggX" + page[4:]])
-def test_pages_are_what_they_say(damage: Callable[[bytes], bytes]) -> None:
+def test_pages_match_their_headers(damage: Callable[[bytes], bytes]) -> None:
     from opensnac.recordings.views import Bytes
 
     content = encoded("vorbis")
@@ -342,7 +342,7 @@ def test_pages_are_what_they_say(damage: Callable[[bytes], bytes]) -> None:
 @pytest.mark.parametrize("kind", CONTAINERS | LOSSY)
 @pytest.mark.parametrize("seed", range(3))
 def test_noise_in_a_file_ends_in_an_error_or_in_samples(kind: str, seed: int) -> None:
-    """Nothing that a file holds makes the walk over it fail in words that are not ours, or without an end."""
+    """No content of a file causes an unexpected error or an endless loop."""
     rng = np.random.default_rng(seed)
     for _ in range(10):
         content = bytearray(encoded(kind, SAMPLES[:3000]))
@@ -360,7 +360,7 @@ ENDING = (SAMPLES[:20_000].clip(-0.99, 0.99) * 32768).astype("<i2")
 
 
 def large_wav(path: Path, header: bytes) -> Path:
-    """Five gigabytes of silence with sound at the end, which take no room on disk."""
+    """Five gigabytes of silence with sound at the end, as a sparse file."""
     with path.open("wb") as file:
         file.write(header)
         file.seek(len(header) + SOUND_AT)
@@ -404,7 +404,7 @@ def test_a_wav_of_more_than_four_gigabytes_is_read_to_its_end(
     np.testing.assert_array_equal(end[0], np.pad(ENDING / np.float32(32768), (5, 0)))
 
 
-def test_a_file_of_no_bytes_is_called_empty(tmp_path: Path) -> None:
+def test_a_file_without_bytes_is_reported_as_empty(tmp_path: Path) -> None:
     (tmp_path / "a.mp3").touch()
     with pytest.raises(AudioError, match=r"a\.mp3: expected audio, got an empty file \(0 bytes\)"):
         audio.read(tmp_path / "a.mp3")

@@ -51,7 +51,7 @@ def model(folder: Path) -> SNAC:
 
 
 def speech(num_samples: int, channels: int = 1, seed: int = 0) -> np.ndarray:
-    """Float32 (channels, samples) of noise whose loudness changes; nothing in it repeats."""
+    """Float32 (channels, samples) of noise of varying loudness, without repetition."""
     noise = np.random.default_rng(seed).normal(size=(channels, num_samples))
     return (0.3 * noise * np.sin(np.arange(num_samples) / 999)).clip(-1, 1).astype(np.float32)
 
@@ -76,7 +76,7 @@ def decoded(stream: bytes, model: SNAC, **options: object) -> tuple[np.ndarray, 
     channels=st.integers(1, 2),
 )
 @settings(max_examples=25, deadline=None)
-def test_the_length_comes_back_exactly(model: SNAC, num_samples: int, rate: int, channels: int) -> None:
+def test_the_length_round_trips_exactly(model: SNAC, num_samples: int, rate: int, channels: int) -> None:
     samples, back = decoded(coded(speech(num_samples, channels), rate, model), model)
     assert (samples.shape, back) == ((channels, num_samples), rate)
 
@@ -88,12 +88,12 @@ def test_a_chosen_rate_gives_the_length_in_proportion_rounded_up(model: SNAC, ra
 
 
 @pytest.mark.parametrize("num_samples", [1, 24000])
-def test_silence_is_coded_as_anything_else(model: SNAC, num_samples: int) -> None:
+def test_silence_round_trips(model: SNAC, num_samples: int) -> None:
     silence = np.zeros((2, num_samples), np.float32)
     assert decoded(coded(silence, 24000, model), model)[0].shape == (2, num_samples)
 
 
-def test_the_file_holds_the_codes_of_each_channel_by_itself(model: SNAC) -> None:
+def test_channels_are_encoded_independently(model: SNAC) -> None:
     samples = speech(150_000, channels=2)  # longer than one of the model's pieces
     recording = bitstream.read(io.BytesIO(coded(samples, 24000, model)))
     assert recording.header == transcode.header_for(model, 2, 24000)
@@ -103,7 +103,7 @@ def test_the_file_holds_the_codes_of_each_channel_by_itself(model: SNAC) -> None
         np.testing.assert_array_equal(scale, expected.numpy())
 
 
-def test_decoding_is_the_models_own(model: SNAC) -> None:
+def test_decoding_equals_the_model(model: SNAC) -> None:
     stream = coded(speech(30_000, channels=2), 24000, model)
     codes = [torch.from_numpy(scale) for scale in bitstream.read(io.BytesIO(stream)).codes]
     for options in ({"seed": 7, "noise": True}, {"noise": False}):
@@ -152,7 +152,7 @@ class AskedError(Exception):
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, dict[str, object]]]:
-    """Which models were to be loaded, and how; none is."""
+    """Records which models were to be loaded, and how, without loading any."""
     calls: list[tuple[object, dict[str, object]]] = []
 
     def load(name: object, **options: object) -> None:
@@ -164,14 +164,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, dict[str, objec
 
 
 @pytest.mark.parametrize("name", ["speech_24khz_small", "speech_24khz_tiny"])
-def test_a_bundled_model_is_taken_by_its_name(model: SNAC, asked: list[object], name: str) -> None:
+def test_a_bundled_model_is_found_by_name(model: SNAC, asked: list[object], name: str) -> None:
     header = replace(transcode.header_for(model, 1, 24000), model_name=name)
     with pytest.raises(AskedError):
         model_cache.ModelCache().for_header(header)
     assert asked == [(name, {})]
 
 
-def test_a_strangers_name_downloads_nothing(model: SNAC, asked: list[object]) -> None:
+def test_an_untrusted_name_downloads_nothing(model: SNAC, asked: list[object]) -> None:
     header = replace(transcode.header_for(model, 1, 24000), model_name="stranger/model")
     with pytest.raises(AskedError):
         model_cache.ModelCache().for_header(header)
@@ -188,10 +188,10 @@ def test_a_trusted_name_may_be_downloaded(model: SNAC, asked: list[object], trus
 
 @pytest.mark.parametrize("name", ["tiny", "./tiny", "models/tiny", "../tiny", "/tmp/tiny", "~/tiny", "a/b/c", "a/.."])
 @pytest.mark.parametrize("trusted", [(), ("*",)])
-def test_a_strangers_name_opens_no_folder(
+def test_an_untrusted_name_opens_no_folder(
     folder: Path, model: SNAC, asked: list[object], monkeypatch: pytest.MonkeyPatch, name: str, trusted: tuple[str, ...]
 ) -> None:
-    """Not where a folder of that name is, and not with everything of the hub trusted."""
+    """Not even if a folder of that name exists and all hub ids are trusted."""
     (folder.parent / "models").mkdir(exist_ok=True)
     if not (folder.parent / "models/tiny").exists():
         (folder.parent / "models/tiny").symlink_to(folder)
@@ -202,7 +202,7 @@ def test_a_strangers_name_opens_no_folder(
     assert asked == []
 
 
-def test_a_model_that_is_not_there_is_named_with_what_to_do(model: SNAC) -> None:
+def test_a_missing_model_is_named_with_a_remedy(model: SNAC) -> None:
     header = replace(transcode.header_for(model, 1, 24000), model_name="nowhere")
     with pytest.raises(ModelError, match=f"expected the model 'nowhere' .*{header.weights_hash}.*with --model"):
         model_cache.ModelCache().for_header(header)
@@ -244,7 +244,7 @@ def test_a_stream_of_no_samples_is_refused(model: SNAC) -> None:
         decoded(target.getvalue(), model)
 
 
-def test_too_many_channels_are_refused_with_the_way_out(model: SNAC) -> None:
+def test_too_many_channels_are_refused_with_a_remedy(model: SNAC) -> None:
     with pytest.raises(AudioError, match="expected at most 255 channels, got 256; mix down with --mono"):
         coded(np.zeros((256, 10), np.float32), 24000, model)
     assert decoded(coded(np.zeros((256, 10), np.float32), 24000, model, mono=True), model)[0].shape == (1, 10)
@@ -255,7 +255,7 @@ def test_impossible_rates_are_refused(model: SNAC) -> None:
         decoded(coded(speech(100), 24000, model), model, sample_rate=10)
 
 
-def test_an_existing_output_is_kept_and_the_work_not_even_begun(model: SNAC, tmp_path: Path) -> None:
+def test_an_existing_output_is_kept_without_any_work(model: SNAC, tmp_path: Path) -> None:
     existing = tmp_path / "a.snac"
     existing.write_text("older")
     with pytest.raises(FileExistsError, match="exists; --force replaces it"):
@@ -298,7 +298,7 @@ def test_threads_share_the_cores() -> None:
 
 
 class Watched(io.BytesIO):
-    """A stream that notes how far the target was whenever a piece of it is read."""
+    """A stream that records the target's progress at each read."""
 
     def __init__(self, data: bytes, target: io.BytesIO) -> None:
         super().__init__(data)
@@ -312,8 +312,8 @@ class Watched(io.BytesIO):
     read1 = read
 
 
-def test_nothing_is_held_back_so_memory_stays_flat(model: SNAC) -> None:
-    """While half a minute is read, what was read a few seconds before has been written, at both ends."""
+def test_memory_stays_constant(model: SNAC) -> None:
+    """While half a minute is read, input of a few seconds before is already written, in both directions."""
     stream, sound = io.BytesIO(), io.BytesIO()
     samples = (20000 * speech(30 * 24000)[0]).astype("<i2").tobytes()
     source = Watched(samples, stream)
@@ -346,7 +346,7 @@ def test_a_stream_beyond_the_limits_is_not_decoded(model: SNAC, tmp_path: Path, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b.wav"]
 
 
-def test_decoding_a_packet_has_its_time(model: SNAC, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoding_a_packet_has_a_time_limit(model: SNAC, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = coded(speech(24000), 24000, model)
     push = StreamDecoder.push
 
@@ -368,7 +368,9 @@ def test_decoding_a_packet_has_its_time(model: SNAC, monkeypatch: pytest.MonkeyP
         (Limits(file_bytes=90_000), "a.wav: expected a file of at most 90000 bytes, got 96044"),
     ],
 )
-def test_a_recording_beyond_the_limits_is_not_coded(model: SNAC, tmp_path: Path, limits: Limits, message: str) -> None:
+def test_a_recording_beyond_the_limits_is_not_encoded(
+    model: SNAC, tmp_path: Path, limits: Limits, message: str
+) -> None:
     soundfile.write(tmp_path / "a.wav", speech(24000, channels=2).T, 24000)
     transcode.encode_file(tmp_path / "a.wav", tmp_path / "b.snac", model, limits=Limits())
     with pytest.raises(LimitError, match=message):
@@ -376,7 +378,7 @@ def test_a_recording_beyond_the_limits_is_not_coded(model: SNAC, tmp_path: Path,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav", "b.snac"]
 
 
-def test_a_pipe_is_put_on_disk_as_far_as_the_limits_go(model: SNAC) -> None:
+def test_a_pipe_is_spooled_up_to_the_limits(model: SNAC) -> None:
     class Endless(io.RawIOBase):
         given = 0
 
@@ -393,7 +395,7 @@ def test_a_pipe_is_put_on_disk_as_far_as_the_limits_go(model: SNAC) -> None:
     assert pipe.given < 1_200_000
 
 
-def test_raw_samples_are_taken_as_far_as_the_limits_go(model: SNAC) -> None:
+def test_raw_samples_are_read_up_to_the_limits(model: SNAC) -> None:
     raw = io.BytesIO(bytes(2 * 24000 * 3))
     with pytest.raises(LimitError, match=r"stream: expected at most 2 s of audio, got 2\.\d+ s|got 3\.000 s"):
         transcode.encode_file(raw, io.BytesIO(), model, raw=(24000, 1), limits=Limits(seconds=2))

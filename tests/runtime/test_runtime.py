@@ -1,4 +1,4 @@
-"""The codec on ONNX Runtime: the same codes, files and law as PyTorch's, and clear words for bad input."""
+"""The codec on ONNX Runtime: the same codes, files and guarantees as PyTorch's, and clear errors for bad input."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def cut(data: st.DataObject, length: int) -> list[slice]:
     return [slice(start, stop) for start, stop in zip([0, *places], [*places, length], strict=True)]
 
 
-def test_codes_come_as_soon_as_they_are_certain(codec: Codec) -> None:
+def test_codes_come_as_soon_as_they_are_determined(codec: Codec) -> None:
     encoder = codec.stream_encoder()
     group = codec.config.frame_multiple * codec.config.hop_length
     before = encoder.push(noise(group + encoder.look_ahead - 1)[:, 0])
@@ -123,7 +123,7 @@ def test_an_exported_folder_runs(tiny: SNAC, codec: Codec, tmp_path: Path, store
         ([0.0], "expected an array.*got list"),
     ],
 )
-def test_audio_that_is_none(codec: Codec, audio: object, words: str) -> None:
+def test_invalid_audio(codec: Codec, audio: object, words: str) -> None:
     with pytest.raises(AudioError, match=words):
         codec.encode(audio)  # type: ignore[arg-type]
 
@@ -145,7 +145,7 @@ def test_codes_that_do_not_fit(codec: Codec) -> None:
         codec.decode(good, 99999)
 
 
-def test_streams_that_are_misused(codec: Codec) -> None:
+def test_misuse_of_streams(codec: Codec) -> None:
     encoder, decoder = codec.stream_encoder(2), codec.stream_decoder()
     with pytest.raises(OpensnacError, match="expected samples or codes of 2 streams, got 1"):
         encoder.push(noise(5)[:, 0])
@@ -159,7 +159,7 @@ def test_streams_that_are_misused(codec: Codec) -> None:
         decoder.flush()
 
 
-def test_models_that_are_not_there(tiny: SNAC, tmp_path: Path) -> None:
+def test_missing_models(tiny: SNAC, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="got 'nothing'"):
         Codec.from_pretrained("nothing")
     folder.export(Weights.of(tiny), tmp_path / "whole")
@@ -183,7 +183,7 @@ def test_weights_that_do_not_fit(tiny: SNAC, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="of shape .*, expected"):
         Codec.from_pretrained(tmp_path).encode(noise(5))
     (tmp_path / "model.safetensors").write_bytes(b"nothing")
-    with pytest.raises(ModelError, match="model.safetensors cannot be read as weights"):
+    with pytest.raises(ModelError, match="model.safetensors: expected readable weights"):
         Codec.from_pretrained(tmp_path)
 
 
@@ -203,7 +203,7 @@ def test_without_pytorch_files_are_the_same(tmp_path: Path) -> None:
     assert np.abs(wanted).max() > 1000
 
 
-def test_what_needs_pytorch_says_so() -> None:
+def test_features_that_need_pytorch_say_so() -> None:
     done = without("encode", RECORDING, "-o", "-", "--runtime", "torch", code=1)
     assert done.stderr == "opensnac: torch is not installed; run: pip install opensnac\n"
     done = without("encode", RECORDING, "-o", "-", "--reduced", code=1)
@@ -218,7 +218,7 @@ def test_what_needs_pytorch_says_so() -> None:
         ({"runtime": "mlx"}, "runtime: expected torch or onnx, got 'mlx'"),
     ],
 )
-def test_what_a_runtime_cannot_do(options: dict[str, object], words: str) -> None:
+def test_unsupported_options(options: dict[str, object], words: str) -> None:
     with pytest.raises(BackendError, match=words):
         ModelCache(**{"runtime": "onnx"} | options)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""The bench measures every task, beside the reference too, and says what it cannot do."""
+"""The bench measures every task, also against the reference, and refuses invalid options."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_every_task_is_timed_beside_the_reference(tmp_path: Path, capsys: pytest
 
 
 def test_batches_and_streams_are_timed_too(capsys: pytest.CaptureFixture[str]) -> None:
-    """The table that a GPU is measured with, on the processor."""
+    """The table for GPUs, measured on the CPU."""
     model = SNAC(**CONFIG).eval()
     facts = run_bench(model, 0.1, 1, 1, against_reference=True, device="cpu", batches=(1, 3), streams=(1, 2))
     assert set(facts["timings"]["opensnac"]) == {
@@ -58,7 +58,7 @@ def test_batches_and_streams_are_timed_too(capsys: pytest.CaptureFixture[str]) -
         run_bench(model, 0.1, device="tpu:9")
 
 
-def test_subjects(tmp_path: Path) -> None:
+def test_bench_models(tmp_path: Path) -> None:
     model = SNAC(**CONFIG)
     model.save_pretrained(tmp_path)
     assert bench_model(None, str(tmp_path / "config.json")).config == model.config

@@ -1,4 +1,4 @@
-"""The demo: what it writes and says, with and without the packages that quality figures need."""
+"""The demo: its files and output, with and without the packages for quality scores."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def talk(tmp_path: Path) -> Path:
     return path
 
 
-def test_it_writes_the_coded_the_decoded_and_the_picture(
+def test_it_writes_snac_wav_and_picture(
     tmp_path: Path, talk: Path, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "deep" / "out"
@@ -58,7 +58,7 @@ def test_it_writes_the_coded_the_decoded_and_the_picture(
     assert (samples.shape, rate) == ((8000, 2), 16000)
 
 
-def test_its_figures_are_those_of_the_files(
+def test_its_numbers_match_the_files(
     tmp_path: Path, talk: Path, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     demo.run_demo(tmp_path / "out", talk, model)
@@ -75,11 +75,11 @@ def test_its_figures_are_those_of_the_files(
         assert part in said
 
 
-def test_speed_is_the_recordings_time_over_the_times_taken() -> None:
-    assert demo._speed(8.0, (2.0, 0.5)) == "16.0 times real time; the first time 4.0"
+def test_speed_is_duration_over_time() -> None:
+    assert demo._speed(8.0, (2.0, 0.5)) == "16.0 times real time; 4.0 in the first run"
 
 
-def test_it_runs_again_over_what_it_left(tmp_path: Path, talk: Path, model: Path) -> None:
+def test_it_replaces_its_earlier_output(tmp_path: Path, talk: Path, model: Path) -> None:
     demo.run_demo(tmp_path / "out", talk, model)
     before = (tmp_path / "out/talk.snac").read_bytes()
     (tmp_path / "out/talk.snac").write_bytes(b"something older")
@@ -87,7 +87,7 @@ def test_it_runs_again_over_what_it_left(tmp_path: Path, talk: Path, model: Path
     assert (tmp_path / "out/talk.snac").read_bytes() == before
 
 
-def test_a_recording_is_never_overwritten_by_its_copy(tmp_path: Path, talk: Path, model: Path) -> None:
+def test_a_recording_is_never_overwritten(tmp_path: Path, talk: Path, model: Path) -> None:
     before = talk.read_bytes()
     with pytest.raises(OpensnacError, match="talk.wav: expected a recording outside of the demo's folder"):
         demo.run_demo(tmp_path, talk, model)
@@ -95,7 +95,7 @@ def test_a_recording_is_never_overwritten_by_its_copy(tmp_path: Path, talk: Path
     assert [path.name for path in tmp_path.iterdir()] == ["talk.wav"]
 
 
-def test_without_the_evaluate_extra_it_says_how_to_get_it(
+def test_a_missing_evaluate_extra_is_named(
     tmp_path: Path, talk: Path, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for module in (demo, metrics):
@@ -107,7 +107,7 @@ def test_without_the_evaluate_extra_it_says_how_to_get_it(
         assert f"{what} not installed; run: {INSTALL}" in said
 
 
-def test_a_metric_that_does_not_apply_has_no_figure(
+def test_a_metric_that_does_not_apply_has_no_score(
     tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     soundfile.write(tmp_path / "silence.flac", np.zeros(2400), 24000)
@@ -116,9 +116,7 @@ def test_a_metric_that_does_not_apply_has_no_figure(
     assert (tmp_path / "out/silence.png").exists()
 
 
-def test_the_first_example_is_what_it_takes_by_itself(
-    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_default_is_the_first_example(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     demo.run_demo(tmp_path, model=model)
     assert demo.first_example().parent == REPOSITORY / "examples"
     assert (tmp_path / f"{demo.first_example().stem}.snac").exists()

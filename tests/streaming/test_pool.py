@@ -1,4 +1,4 @@
-"""Streams side by side in one graph: each as if alone, whoever came and went; nothing copied."""
+"""Streams in one graph: each equals a single stream, whichever others join or leave; nothing is copied."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def group_of(engine: Engine, codes: list[torch.Tensor], n: int) -> list[torch.Te
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])
 @pytest.mark.parametrize("name", configs.SMALL)
-def test_each_stream_is_as_if_alone(name: str, device: str) -> None:
-    """Five streams of other lengths in three places; one is closed before it began."""
+def test_each_stream_equals_a_single_one(name: str, device: str) -> None:
+    """Five streams of different lengths in three slots; one is closed before it begins."""
     engine = configs.model_of(configs.SMALL[name]).freeze(backend="torch", device=device)
     pool = DecoderPool(engine, 3)
     groups, waiting, open_at, heard, done = [7, 3, 5, 1, 4], [0, 1, 2, 3, 4], {}, {}, {}
@@ -70,7 +70,7 @@ def test_nothing_moves(tiny: SNAC) -> None:
     assert [tensor.data_ptr() for tensor in state] == where
 
 
-def test_bad_use_is_named(tiny: SNAC) -> None:
+def test_misuse_is_reported(tiny: SNAC) -> None:
     engine = tiny.freeze(backend="torch")
     pool = DecoderPool(engine, 1)
     place = pool.open()

@@ -1,4 +1,4 @@
-"""The one law: a whole recording, any pieces of it, any batch it is in and any stream of it give the same."""
+"""The exactness guarantee: a whole recording, any pieces, any batch and any stream give the same result."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def audio_of(samples: int, batch: int = 1) -> torch.Tensor:
 
 
 def cuts(data: st.DataObject, total: int) -> list[int]:
-    """Drawn lengths, some of them 0 or 1, that add up to `total`."""
+    """Random lengths, some of them 0 or 1, that add up to `total`."""
     inner = data.draw(st.lists(st.integers(0, total), max_size=6))
     bounds = [0, *sorted(inner), total]
     return [b - a for a, b in itertools.pairwise(bounds)]
@@ -112,8 +112,8 @@ def test_parts_that_fit_the_cache_change_nothing(
     torch.testing.assert_close(engine.decode(codes, seed=3), decoded, atol=TOLERANCE, rtol=0)
 
 
-def test_no_step_is_worked_on_that_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attention gives whole windows, the first one before a signal begins, the last beyond what its end needs."""
+def test_unneeded_steps_are_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention processes whole windows; the first one before a signal and those beyond its end are skipped."""
     model = configs.model_of(configs.TINY | {"encoder_dim": 8, "attn_window_size": 32, "decoder_dim": 64})
     engine = model.freeze(backend="torch")
     layers = engine.decoder_stack().layers
@@ -137,7 +137,7 @@ def test_no_step_is_worked_on_that_does_not_matter(monkeypatch: pytest.MonkeyPat
 @given(lengths=st.lists(st.integers(1, 5000), min_size=1, max_size=4))
 def test_a_batch_of_unequal_lengths_equals_single_runs(name: str, lengths: list[int]) -> None:
     model = model_of(name)
-    audio = audio_of(max(lengths), len(lengths))  # beyond a clip's end stands noise, which nobody may hear
+    audio = audio_of(max(lengths), len(lengths))  # noise beyond a clip's end, which must not affect the result
     codes = model.encode(audio, lengths)
     decoded = model.decode(codes, lengths=lengths, seed=3)
     for i, length in enumerate(lengths):
@@ -151,8 +151,8 @@ def test_a_batch_of_unequal_lengths_equals_single_runs(name: str, lengths: list[
 
 
 @pytest.mark.parametrize("name", configs.SMALL)
-def test_streams_at_different_places_share_a_batch(name: str, tmp_path: Path) -> None:
-    """Begun at different times, joined, split, saved and loaded on the way: each as if alone."""
+def test_streams_at_different_positions_share_a_batch(name: str, tmp_path: Path) -> None:
+    """Begun at different times, joined, split, saved and loaded on the way: each equals a single stream."""
     model = model_of(name)
     decoder = StreamDecoder(model)
     samples = model.config.frame_multiple * model.hop_length
@@ -183,7 +183,7 @@ def test_streams_at_different_places_share_a_batch(name: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", configs.SMALL)
-def test_a_state_from_elsewhere_goes_on_or_is_refused(name: str) -> None:
+def test_a_state_of_another_process_continues_or_is_refused(name: str) -> None:
     model = model_of(name)
     encoder, decoder, audio = StreamEncoder(model), StreamDecoder(model), audio_of(4000)
     state = encoder.start()
@@ -212,7 +212,7 @@ def test_a_state_from_elsewhere_goes_on_or_is_refused(name: str) -> None:
             encoder.resume(dataclasses.replace(state, **change))
 
 
-def test_bytes_that_are_no_state_are_refused() -> None:
+def test_invalid_states_are_refused() -> None:
     written = StreamDecoder(model_of("tiny")).start().to_bytes()
     for wrong in (b"", written[:-1], written.replace(b"pushed", b"rushed"), written[8:], b"\xff" * 100):
         with pytest.raises(OpensnacError, match="state"):
@@ -220,8 +220,8 @@ def test_bytes_that_are_no_state_are_refused() -> None:
 
 
 @pytest.mark.parametrize("name", configs.SMALL)
-def test_codes_come_when_they_are_certain_and_not_before(name: str) -> None:
-    """The last sample of the look-ahead brings the group, by gradients it is the newest that matters."""
+def test_codes_come_when_they_are_determined_and_not_before(name: str) -> None:
+    """The last sample of the look-ahead completes the group; by its gradient it is the last that matters."""
     model = configs.model_of(configs.SMALL[name])
     encoder, frames = StreamEncoder(model), model.config.frame_multiple
     group = frames * model.hop_length
@@ -236,7 +236,7 @@ def test_codes_come_when_they_are_certain_and_not_before(name: str) -> None:
     assert newest - (group - 1) == encoder.exact_look_ahead
 
     latent = torch.randn(1, model.latent_dim, 12 * frames, dtype=torch.float64, requires_grad=True)
-    heard = 10 * frames * model.hop_length - decoder.exact_look_ahead  # certain after ten groups
+    heard = 10 * frames * model.hop_length - decoder.exact_look_ahead  # determined after ten groups
     for samples, needed in ((heard, 10 * frames), (heard + 1, 10 * frames + 1)):
         latent.grad = None
         model.decoder(latent)[..., :samples].square().sum().backward()
@@ -253,8 +253,8 @@ def test_published_look_ahead() -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
 @pytest.mark.parametrize("name", configs.SMALL)
-def test_less_look_ahead_gives_everything_sooner(name: str, share: float) -> None:
-    """Nothing is left out or said twice; the last part, where the guess that nothing follows is right, is exact."""
+def test_less_look_ahead_gives_all_output_sooner(name: str, share: float) -> None:
+    """Nothing is missing or repeated; the last part, where the assumption that silence follows is true, is exact."""
     model = model_of(name)
     group = model.config.frame_multiple * model.hop_length
     audio = audio_of(12 * group)
@@ -280,7 +280,7 @@ def test_less_look_ahead_gives_everything_sooner(name: str, share: float) -> Non
     )
 
 
-def test_bad_use_is_named() -> None:
+def test_misuse_is_reported() -> None:
     model = model_of("tiny")
     encoder, decoder = StreamEncoder(model), StreamDecoder(model)
     with pytest.raises(OpensnacError, match="look_ahead: expected 0 to .*, got -1"):

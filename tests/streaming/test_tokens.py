@@ -1,4 +1,4 @@
-"""Tokens for language models: the published layout, both ways, and sound from tokens one by one."""
+"""Tokens for language models: the published layout in both directions, and streaming decoding of tokens."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_both_ways_for_any_strides(ratios: list[int], batch: int, coarse: int, s
     assert all(torch.equal(a, b) for a, b in zip(layout.unflatten(tokens), codes, strict=True))
 
 
-def test_tokens_one_by_one_sound_as_the_whole(model: SNAC, codes: list[torch.Tensor]) -> None:
+def test_tokens_one_by_one_decode_as_the_whole(model: SNAC, codes: list[torch.Tensor]) -> None:
     stream = TokenStream(model, 500, seed=4)
     pieces = [stream.push(token) for token in stream.layout.flatten(codes)[0].tolist()]
     audio = torch.cat([*pieces, stream.finish()])
@@ -65,7 +65,7 @@ def test_tokens_one_by_one_sound_as_the_whole(model: SNAC, codes: list[torch.Ten
     torch.testing.assert_close(audio, model.decode(codes, seed=4)[0, 0], atol=1e-5, rtol=0)
 
 
-def test_what_is_no_token_is_refused_and_changes_nothing(model: SNAC, codes: list[torch.Tensor]) -> None:
+def test_invalid_tokens_are_refused_and_change_nothing(model: SNAC, codes: list[torch.Tensor]) -> None:
     stream = TokenStream(model, seed=4)
     pieces = []
     for token in stream.layout.flatten(codes)[0].tolist():
@@ -77,7 +77,7 @@ def test_what_is_no_token_is_refused_and_changes_nothing(model: SNAC, codes: lis
     torch.testing.assert_close(audio, model.decode(codes, seed=4)[0, 0], atol=1e-5, rtol=0)
 
 
-def test_repair_leaves_out_what_is_no_code(model: SNAC, codes: list[torch.Tensor]) -> None:
+def test_repair_drops_tokens_that_are_not_codes(model: SNAC, codes: list[torch.Tensor]) -> None:
     stream = TokenStream(model, 500, repair=True, seed=4)
     pieces = []
     for token in stream.layout.flatten(codes)[0].tolist():
@@ -88,7 +88,7 @@ def test_repair_leaves_out_what_is_no_code(model: SNAC, codes: list[torch.Tensor
 
 
 class Recorded(TokenReader):
-    """A reader that notes the codes of every coarse frame, None for one that is concealed."""
+    """A reader that records the codes of every coarse frame, None for a concealed one."""
 
     def __init__(self, layout: TokenLayout) -> None:
         super().__init__(layout, repair=True)
@@ -111,7 +111,7 @@ LAYOUTS = {
 
 
 def edited(tokens: list[int], edits: list[tuple[str, int, int]], layout: TokenLayout) -> list[int]:
-    """Tokens after edits: what is done, where, and with which token."""
+    """Tokens after edits: the operation, its position, and its token."""
     tokens = list(tokens)
     for kind, where, number in edits:
         at = where % len(tokens)
@@ -126,7 +126,7 @@ def edited(tokens: list[int], edits: list[tuple[str, int, int]], layout: TokenLa
 
 
 def frames_of(layout: TokenLayout, seed: int = 0) -> tuple[list[tuple[int, ...]], list[int]]:
-    """Coarse frames that all differ, and their tokens."""
+    """Distinct coarse frames, and their tokens."""
     generator = torch.Generator().manual_seed(seed)
     codes = [
         torch.randint(layout.codebook_size, (1, FRAMES * layout.strides[0] // stride), generator=generator)
@@ -141,7 +141,7 @@ def frames_of(layout: TokenLayout, seed: int = 0) -> tuple[list[tuple[int, ...]]
 
 
 def kept(whole: list[tuple[int, ...]], heard: list[tuple[int, ...] | None]) -> int:
-    """How many frames came through, in order: the longest common subsequence."""
+    """The number of frames preserved in order: the longest common subsequence."""
     row = [0] * (len(heard) + 1)
     for frame in whole:
         before = row[:]
@@ -199,7 +199,7 @@ def test_any_tokens_end_in_whole_frames(tokens: list[int]) -> None:
 @pytest.mark.parametrize("name", LAYOUTS)
 @given(edits=EDITS, where=st.integers(0, 1000))
 @settings(deadline=None)
-def test_a_reader_goes_on_where_it_was_saved(name: str, edits: list[tuple[str, int, int]], where: int) -> None:
+def test_a_saved_reader_continues(name: str, edits: list[tuple[str, int, int]], where: int) -> None:
     layout = LAYOUTS[name]
     tokens = [*edited(frames_of(layout)[1], edits, layout), -5]
     whole = TokenReader(layout, repair=True, group=2)
@@ -214,7 +214,7 @@ def test_a_reader_goes_on_where_it_was_saved(name: str, edits: list[tuple[str, i
     assert second.save() == whole.save()
 
 
-def test_a_saved_reader_that_is_none_is_refused(model: SNAC) -> None:
+def test_an_invalid_saved_reader_is_refused(model: SNAC) -> None:
     reader = TokenReader(TokenLayout.of(model.config))
     reader.push(5)
     saved = reader.save()
@@ -235,7 +235,7 @@ def test_a_saved_reader_that_is_none_is_refused(model: SNAC) -> None:
     assert reader.save() == saved
 
 
-def test_a_concealed_frame_repeats_the_last_whole_one(model: SNAC, codes: list[torch.Tensor]) -> None:
+def test_a_concealed_frame_repeats_the_last_complete_one(model: SNAC, codes: list[torch.Tensor]) -> None:
     tokens = TokenLayout.of(model.config).flatten(codes)[0].tolist()
     stream = TokenStream(model, repair=True, seed=4)
     pieces = [stream.push(token) for token in [*tokens[:30], *tokens[31:]]]  # one of the fifth frame is dropped
@@ -248,7 +248,7 @@ def test_a_concealed_frame_repeats_the_last_whole_one(model: SNAC, codes: list[t
     torch.testing.assert_close(audio, model.decode(repeated, seed=4)[0, 0], atol=1e-5, rtol=0)
 
 
-def test_broken_frames_in_front_take_the_first_whole_one(model: SNAC, codes: list[torch.Tensor]) -> None:
+def test_broken_first_frames_take_the_first_complete_one(model: SNAC, codes: list[torch.Tensor]) -> None:
     tokens = TokenLayout.of(model.config).flatten(codes)[0].tolist()
     stream = TokenStream(model, repair=True, seed=4)
     pieces = [stream.push(token) for token in tokens[1:]]
@@ -304,7 +304,7 @@ def test_an_unfinished_frame_is_named(model: SNAC) -> None:
         stream.finish()
 
 
-def test_lists_that_are_no_tokens_are_named() -> None:
+def test_invalid_token_lists_are_refused() -> None:
     layout = TokenLayout((2, 1), 10, 100)
     with pytest.raises(CodesError, match="tokens: expected a multiple of 3, got 4"):
         layout.unflatten(torch.tensor([[100, 110, 120, 100]]))
@@ -385,7 +385,7 @@ def test_rows_have_their_inverse(data: st.DataObject, batch: int, coarse: int, s
     assert all(torch.equal(a, b) for a, b in zip(layout.from_rows(layout.to_rows(codes)), codes, strict=True))
 
 
-def test_rows_that_are_none_are_named() -> None:
+def test_invalid_delayed_rows_are_refused() -> None:
     layout = RowLayout((2, 1), 10, (0, 1))
     with pytest.raises(ConfigError, match=r"delays: expected 2 numbers of steps from 0 on, got \[0\]"):
         RowLayout((2, 1), 10, (0,))

@@ -15,7 +15,7 @@ RATE, SECONDS = 8000, 6
 
 
 def write_corpus(folder: Path) -> Path:
-    """Something to learn: gliding tones with a little noise."""
+    """Write recordings to learn from: gliding tones with a little noise."""
     folder.mkdir(parents=True, exist_ok=True)
     rng, time = np.random.default_rng(0), np.arange(SECONDS * RATE) / RATE
     for i in range(4):
@@ -25,7 +25,7 @@ def write_corpus(folder: Path) -> Path:
 
 
 def values_of(corpus: Path, steps: int, **schedule: int) -> dict[str, Any]:
-    """A run as TOML would give it."""
+    """A run's configuration as values from TOML."""
     return {
         "name": "miniature",
         "device": "cpu",
@@ -47,7 +47,7 @@ def values_of(corpus: Path, steps: int, **schedule: int) -> dict[str, Any]:
 
 
 def config_of(corpus: Path, steps: int, **schedule: int) -> TrainConfig:
-    """The same, built."""
+    """The same as a TrainConfig."""
     return TrainConfig.from_dict(values_of(corpus, steps, **schedule))
 
 

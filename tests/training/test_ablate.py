@@ -1,4 +1,4 @@
-"""Variants trained alike, measured alike, in one table; nothing is trained twice."""
+"""Variants trained and measured in the same way, in one table; nothing is trained twice."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def recipe(tmp_path: Path) -> Path:
     return tmp_path / "recipe.toml"
 
 
-def test_a_miniature(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_ablation(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = ablate.ablate(recipe, tmp_path / "out")
     lines = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in table.read_text().splitlines()]
     headings = ["variant", "seeds", "b/s", "mel", "STFT", "SI-SDR, dB"]

@@ -1,4 +1,4 @@
-"""Training steps beside those of another form: the same losses."""
+"""Training steps of two implementations give the same losses."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_against_itself_nothing_differs(corpus: Path) -> None:
     assert re.search(r"losses: \d+ values differ by 0.0e\+00", report)
 
 
-def test_against_no_checkout(corpus: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_no_checkout_is_refused(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected a checkout of opensnac, got no opensnac/training/step.py in it"):
         compare(config_of(corpus, 10), tmp_path)
     result = CliRunner().invoke(app, ["train", "smoke", "--against", str(tmp_path)])

@@ -1,4 +1,4 @@
-"""A run that was killed goes on as if nothing had happened; a slim checkpoint travels and is gone on from."""
+"""A killed run resumes exactly; a slim checkpoint continues a run elsewhere."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a short run that was not cut."""
+    """The folder of a short uninterrupted run."""
     out = tmp_path_factory.mktemp("runs") / "whole"
     return loop.train(config_of(corpus, 24, **STAGES, log_every=3, checkpoint_every=4, validate_every=8), out)
 
 
-def test_killed_at_any_moment_a_run_goes_on_exactly(corpus: Path, finished: Path, tmp_path: Path) -> None:
-    """SIGKILL again and again, each time somewhere else; the log and the weights are those of the uninterrupted run."""
+def test_a_run_killed_at_any_moment_resumes_exactly(corpus: Path, finished: Path, tmp_path: Path) -> None:
+    """Repeated SIGKILL at different points; the log and the weights are those of the uninterrupted run."""
     values = values_of(corpus, 24, **STAGES, log_every=3, checkpoint_every=4, validate_every=8)
     config, out, kills = tmp_path / "run.toml", tmp_path / "killed", 0
     config.write_text(to_toml(values))
-    for lines in (2, 5):  # after so many lines of the log; between steps, in a step or while something is written
+    for lines in (2, 5):  # after that many lines of the log; between steps, in a step or during a write
         command = [sys.executable, "-c", TRAIN, str(config), "--out", str(out), "--resume"]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         while process.poll() is None and (not (log := out / "log.jsonl").exists() or _lines(log) < lines):
@@ -65,8 +65,8 @@ def _lines(log: Path) -> int:
     return log.read_bytes().count(b"\n")
 
 
-def test_a_slim_checkpoint_is_gone_on_from(corpus: Path, finished: Path, tmp_path: Path) -> None:
-    """A quarter of the bytes; its run goes on where it was, quantised, with moments that warm up."""
+def test_a_slim_checkpoint_is_resumed(corpus: Path, finished: Path, tmp_path: Path) -> None:
+    """A quarter of the bytes; the run continues with quantised weights, and the optimizer's moments warm up again."""
     slim, full = finished / checkpoint.SLIM, finished / checkpoint.CHECKPOINT
     assert slim.stat().st_size < full.stat().st_size / 4
     values = values_of(corpus, 36, **STAGES, log_every=4) | {"init": str(slim)}
@@ -75,7 +75,7 @@ def test_a_slim_checkpoint_is_gone_on_from(corpus: Path, finished: Path, tmp_pat
     log = [entry for entry in entries(out) if "mel" in entry]
     assert [entry["step"] for entry in log] == [28, 32, 36]
     before = [entry for entry in entries(finished) if "mel" in entry][-1]["mel"]
-    assert log[0]["mel"] < 1.15 * before  # nothing was forgotten
+    assert log[0]["mel"] < 1.15 * before  # nothing was lost
     assert "codebook" in log[0]
     assert log[0]["learning_rate"] < log[1]["learning_rate"]  # the warm-up
     trained = checkpoint.average_of(slim)
@@ -95,12 +95,12 @@ def test_a_slim_checkpoint_of_another_model_or_none_is_refused(corpus: Path, fin
         loop.train(TrainConfig.from_dict(values | {"init": str(model)}), tmp_path / "b")
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(slim.read_bytes()[:5000])
-    with pytest.raises(ModelError, match="cannot be read as a slim checkpoint"):
+    with pytest.raises(ModelError, match="expected a readable slim checkpoint"):
         loop.train(TrainConfig.from_dict(values | {"init": str(cut)}), tmp_path / "c")
 
 
 def test_fine_tuning_with_frozen_ends_keeps_the_codes(corpus: Path, finished: Path, tmp_path: Path) -> None:
-    """From any model: the decoder learns, adversaries included, and every code stays what it was."""
+    """From any model: the decoder learns, discriminators included, and all codes stay the same."""
     values = values_of(corpus, 8, quantize_from=4, discriminate_from=2, adversarial_from=4)
     values["codebooks"] = {"revive_every": 2, "patience": 1}
     model = SNAC.from_pretrained(finished / "last")
@@ -116,7 +116,7 @@ def test_fine_tuning_with_frozen_ends_keeps_the_codes(corpus: Path, finished: Pa
         loop.train(TrainConfig.from_dict(values), tmp_path / "run2", resume=True)
 
 
-def test_what_does_not_fit_or_is_not_kept_is_refused(corpus: Path, tmp_path: Path) -> None:
+def test_mismatched_checkpoints_are_refused(corpus: Path, tmp_path: Path) -> None:
     values = values_of(corpus, 4)
     with pytest.raises(ModelError, match="expected that of .model., got sampling_rate 24000"):
         loop.train(TrainConfig.from_dict(values | {"init": "speech_24khz_tiny"}), tmp_path)

@@ -1,4 +1,4 @@
-"""Codebooks start where the data is, follow it, and come back from the dead."""
+"""Codebooks are initialised from data, updated by moving averages, and unused codes are revived."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def speechlike_latent() -> torch.Tensor:
     return (walk @ torch.randn(6, 32, generator=generator) + 5 * torch.randn(32, generator=generator)).mT
 
 
-def test_started_codebooks_explain_the_data_and_use_every_code(quantizer: ResidualVectorQuantizer) -> None:
+def test_initialised_codebooks_explain_the_data_and_use_every_code(quantizer: ResidualVectorQuantizer) -> None:
     latent = speechlike_latent()
     with torch.no_grad():
         before = quantizer(latent)
@@ -46,14 +46,14 @@ def test_started_codebooks_explain_the_data_and_use_every_code(quantizer: Residu
         assert len(codes.unique()) > 0.9 * CONFIG.codebook_size
 
 
-def test_silence_makes_no_weight_infinite(quantizer: ResidualVectorQuantizer) -> None:
+def test_silence_keeps_weights_finite(quantizer: ResidualVectorQuantizer) -> None:
     start_from_data(quantizer, torch.zeros(8, 32, 64), torch.Generator().manual_seed(0))
     assert all(torch.isfinite(value).all() for value in quantizer.state_dict().values())
     assert torch.isfinite(quantizer(torch.randn(1, 32, 8)).latent).all()
 
 
-def test_follow_by_hand(quantizer: ResidualVectorQuantizer) -> None:
-    """Entry 3 stood for (1, ...) and (3, ...): it moves a tenth of the way to 2; the others stay."""
+def test_ema_update_by_hand(quantizer: ResidualVectorQuantizer) -> None:
+    """Entry 3 was assigned (1, ...) and (3, ...): it moves a tenth of the way to 2; the others stay."""
     for scale in quantizer.scales:
         scale.codebook.weight.data.zero_()
     codes = [torch.tensor([[3, 3]])] * 3
@@ -72,13 +72,13 @@ def test_dead_codes_are_revived_where_the_data_is(quantizer: ResidualVectorQuant
     for _ in range(8):
         health.observe(codes, vectors)
     health.revive([quantizer], torch.Generator().manual_seed(0))
-    assert health.revived == [0, 0, 0]  # patience is not over
+    assert health.revived == [0, 0, 0]  # not idle for long enough
     health.observe(codes, vectors)
     assert health.usage()[0][0] == pytest.approx(1 / 64)
     assert health.usage()[0][1] == pytest.approx(1.0, abs=1e-3)
     health.revive([quantizer], torch.Generator().manual_seed(0))
     assert health.revived == [63, 63, 63]
-    assert health.usage()[0][0] == pytest.approx(1 / 64)  # to be revived is not to be used
+    assert health.usage()[0][0] == pytest.approx(1 / 64)  # revival does not count as use
     for scale in quantizer.scales:
         assert (scale.codebook.weight.detach()[1:] == 7).all()
         assert (scale.codebook.weight[0] != 7).all()

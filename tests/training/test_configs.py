@@ -1,4 +1,4 @@
-"""Every configuration and every variant that comes with the package is built and trained for two steps."""
+"""Every shipped configuration and variant is built and trained for two steps."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_every_shipped_configuration_trains(path: Path) -> None:
     train_two_steps(TrainConfig.from_toml(path, MINIATURE))
 
 
-def test_the_runs_that_are_shipped() -> None:
+def test_the_shipped_configurations() -> None:
     speech, music = {"speech_24khz", "speech_24khz_small", "speech_24khz_tiny"}, {"music_32khz", "music_44khz"}
     assert {path.stem for path in SHIPPED} == {*speech, *music, "music_32khz_small", "smoke"}
 
@@ -60,7 +60,7 @@ def test_every_variant_trains(variant: str) -> None:
     train_two_steps(Ablation.from_toml(RECIPE, MINIATURE).config(variant, 0))
 
 
-def test_single_scales_have_the_bit_rate_of_multi_scale() -> None:
+def test_single_scales_have_the_bitrate_of_multi_scale() -> None:
     recipe = Ablation.from_toml(RECIPE)
     configs = {name: recipe.config(name, 1) for name in recipe.variants}
     single = [name for name in configs if name.startswith(SINGLE)]
@@ -70,7 +70,7 @@ def test_single_scales_have_the_bit_rate_of_multi_scale() -> None:
         assert set(configs[name].model.vq_strides) == {stride}
         assert configs[name].model.bits_per_second == configs[MULTI].model.bits_per_second
         assert configs[name].model.codebook_size == configs[MULTI].model.codebook_size
-    assert len({crop_samples(config) for config in configs.values()}) == 1  # all hear as much
+    assert len({crop_samples(config) for config in configs.values()}) == 1  # equal receptive fields
     assert {config.seed for config in configs.values()} == {1}
 
 

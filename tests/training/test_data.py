@@ -22,7 +22,7 @@ RATE = 8000
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A ramp in 16 bits, whose every sample tells its position, and what is no recording."""
+    """A ramp in 16 bits, whose samples encode their position, and files that are not recordings."""
     ramp = np.arange(-16000, 16000, dtype=np.int16)
     (tmp_path / "deep").mkdir()
     soundfile.write(tmp_path / "deep" / "ramp.flac", ramp, RATE)
@@ -43,7 +43,7 @@ def test_broken_files_are_listed_and_left_out(folder: Path) -> None:
 def test_files_that_break_while_read_are_listed_once(
     tmp_path: Path, in_memory: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A FLAC that was cut and a WAV with NaN open well; what they hold shows when it is read."""
+    """A truncated FLAC and a WAV with NaN can be opened; reading them fails."""
     noise = np.random.default_rng(0).uniform(-0.4, 0.4, 16000)
     soundfile.write(tmp_path / "good.wav", np.full(16000, 0.5), RATE)
     soundfile.write(tmp_path / "cut.flac", noise, RATE)
@@ -71,7 +71,9 @@ def test_manifests_and_single_files(folder: Path) -> None:
     found, broken = find_recordings([folder / "list.csv", folder / "deep" / "ramp.flac"])
     assert sorted(recording.place.path.name for recording in found) == ["ramp.flac", "short.wav"]
     assert "missing.wav" in broken[0]
-    (folder / "list.csv").write_bytes("\ufeffpath\nshort.wav\n".encode())  # as spreadsheets save it
+    (folder / "list.csv").write_bytes(
+        "\ufeffpath\nshort.wav\n".encode()
+    )  # with a byte order mark, as spreadsheets save it
     assert len(find_recordings([folder / "list.csv"])[0]) == 1
     (folder / "list.csv").write_text("speaker,path\na,short.wav\nb\n")
     with pytest.raises(AudioError, match="row 2: expected a path"):
@@ -101,7 +103,7 @@ def test_crops_are_slices_read_in_place(folder: Path, in_memory: bool) -> None:
     assert np.array_equal(batch.numpy(), again.numpy())
 
 
-def test_the_same_recordings_are_decoded_once_for_runs_in_a_row(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recordings_are_decoded_once_for_consecutive_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, _ = find_recordings([folder / "deep"])
     first = Crops(found, RATE, 500, in_memory=True).draw(range(3))
     with monkeypatch.context() as without_reading:
@@ -141,7 +143,7 @@ def test_gain_is_drawn_between_its_bounds(folder: Path) -> None:
 
 
 def test_globs_jsonl_and_shards(folder: Path) -> None:
-    """Members of a tar shard are read in place: other files, labels and what is no recording do not matter."""
+    """Members of a tar shard are read in place: other files and labels are ignored."""
     with tarfile.open(folder / "shard-000.tar", "w") as shard:
         for name, file in (("0001.flac", "deep/ramp.flac"), ("0002.wav", "short.wav"), ("0003.wav", "broken.wav")):
             shard.add(folder / file, name)
@@ -190,7 +192,7 @@ def test_weights_multiply_hours(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_nth_batch_is_the_same_whoever_reads_it(folder: Path, workers: int) -> None:
+def test_the_nth_batch_does_not_depend_on_workers(folder: Path, workers: int) -> None:
     found, _ = find_recordings([folder / "deep"])
     crops = Crops(found, RATE, 500, seed=3, gain_db=(-6, 0), augmentation=AugmentConfig(noise=0.5, mix=0.5))
     batches = [batch for batch, _ in read_ahead(crops, 4, range(2, 4), range(5, 8), workers, pin_memory=False)]
@@ -201,7 +203,7 @@ def test_the_nth_batch_is_the_same_whoever_reads_it(folder: Path, workers: int) 
     assert not torch.equal(crops.draw([1]), Crops(found, RATE, 500, seed=4).draw([1]))
 
 
-def test_what_workers_find_broken_is_told(tmp_path: Path) -> None:
+def test_recordings_that_workers_find_broken_are_reported(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "good.wav", np.full(16000, 0.5), RATE)
     soundfile.write(tmp_path / "nan.wav", np.full(16000, np.nan), RATE, subtype="FLOAT")
     crops = Crops(find_recordings([tmp_path])[0], RATE, 1000)
@@ -221,11 +223,11 @@ def test_speed_moves_pitch_and_time_together(tmp_path: Path, speed: float, in_me
         ups = np.flatnonzero((crop[:-1] < 0) & (crop[1:] >= 0))
         pitch = RATE / np.diff(ups)
         climb = np.polyfit(ups[1:] / RATE, pitch, 1)[0]
-        assert climb == pytest.approx(100 * speed**2, rel=0.15)  # Hz a second: higher by the speed, in less time
+        assert climb == pytest.approx(100 * speed**2, rel=0.15)  # Hz per second: higher by the speed, in less time
     assert at_speed(np.ones(800, np.float32), 0.8, 1000).shape == (1000,)
 
 
-def test_augmentations_do_what_they_say() -> None:
+def test_each_augmentation() -> None:
     rng, time = np.random.default_rng(0), np.arange(RATE) / RATE
     low, high = (np.sin(2 * np.pi * f * time).astype(np.float32) for f in (500, 3000))
 
@@ -247,8 +249,8 @@ def test_augmentations_do_what_they_say() -> None:
     assert np.array_equal(add_at(low, np.zeros_like(low), 0.0), low)
 
 
-def test_recordings_in_a_row_and_miscounted_ones_are_drawn_from_whole(tmp_path: Path) -> None:
-    """As the command line reads them: no part is left out in silence."""
+def test_concatenated_and_miscounted_recordings_are_drawn_from_completely(tmp_path: Path) -> None:
+    """As the command line reads them: no part is skipped silently."""
     ramp = np.arange(-16000, 16000, dtype=np.int16)
     for name, half in (("1", ramp[:16000]), ("2", ramp[16000:])):
         soundfile.write(tmp_path / name, half, RATE, format="FLAC")
@@ -269,7 +271,7 @@ def test_recordings_in_a_row_and_miscounted_ones_are_drawn_from_whole(tmp_path: 
             assert starts.max() > 12000
 
 
-def test_what_a_folder_holds_besides_is_told(folder: Path) -> None:
+def test_other_files_in_a_folder_are_reported(folder: Path) -> None:
     (folder / "cover.jpg").touch()
     (folder / ".hidden.wav").touch()
     (folder / "gone.wav").symlink_to("nowhere")

@@ -1,4 +1,4 @@
-"""The adversaries see what they are meant to see."""
+"""The discriminators depend on what they are designed for."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_published_sizes() -> None:
 
 
 def test_a_period_discriminator_keeps_phases_apart() -> None:
-    """A change of one sample reaches the scores of its own phase alone."""
+    """A change of one sample affects only the scores of its own phase."""
     torch.manual_seed(0)
     model = PeriodDiscriminator(5, (4, 4, 4))
     audio = torch.randn(1, 1, 500)
@@ -45,7 +45,7 @@ def test_a_spectrum_discriminator_sees_phase() -> None:
     assert len(model(tone)) == 5 * 5 + 1  # five layers in five bands, and the scores
 
 
-def test_level_and_offset_say_nothing() -> None:
+def test_level_and_dc_do_not_matter() -> None:
     torch.manual_seed(0)
     model = Discriminators(SMALL)
     audio = 0.1 * torch.randn(2, 1, 4096)

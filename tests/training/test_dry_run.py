@@ -1,4 +1,4 @@
-"""What is said before a run: the plan with its memory, the speed of a step, whether compiling helps."""
+"""Checks before a run: the dry run with its memory estimate, the speed of a step, whether compiling helps."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
-def test_the_plan_is_the_configuration_and_what_follows_from_it(corpus: Path) -> None:
+def test_the_dry_run_prints_the_configuration_and_derived_values(corpus: Path) -> None:
     (corpus / "broken.wav").write_bytes(b"RIFF")
     text = dry_run.describe(config_of(corpus, 150))
     again = TrainConfig.from_dict(tomllib.loads(text))
@@ -48,8 +48,8 @@ def test_the_plan_is_the_configuration_and_what_follows_from_it(corpus: Path) ->
     (corpus / "broken.wav").unlink()
 
 
-def test_the_memory_that_is_foreseen_is_what_graphs_keep(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counted on models without memory, and on real ones in plain PyTorch."""
+def test_the_estimated_memory_is_that_of_autograd_graphs(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted on meta tensors, and on real ones in plain PyTorch."""
     monkeypatch.setattr(kernels, "level", lambda: None)
     config = config_of(corpus, 150)
     with torch.device("meta"):
@@ -78,7 +78,7 @@ def trainer(corpus: Path) -> Trainer:
 
 
 def fake_compiler(seconds: dict[bool, float], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A compiler that only wraps, and a clock that says how long compiled and eager forms take."""
+    """A fake compiler, and a clock with given times for compiled and eager forms."""
 
     def wrap(call: Callable[..., object], dynamic: bool) -> Callable[..., object]:
         def compiled(*arguments: object) -> object:
@@ -86,7 +86,7 @@ def fake_compiler(seconds: dict[bool, float], monkeypatch: pytest.MonkeyPatch) -
 
         return compiled
 
-    monkeypatch.setattr(compiling.kernels, "level", lambda: None)  # with which nothing is compiled on a CPU
+    monkeypatch.setattr(compiling.kernels, "level", lambda: None)  # which disable compiling on a CPU
     rounds = iter([False] * 4 + [True] * 4)
 
     def clock(work: Callable[[], object], device: torch.device) -> float:
@@ -97,14 +97,14 @@ def fake_compiler(seconds: dict[bool, float], monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(compiling, "timed", clock)
 
 
-def test_what_compiles_faster_is_taken(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_faster_compiled_step_is_used(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_compiler({False: 1.0, True: 0.5}, monkeypatch)
     assert compile_if_faster(trainer, torch.zeros(2, 1, CROP)) == "compiled: 2.00 times as fast as eager"
     assert trainer.encode is not trainer.generator.encoder
     assert all(p.grad is None for p in trainer.generator_parameters)
 
 
-def test_what_compiles_slower_is_not(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slower_compiled_step_is_not_used(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_compiler({False: 1.0, True: 0.99}, monkeypatch)
     said = compile_if_faster(trainer, torch.zeros(2, 1, CROP))
     assert said == "not compiled: 1.01 times as fast as eager; continuing eagerly"
@@ -112,7 +112,7 @@ def test_what_compiles_slower_is_not(trainer: Trainer, monkeypatch: pytest.Monke
     assert trainer.discriminate is trainer.discriminators
 
 
-def test_what_does_not_compile_is_not_either(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_compilation_is_not_used(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(call: object, dynamic: bool) -> object:
         raise RuntimeError("no such compiler\nand more")
 
@@ -149,8 +149,8 @@ with torch.no_grad():
 """
 
 
-def test_what_is_compiled_is_one_graph_each() -> None:
-    """Traced by torch.compile without a break, noise seeds included; by itself, as shape checks cannot be traced."""
+def test_each_compiled_function_is_one_graph() -> None:
+    """Traced by torch.compile without a break, noise seeds included; in a subprocess, as shape checks cannot be traced."""
     done = subprocess.run(
         [sys.executable, "-c", TRACED], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
     )

@@ -84,15 +84,15 @@ def test_mel_loss_of_silence_has_finite_gradients() -> None:
     assert torch.isfinite(silence.grad).all()
 
 
-def test_offset_loss_by_hand() -> None:
+def test_dc_loss_by_hand() -> None:
     audio = torch.tensor([[[0.0, 0.5]], [[-0.25, -0.75]]])  # means of 0.25 and -0.5
     assert float(losses.dc_loss(audio, audio)) == 0
     assert float(losses.dc_loss(0 * audio, audio)) == pytest.approx((0.25**2 + 0.5**2) / 2)
     assert float(losses.dc_loss(audio + 0.1, audio)) == pytest.approx(0.01)
 
 
-def test_an_offset_is_dearer_than_what_mel_gains_by_it() -> None:
-    """Silence is far from speech in mel; an offset, which leaks into the lowest bands, must be no way out of it."""
+def test_dc_costs_more_than_mel_gains_by_it() -> None:
+    """Silence is far from speech in mel; a DC offset, which leaks into the lowest bands, must not reduce the total."""
     weights = TrainConfig.from_toml(find_config("speech_24khz")).losses
     speech = 0.1 * torch.randn(1, 1, 24000, generator=torch.Generator().manual_seed(0))
     for level in (0.4, 0.6, 0.9):
@@ -103,7 +103,7 @@ def test_an_offset_is_dearer_than_what_mel_gains_by_it() -> None:
 
 
 def test_complex_loss_by_hand() -> None:
-    """Nothing instead of a signal is one mean away in each window, its negative two; compressed, a quarter is half."""
+    """Silence instead of a signal is one mean away in each window, its negative two; compressed, a quarter is half."""
     torch.manual_seed(0)
     audio = 0.1 * torch.randn(2, 1, 4096)
     windows = len(losses.COMPLEX_WINDOWS)
@@ -113,7 +113,7 @@ def test_complex_loss_by_hand() -> None:
     assert float(losses.complex_loss(audio / 4, audio)) == pytest.approx(windows / 2, rel=1e-2)
 
 
-def test_complex_loss_hears_the_phase_that_mel_does_not() -> None:
+def test_complex_loss_depends_on_phase() -> None:
     phase = 2 * np.pi * 1000 / 24000 * torch.arange(8192)
     cosine, sine = torch.cos(phase)[None, None], torch.sin(phase)[None, None]
     assert float(losses.complex_loss(sine, cosine)) > 2
@@ -142,7 +142,7 @@ def test_complex_loss_in_shares_of_given_levels() -> None:
     torch.testing.assert_close(torch.stack(halves).mean(), whole)
 
 
-def test_tones_cost_what_stands_out_beyond_three_decibels() -> None:
+def test_tone_loss_counts_peaks_above_three_decibels() -> None:
     power = torch.ones(1025)
     sung = power.clone()
     sung[768] = 100.0  # 20 dB, of which the mean of the 41 bins around it gets a share
@@ -151,8 +151,8 @@ def test_tones_cost_what_stands_out_beyond_three_decibels() -> None:
     assert float(losses.tone_loss(10 * sung, sung)) == pytest.approx(0, abs=1e-6), "nor is a level"
 
 
-def test_tones_say_nothing_about_the_level() -> None:
-    """Along its own direction the gradient is zero: nothing becomes softer or louder for it."""
+def test_tone_loss_does_not_depend_on_level() -> None:
+    """The gradient along the signal is zero: the loss does not change its level."""
     noise = torch.randn(2, 1, 4096, generator=torch.Generator().manual_seed(0))
     decoded = (noise + torch.sin(2.4 * torch.arange(4096))).requires_grad_()
     loss = losses.tone_loss(losses.mean_power(decoded), losses.mean_power(noise))
@@ -161,7 +161,7 @@ def test_tones_say_nothing_about_the_level() -> None:
     assert abs((gradient * decoded).sum().item()) < 1e-3 * (gradient.norm() * decoded.norm()).item()
 
 
-def test_the_loss_of_tones_lowers_the_tone_alone() -> None:
+def test_tone_loss_lowers_only_the_tone() -> None:
     time = torch.arange(24000) / 24000
     noise = 0.01 * torch.randn(1, 1, 24000, generator=torch.Generator().manual_seed(0))
     power = losses.mean_power(noise)

@@ -1,4 +1,4 @@
-"""The loss that hears loudness, against values worked out by hand and against PESQ itself."""
+"""The loudness loss against values computed by hand and against PESQ."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def played(clip: Tensor, times: float) -> tuple[Tensor, Tensor]:
 
 
 def test_power_is_that_of_the_samples() -> None:
-    """A sine of amplitude 0.1 has a power of 0.005, wherever it lies."""
+    """A sine of amplitude 0.1 has a power of 0.005 at any frequency."""
     for hz in (100, 1000, 6000):
         assert float(played(tone(hz), 1)[0].sum()) == pytest.approx(0.1**2 / 2, rel=1e-3)
 
@@ -58,19 +58,19 @@ def test_bands_cover_the_spectrum_once() -> None:
     assert (members.sum(1) == 1).all()
 
 
-def test_nothing_is_lost_by_the_recording_itself_nor_by_a_twentieth_more() -> None:
+def test_the_recording_itself_and_a_small_gain_cost_nothing() -> None:
     recording = example()
     assert cost(recording, recording) < 0.01
     assert cost(1.05 * recording, recording) < 0.01
 
 
-def test_what_is_added_costs_more_than_what_is_left_out() -> None:
+def test_additions_cost_more_than_omissions() -> None:
     quiet, loud = tone(500), tone(500) + tone(2000)
     level = (loud.square().mean() / quiet.square().mean()).sqrt()
     assert cost(loud, quiet) > 1.5 * cost(quiet * level, loud)
 
 
-def test_cost_is_alike_at_another_rate() -> None:
+def test_the_cost_is_similar_at_another_rate() -> None:
     costs = [cost(tone(440, rate=r) + tone(800, rate=r), tone(440, rate=r), r) for r in (16000, 24000, 48000)]
     np.testing.assert_allclose(costs, costs[0], rtol=0.02)
 

@@ -1,4 +1,4 @@
-"""Muon on the kernels that mix channels, AdamW on the rest."""
+"""Muon for kernels that mix channels, AdamW for the rest."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_without_its_rate_there_is_no_muon() -> None:
     assert list(generator_optimizers(SNAC(**SMALL), OptimizerConfig(), Processes("cpu"))) == ["learning_rate"]
 
 
-def test_a_step_turns_the_kernel_itself_by_an_orthogonal_matrix() -> None:
+def test_a_step_is_orthogonal_in_the_kernel() -> None:
     torch.manual_seed(0)
     kernel = nn.Parameter(torch.randn(16, 24, 3))
     before = kernel.detach().clone()
@@ -48,7 +48,7 @@ def test_a_step_turns_the_kernel_itself_by_an_orthogonal_matrix() -> None:
 
 @pytest.mark.parametrize("shape", [(16, 16), (24, 200), (200, 24)])
 def test_five_rounds_are_those_of_muon(shape: tuple[int, int]) -> None:
-    """Beside the plain form, which multiplies the whole matrix in each round."""
+    """Against the plain form, which multiplies the whole matrix in each iteration."""
     x = matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     x = x / x.norm()
     if shape[0] > shape[1]:
@@ -59,11 +59,11 @@ def test_five_rounds_are_those_of_muon(shape: tuple[int, int]) -> None:
     torch.testing.assert_close(orthogonal(matrix[None])[0], x if shape[0] <= shape[1] else x.T, rtol=1e-3, atol=1e-4)
 
 
-def test_nothing_becomes_nothing() -> None:
+def test_zero_stays_zero() -> None:
     assert torch.equal(orthogonal(torch.zeros(1, 16, 20)), torch.zeros(1, 16, 20))
 
 
-def test_matrices_of_one_shape_do_not_see_each_other() -> None:
+def test_matrices_of_one_shape_are_independent() -> None:
     matrices = torch.randn(3, 32, 80)
     for matrix, turned in zip(matrices, orthogonal(matrices), strict=True):
         torch.testing.assert_close(orthogonal(matrix[None])[0], turned)

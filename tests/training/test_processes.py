@@ -32,7 +32,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_processes_train_the_weights_of_one(corpus: Path, tmp_path: Path) -> None:
-    """Codebooks start, follow and are revived, a step is skipped because of one process's clip, and all is logged."""
+    """Codebooks are initialised, updated and revived, a step is skipped due to one process's clip, all is logged."""
     values = values_of(corpus, STEPS, validate_every=8, checkpoint_every=8, **STAGES)
     values |= {"losses": {"complex": 1.0, "tones": 1.0}, "codebooks": {"revive_every": 5, "patience": 2}}
     config = tmp_path / "run.toml"
@@ -45,7 +45,7 @@ def test_two_processes_train_the_weights_of_one(corpus: Path, tmp_path: Path) ->
     for name, command in commands.items():
         done = subprocess.run([*command, str(config), str(tmp_path / name), poison], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("codebooks started from data") == 1  # the first process alone speaks
+        assert done.stdout.count("codebooks initialised from data") == 1  # only the first process prints
     assert "in 2 processes" in done.stdout
     states = [torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in commands]
     assert [state["skipped"] for state in states] == [1, 1]
@@ -57,7 +57,7 @@ def test_two_processes_train_the_weights_of_one(corpus: Path, tmp_path: Path) ->
 
 
 def assert_logs_close(one: list[dict[str, Any]], two: list[dict[str, Any]]) -> None:
-    """Equal entries, numbers alike to the fourth of the five digits that are written."""
+    """Equal entries, numbers equal to four of the five digits written."""
     assert [entry["step"] for entry in one] == [entry["step"] for entry in two]
     for a, b in zip(one, two, strict=True):
         assert a.keys() == b.keys()
@@ -86,7 +86,7 @@ def test_a_batch_in_parts_is_the_batch(corpus: Path) -> None:
     assert torch.equal(results[1][2], results[0][2])
 
 
-def test_what_cannot_be_shared_or_used_is_refused(corpus: Path, tmp_path: Path) -> None:
+def test_invalid_batches_and_devices_are_refused(corpus: Path, tmp_path: Path) -> None:
     values = values_of(corpus, 2)
     with pytest.raises(ConfigError, match="batch_size: expected a multiple of 3, 1 processes with 3 parts each, got 4"):
         loop.train(TrainConfig.from_dict(values | {"data": values["data"] | {"accumulate": 3}}), tmp_path)

@@ -1,4 +1,4 @@
-"""A whole miniature run: losses fall, codes live, a run that was cut goes on exactly, bad configurations are named."""
+"""A whole miniature run: losses fall, codes stay in use, a run resumes exactly, bad configurations are named."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
-def test_a_run_learns_and_leaves_a_model(corpus: Path, tmp_path: Path) -> None:
+def test_a_run_learns_and_writes_a_model(corpus: Path, tmp_path: Path) -> None:
     out = loop.train(config_of(corpus, 150), tmp_path / "run")
     log = [entry for entry in entries(out) if "mel" in entry]
     assert log[-1]["mel"] < 0.6 * log[0]["mel"]
     assert min(log[-1]["codes_used"]) > 0.5
-    assert 0.1 < log[-1]["discriminator"] < 2.8  # of three adversaries: 3 at the start, 1.5 undecided, 0 perfect
+    assert 0.1 < log[-1]["discriminator"] < 2.8  # of three discriminators: 3 at the start, 1.5 undecided, 0 perfect
     assert {"adversarial", "feature", "codebook", "commitment", "gradient_norm"} <= log[-1].keys()
     assert log[-1]["skipped"] == 0
     validation = [entry for entry in entries(out) if "valid_mel" in entry]
@@ -65,7 +65,7 @@ def test_a_damaged_or_other_checkpoint_is_refused(corpus: Path, tmp_path: Path) 
     with pytest.raises(ModelError, match="expected a checkpoint of a training run"):
         checkpoint.load(tmp_path / "foreign.pt", trainer)
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ModelError, match="cannot be read as a checkpoint"):
+    with pytest.raises(ModelError, match="expected a readable checkpoint"):
         checkpoint.load(path, trainer)
 
 
@@ -83,7 +83,7 @@ def test_a_step_that_is_not_finite_changes_nothing(corpus: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(trainer.health.pools, pools, strict=True))
 
 
-def test_a_run_that_does_not_stay_finite_stops(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_without_finite_gradients_stops(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "MAX_SKIPPED", 2)
     monkeypatch.setattr(loop.Crops, "draw", lambda *_: torch.full((4, 1, 2048), float("nan")))
     with pytest.raises(OpensnacError, match="got 3 steps without; stopped at step 3"):
@@ -92,7 +92,7 @@ def test_a_run_that_does_not_stay_finite_stops(corpus: Path, tmp_path: Path, mon
 
 @pytest.mark.parametrize(("below", "first_entry"), [(0.0, 18), (99.0, 6)])
 def test_codebooks_wait_for_the_mel_loss(corpus: Path, tmp_path: Path, below: float, first_entry: int) -> None:
-    """From step 4 on, or until 15, looked at every third: no longer than four times as many. Also when resumed."""
+    """Checked every third step from step 4 to step 15, at most four times as long. Also when resumed."""
     values = values_of(corpus, 7, quantize_from=4, log_every=3, validate_every=3)
     values["schedule"] |= {"quantize_below": below}
     loop.train(TrainConfig.from_dict(values), tmp_path / "run")
@@ -127,7 +127,7 @@ def test_crops_shorter_than_a_window_are_refused(corpus: Path, tmp_path: Path) -
         ("name = 'x'\n[model]\nrate = 3", "unknown configuration key 'rate'"),
         ("name = 'x'", "at least `name` and a section"),
         ("name = 'x'\n[model]\n[models]", "'models' in the top level"),
-        ("name = ", "cannot be read as TOML"),
+        ("name = ", "expected TOML, got"),
         ("name = 'x'\nmodel = 3", r"\[model\]: expected a section.*, got 3"),
         ("name = 'x'\ndata = 3\n[model]", r"\[data\]: expected a section.*, got 3"),
         ("name = 'x'\n[model]\n[data]\ntrain = '/here'", r"train in \[data\]: expected a list.*, got '/here'"),

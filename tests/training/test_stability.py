@@ -1,4 +1,4 @@
-"""A tiny model trained for some hundred steps: what the training promises to keep in balance, it keeps."""
+"""A tiny model trained for some hundred steps stays in balance."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def test_every_scale_uses_its_codes(out: Path) -> None:
     last = [entry for entry in entries(out) if "codes_used" in entry][-1]
     assert min(last["codes_used"]) > 0.7
     assert min(last["perplexity"]) > 8  # of 32
-    assert max(last["codebook"], last["commitment"]) < 1  # 5 and rising where the encoder runs away from its codes
+    assert max(last["codebook"], last["commitment"]) < 1  # 5 and rising if the encoder diverges from its codes
 
 
 def test_the_discriminators_neither_win_nor_die(out: Path) -> None:
-    """Three of them: 3 is what blind ones lose, 1.5 undecided, 0 perfect ones; and the generator hears them."""
+    """Three of them: the loss is 3 if blind, 1.5 if undecided, 0 if perfect; and the generator reacts to them."""
     log = [entry for entry in entries(out) if "adversarial" in entry and entry["step"] > ADVERSARIAL + 40]
     assert all(0.3 < entry["discriminator"] < 2.9 for entry in log)
     assert all(0.1 < entry["adversarial"] < 3.2 for entry in log)

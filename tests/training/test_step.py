@@ -14,9 +14,7 @@ from opensnac.training.processes import Processes
 
 
 @pytest.mark.parametrize(("precision", "products"), [("fp32", "highest"), ("tf32", "high")])
-def test_models_multiply_as_they_were_told_and_codes_and_losses_in_full(
-    tmp_path: Path, precision: str, products: str
-) -> None:
+def test_models_use_the_set_precision_and_losses_full_precision(tmp_path: Path, precision: str, products: str) -> None:
     corpus = write_corpus(tmp_path / "corpus")
     config = TrainConfig.from_dict(values_of(corpus, 10) | {"precision": precision})
     trainer = stage(config, Processes("cpu"), discriminators=True)
@@ -35,7 +33,7 @@ def test_models_multiply_as_they_were_told_and_codes_and_losses_in_full(
     assert torch.get_float32_matmul_precision() == "highest"
 
 
-def test_gradients_are_as_precise_as_what_they_are_of(tmp_path: Path) -> None:
+def test_gradients_have_the_precision_of_the_forward_pass(tmp_path: Path) -> None:
     config = TrainConfig.from_dict(values_of(write_corpus(tmp_path / "corpus"), 10) | {"precision": "tf32"})
     trainer = stage(config, Processes("cpu"), discriminators=False)
     seen: list[str] = []

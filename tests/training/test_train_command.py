@@ -1,4 +1,4 @@
-"""`opensnac train` and `opensnac ablate` as a person types them."""
+"""`opensnac train` and `opensnac ablate` as a user types them."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_changes_are_read_as_toml(config: Path) -> None:
     assert TrainConfig.from_toml(config, ["schedule.minutes=false"]).schedule.minutes is None
 
 
-def test_what_is_not_installed_is_named(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_are_named(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "accelerate" else find(name))
     result = run("train", config)
@@ -116,7 +116,7 @@ def test_what_is_not_installed_is_named(config: Path, monkeypatch: pytest.Monkey
     assert "accelerate is not installed; run: pip install 'opensnac[train]'" in result.stderr
 
 
-def test_a_terminal_gets_a_line_that_stays(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_gets_a_progress_line(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
@@ -128,7 +128,7 @@ def test_a_terminal_gets_a_line_that_stays(config: Path, tmp_path: Path, monkeyp
     shown = screen.getvalue()
     assert "step 6  mel " in shown
     assert "audio s/s" in shown
-    assert "\x1b[2K" in shown  # the line is drawn anew
+    assert "\x1b[2K" in shown  # the line is redrawn
     assert "codebooks initialised from data" in shown
     assert "learning_rate" not in shown  # that is for log.jsonl
 

@@ -1,4 +1,4 @@
-"""Validation clips are of many folders, and their qualities are told by label too."""
+"""Validation clips come from many folders, and scores are also reported by label."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def recordings(**folders: int) -> list[Recording]:
     ]
 
 
-def test_every_folder_is_heard_before_one_is_heard_twice() -> None:
+def test_every_folder_is_used_before_one_is_used_twice() -> None:
     found = recordings(many=50, few=2, one=1)
     assert [str(recording.place) for recording in spread(found, 6)] == [
         "many/0.wav", "many/16.wav", "many/33.wav", "few/0.wav", "few/1.wav", "one/0.wav",
@@ -32,7 +32,7 @@ def test_every_folder_is_heard_before_one_is_heard_twice() -> None:
     assert spread([], 6) == []
 
 
-def test_of_more_folders_than_clips_evenly_chosen_ones() -> None:
+def test_with_more_folders_than_clips_they_are_chosen_evenly() -> None:
     found = recordings(**{f"speaker{i:02}": 2 for i in range(21)})
     assert [recording.place.path.parent.name[-2:] for recording in spread(found, 5)] == ["00", "05", "10", "15", "20"]
 
@@ -63,8 +63,8 @@ def test_the_log_has_qualities_by_label_where_there_are_several(tmp_path: Path, 
         assert entry["valid_by_label"].keys() == set(labels)
 
 
-def test_what_validation_and_the_report_share_is_one_quantity() -> None:
-    """A name that both give is measured by the same function."""
+def test_validation_and_the_report_share_metrics() -> None:
+    """A metric in both is measured by the same function."""
     original, copy = torch.randn(2, 1, 24000, generator=torch.Generator().manual_seed(0)) / 10
     row = validation._quality(copy[None], original[None], 24000)
     assert {"stft_distance", "si_sdr"} <= set(row)

@@ -1,4 +1,4 @@
-"""A widened model sounds as the narrower one did, and each copy of a channel learns for itself."""
+"""A widened model equals the narrower one, and each copy of a channel learns independently."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def pair(layout: str, encoder: int, decoder: int) -> tuple[SNAC, SNAC]:
     wider = values | {"encoder_dim": encoder * values["encoder_dim"], "decoder_dim": decoder * values["decoder_dim"]}
     narrow = SNAC.from_config(CodecConfig.from_dict(values)).eval()
     for name, parameter in narrow.named_parameters():
-        if name.endswith("alpha"):  # as training leaves them: each its own
+        if name.endswith("alpha"):  # as after training: all different
             parameter.data.uniform_(0.5, 2)
     return narrow, widen(narrow, CodecConfig.from_dict(wider), torch.Generator().manual_seed(2)).eval()
 
@@ -93,7 +93,7 @@ def test_a_run_starts_from_a_narrower_model(tmp_path: Path) -> None:
         loop.train(TrainConfig.from_dict(values), tmp_path / "other")
 
 
-def test_what_is_no_multiple_is_refused() -> None:
+def test_other_widths_are_refused() -> None:
     narrow, _ = pair("plain", 1, 1)
     with pytest.raises(ModelError, match="multiples of encoder_dim 4 and decoder_dim 32.*got encoder_dim 6"):
         widen(narrow, CodecConfig.from_dict(PLAIN | {"encoder_dim": 6}), torch.Generator())

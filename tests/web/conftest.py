@@ -12,7 +12,7 @@ from pathlib import Path
 import configs
 import pytest
 
-THOROUGH = "OPENSNAC_TEST_WEB" in os.environ  # make test-web: also what takes long
+THOROUGH = "OPENSNAC_TEST_WEB" in os.environ  # make test-web: also the slow tests
 WEB = Path(__file__).parents[2] / "web"
 
 
@@ -22,7 +22,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 class Isolated(Quiet):
-    """Sends what lets a page have threads."""
+    """Sends the headers that allow a page to use threads."""
 
     def end_headers(self) -> None:
         self.send_header("Cross-Origin-Opener-Policy", "same-origin")
@@ -32,7 +32,7 @@ class Isolated(Quiet):
 
 @contextmanager
 def served(folder: Path, handler: type[Quiet] = Quiet):
-    """The address at which `folder` is served for as long as the context lasts."""
+    """Serve `folder` during the context; returns the address."""
     with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=folder)) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
@@ -54,7 +54,7 @@ def serve():
 
 @pytest.fixture(scope="session")
 def assembled(tmp_path_factory, tiny):
-    """A folder that `make web` would make of a tiny model; in odd/ is another with attention."""
+    """The output of `make web` for a tiny model; odd/ has another with attention."""
     if not (WEB / "node_modules/onnxruntime-web").exists():
         pytest.skip("no onnxruntime-web in web/node_modules; make web")
     pytest.importorskip("onnx", reason="pip install 'opensnac[export]'")

@@ -30,7 +30,7 @@ EXPECTED = json.loads(GOLDEN.with_suffix(".json").read_text())
 
 @pytest.fixture(scope="module")
 def ask():
-    """What JavaScript answers to a list of calls of tests/web/bitstream.mjs, or to one."""
+    """JavaScript's answers to a list of calls of tests/web/bitstream.mjs, or to one."""
     if (node := shutil.which("node")) is None:
         pytest.skip("no node found; apt-get install nodejs")
     script = Path(__file__).with_name("bitstream.mjs")
@@ -56,18 +56,18 @@ def camel(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def plain(codes: list) -> list[str]:
-    """The codes of each scale as JavaScript tells them: base64 of 16 bits each, a channel after the other."""
+    """The codes of each scale in JavaScript's form: base64 of 16 bits each, one channel after the other."""
     return [base64.b64encode(np.asarray(scale, "<u2").tobytes()).decode() for scale in codes]
 
 
 def known(error: BitstreamError) -> dict[str, str]:
-    """Kind and words of an error, as JavaScript has them where no language shows through."""
+    """Class and message of an error, without language-specific parts."""
     problem = error.problem if isinstance(error, DamagedStreamError) else str(error)
     return comparable({"kind": type(error).__name__, "problem": problem})
 
 
 def comparable(failure: dict[str, str]) -> dict[str, str]:
-    """Without a representation of bytes or a name of a field, which are each language's own."""
+    """Without representations of bytes and names of fields, which depend on the language."""
     for start in ("expected a .snac stream, which starts with", "the header has an invalid value"):
         if failure["problem"].startswith(start):
             return {**failure, "problem": start}
@@ -75,7 +75,7 @@ def comparable(failure: dict[str, str]) -> dict[str, str]:
 
 
 def python_stream(data: bytes) -> dict[str, Any]:
-    """What the Python reader makes of it, in the words of `stream`."""
+    """The Python reader's result, in the form of `stream`."""
     answer: dict[str, Any] = {"packets": [], "failure": None}
     reader = None
     try:
@@ -91,7 +91,7 @@ def python_stream(data: bytes) -> dict[str, Any]:
 
 
 def python_read(data: bytes, salvage: bool) -> dict[str, Any]:
-    """What Python makes of the whole, in the words of `read`."""
+    """Python's result for the whole, in the form of `read`."""
     try:
         whole = read(io.BytesIO(data), salvage=salvage)
     except BitstreamError as error:
@@ -151,7 +151,7 @@ def damaged(recording: Sample, chance: random.Random) -> bytes:
 
 
 def mended(data: bytes, recording: Sample) -> bytes:
-    """The checksums put right where the undamaged stream has them, so that a reader looks at what they guard."""
+    """Recompute the checksums at their places in the undamaged stream, so that a reader checks the content."""
     reader = Reader(io.BytesIO(recording.data))
     bounds = [reader.num_bytes, *(reader.num_bytes for _ in reader)]
     mended = bytearray(data)
@@ -210,23 +210,23 @@ def test_streams_are_those_of_python(ask, recording, size, flush):
 
 @given(samples(), st.integers(1, 300), st.integers(0, 1 << 32))
 @settings(deadline=None, max_examples=40)
-def test_damage_is_told_as_python_tells_it(ask, recording, size, seed):
+def test_damage_is_reported_as_in_python(ask, recording, size, seed):
     chance = random.Random(seed)
     assert_read_alike(ask, [damaged(recording, chance) for _ in range(50)], size)
 
 
 @given(st.binary(max_size=100), st.booleans(), st.integers(1, 50))
 @settings(deadline=None, max_examples=100)
-def test_arbitrary_bytes_are_told_as_python_tells_them(ask, data, headed, size):
+def test_arbitrary_bytes_are_reported_as_in_python(ask, data, headed, size):
     assert_read_alike(ask, [(SPEECH.to_bytes() if headed else b"") + data], size)
 
 
-def test_every_cut_is_told_as_python_tells_it(ask):
+def test_every_truncation_is_reported_as_in_python(ask):
     recording = sample(SPEECH, multiples=5, coarse_frames_per_packet=2)
     assert_read_alike(ask, [recording.data[:size] for size in range(len(recording.data))], 7)
 
 
-def test_every_value_of_a_header_is_bounded_as_python_bounds_it(ask):
+def test_header_values_have_the_bounds_of_python(ask):
     recording = sample(SPEECH, multiples=1)
     streams = []
     for place in range(len(SPEECH.to_bytes()) - 4):
@@ -242,7 +242,7 @@ def test_every_value_of_a_header_is_bounded_as_python_bounds_it(ask):
 
 @given(samples())
 @settings(deadline=None, max_examples=40)
-def test_a_promise_of_samples_is_weighed_as_python_weighs_it(ask, recording):
+def test_sample_counts_are_checked_as_in_python(ask, recording):
     header = recording.header
     frames = recording.codes[0].shape[1] * header.vq_strides[0]
     bounds = [0, 1 << 40, header.num_samples(frames), header.num_samples(max(0, frames - header.frame_multiple))]
@@ -263,7 +263,7 @@ def test_a_promise_of_samples_is_weighed_as_python_weighs_it(ask, recording):
         ({"codebookSize": 1.5}, "codebookSize: expected an integer from 2 to 65536, got 1.5"),
     ],
 )
-def test_a_header_that_cannot_be_is_refused(ask, change, problem):
+def test_an_impossible_header_is_refused(ask, change, problem):
     header = camel(asdict(SPEECH)) | change
     answer = ask({"call": "whole", "header": header, "codes": [[[]], [[]], [[]]], "numSamples": 0})
     assert answer["error"] == "HeaderError"

@@ -28,7 +28,7 @@ PAGE = f"""
 
 @pytest.fixture
 def tab(context, serve):
-    """A page beside the components, what they export in its globals."""
+    """A page with the components' exports in its globals."""
     with serve(COMPONENTS) as address:
         page = context.new_page()
         page.route("**/page", lambda route: route.fulfill(content_type="text/html", body=PAGE))
@@ -47,7 +47,7 @@ def speech(seconds: float, rate: int) -> np.ndarray:
 
 
 def decibels(wanted: np.ndarray, got: np.ndarray) -> float:
-    """How far the error lies below what was wanted, but for the ends."""
+    """The error in dB below the expected signal, without the ends."""
     wanted, got = wanted[1000 : len(got) - 1000], got[1000:-1000]
     return 10 * np.log10(np.mean(wanted**2) / (np.mean((got - wanted) ** 2) + 1e-20))
 
@@ -68,7 +68,7 @@ OPEN_PLAYER = """async ({ lead, keep }) => {
 
 
 def heard(tab) -> np.ndarray:
-    """What the player played, from the first sample that is not silence to the last."""
+    """The player's output, from the first non-silent sample to the last."""
     sound = unpacked(tab.evaluate("untap(); heard.then(packed)"))
     (places,) = np.nonzero(sound)
     return sound[places[0] : places[-1] + 1]
@@ -171,12 +171,12 @@ def test_a_file_keeps_its_own_rate_until_it_is_resampled_here(tab, suffix, rate,
     assert decibels(wanted, got) > (85 if rate == RATE else 45), "browsers divide positive samples of 16 bits by 32767"
 
 
-def test_what_is_no_sound_is_refused(tab):
+def test_files_without_sound_are_refused(tab):
     message = tab.evaluate("readFile(new File(['no sound'], 'a.txt'), 24000).catch((error) => error.message)")
     assert message == "a.txt: expected a recording that this browser plays, got something else"
 
 
-def test_a_recorder_hands_on_whole_pieces_of_what_was_played_to_it(tab):
+def test_a_recorder_emits_pieces_of_equal_length(tab):
     sizes, tone = tab.evaluate(
         """async () => {
           const context = new AudioContext({ sampleRate: 48000 });
@@ -199,7 +199,7 @@ def test_a_recorder_hands_on_whole_pieces_of_what_was_played_to_it(tab):
     assert spectrum.argmax() * RATE / 9600 == 1000
 
 
-def test_a_spectrogram_is_told_and_drawn_in_the_page_s_colours(tab):
+def test_a_spectrogram_is_described_and_drawn_in_the_page_s_colours(tab):
     tone = np.sin(2 * np.pi * 3000 * np.arange(RATE) / RATE).astype(np.float32)
     tab.evaluate(
         "(text) => { window.view = new Spectrogram(picture, { sampleRate: 24000, label: 'tone', seconds: 4 }); "

@@ -1,4 +1,4 @@
-"""The page from end to end: a file in, a .snac file out, a link, a recording, no network, all beside Python."""
+"""The page from end to end: a file in, a .snac file out, a link, a recording, no network, compared with Python."""
 
 import io
 
@@ -73,7 +73,7 @@ def test_a_file_in_and_its_codes_out(tab, wave, tiny, tmp_path):
     assert saved(tab) == file
 
 
-def test_a_link_holds_the_sound_and_needs_no_network(tab, context, site, wave):
+def test_a_link_contains_the_sound(tab, context, site, wave):
     tab.set_input_files("#file", wave[0])
     done(tab)
     file = saved(tab)
@@ -139,7 +139,7 @@ def test_a_recording_is_coded_while_it_is_made(context, site):
     tab.click("#compare")
     tab.click("text=Play B")
     assert tab.get_attribute("text=Play B", "aria-pressed") == "true"
-    tab.click("#record")  # something new ends the comparison
+    tab.click("#record")  # a new input ends the comparison
     tab.wait_for_function("document.getElementById('comparison').childElementCount === 0")
     tab.wait_for_function("document.getElementById('record').textContent === 'Stop'")
     tab.click("#record")

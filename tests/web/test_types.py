@@ -1,4 +1,4 @@
-"""The package's type declarations: they compile in strict mode beside a use of them, and name what is there."""
+"""The package's type declarations compile in strict mode with a program that uses them, and match the exports."""
 
 import json
 import re
@@ -40,7 +40,7 @@ def test_the_package_has_the_version_of_python_s():
 
 
 def declared(path: Path) -> set[str]:
-    """Names of values in a file of declarations and those that it hands on."""
+    """Names of values in a declaration file, with those it re-exports."""
     text = path.read_text(encoding="utf-8")
     names = set(re.findall(r"^export (?:class|function|const) (\w+)", text, re.MULTILINE))
     for other in re.findall(r'^export \* from "(.+)";', text, re.MULTILINE):

@@ -1,4 +1,4 @@
-"""The drawn pictures show what is: the published configuration, and the layers of the import contract."""
+"""The pictures are up to date with the published configuration and the import contract."""
 
 import importlib
 import re
@@ -16,7 +16,7 @@ def pictures(monkeypatch):
     return importlib.import_module("pictures").pictures()
 
 
-def test_the_pictures_of_the_pages_are_the_newest(pictures):
+def test_the_pictures_are_up_to_date(pictures):
     for name, picture in pictures.items():
         assert (REPOSITORY / "docs" / name).read_text(encoding="utf-8") == picture, "python website/pictures.py"
 
@@ -26,7 +26,7 @@ def test_a_picture_says_the_rates(pictures):
     assert {"984 bits per second", "46.9 Hz × 768", "341 ms", "÷8", "×2"} <= set(words)
 
 
-def test_every_room_of_the_package_is_a_layer(pictures):
+def test_every_subpackage_is_a_layer(pictures):
     rooms = {path.name for path in (REPOSITORY / "opensnac").iterdir() if (path / "__init__.py").exists()}
     assert rooms <= set(re.findall(r">(\w+)</text>", pictures["layers.svg"]))
 

@@ -3,12 +3,12 @@
 import { Header, Writer, read } from "./bitstream/index.js";
 import * as errors from "./errors.js";
 
-const PIECE_SECONDS = 1; // of a whole recording, a call of the Worker
+const PIECE_SECONDS = 1; // of a whole recording, per call of the Worker
 
 export class Codec {
   // model     address of a folder that `opensnac export MODEL --stream` wrote
   // runtime   address of a folder with the files of onnxruntime-web's dist/
-  // device    "wasm", "webgpu", or "auto": WebGPU where the browser has it, which then needs more of those files
+  // device    "wasm", "webgpu", or "auto": WebGPU if the browser has it, which needs more of those files
   // threads   of wasm; more than one only on a page that is cross-origin isolated
   // weights   which files of the model: "fp32", "fp16" or "int8"
   static async open({ model, runtime, device = "wasm", threads = 1, weights = "fp16" }) {
@@ -33,7 +33,7 @@ export class Codec {
 
   constructor(worker) {
     this.worker = worker;
-    this.calls = new Map(); // number of a call -> what to do with its answer
+    this.calls = new Map(); // number of a call -> its promise's callbacks
     this.count = 0;
     worker.onmessage = ({ data: { id, result, error } }) => {
       const { resolve, reject } = this.calls.get(id);
@@ -56,12 +56,12 @@ export class Codec {
     return this.about.config.codebook_size;
   }
 
-  // Samples of a group of frames: a stream goes on by whole ones.
+  // Samples per group of frames: streams advance by whole groups.
   get groupSamples() {
     return this.about.group_samples;
   }
 
-  // A stream of samples to codes: push(channels), finish(). docs/web.md tells what comes when.
+  // A stream of samples to codes: push(channels), finish(). docs/web.md describes the timing.
   encoder({ channels = 1 } = {}) {
     return new Stream(this, "encoder", channels, {});
   }
@@ -71,7 +71,7 @@ export class Codec {
     return new Stream(this, "decoder", channels, { seed, noise });
   }
 
-  // The header of a file of this model's codes.
+  // A .snac header for codes of this model.
   header({ channels = 1, originalRate = this.samplingRate } = {}) {
     return new Header({
       modelName: this.about.name,
@@ -87,8 +87,8 @@ export class Codec {
   }
 
   // Samples at the codec's rate, a Float32Array or one for each channel -> the bytes of a .snac file.
-  // originalRate, numSamples   of the recording, where it was resampled before
-  // oncodes                    called with the codes of each part as they come, and the share that is done
+  // originalRate, numSamples   of the recording, if it was resampled
+  // oncodes                    called with the codes of each part, and the fraction done
   // signal                     an AbortSignal
   async encode(samples, { originalRate = this.samplingRate, numSamples, oncodes = () => {}, signal } = {}) {
     const channels = samples instanceof Float32Array ? [samples] : samples;
@@ -107,9 +107,9 @@ export class Codec {
     return new Uint8Array(await new Blob(parts).arrayBuffer());
   }
 
-  // The bytes of a .snac file -> {header, numSamples, damage, channels}: a Float32Array a channel, at the codec's rate.
-  // salvage     keep what precedes the damage of a damaged file
-  // onsamples   called with the channels of each part as they come, and the share that is done
+  // The bytes of a .snac file -> {header, numSamples, damage, channels}: a Float32Array per channel, at the codec's rate.
+  // salvage     keep the part before the damage in a damaged file
+  // onsamples   called with the channels of each part, and the fraction done
   async decode(bytes, { salvage = false, seed, noise, onsamples = () => {}, signal } = {}) {
     const { header, codes, numSamples, damage } = read(bytes, { salvage });
     this.requireFits(header);
@@ -129,12 +129,12 @@ export class Codec {
     return { header, numSamples, damage, channels };
   }
 
-  // ModelMismatchError where a file's codes are another model's.
+  // ModelMismatchError if a file's codes are of a different model.
   requireFits(header) {
     const [came, needed] = [header.weightsHash, this.about.fingerprint.slice(0, 16)];
     if (came !== needed)
       throw new errors.ModelMismatchError(
-        `the file was coded by ${header.modelName} (${came}), expected ${this.about.name} (${needed})`,
+        `expected a file encoded by ${this.about.name} (${needed}), got one by ${header.modelName} (${came})`,
       );
   }
 
@@ -155,7 +155,7 @@ export class Codec {
     return answer;
   }
 
-  // Samples that a code of each scale lasts.
+  // Samples per code of each scale.
   get ticks() {
     return this.strides.map((stride) => stride * this.about.hop_length);
   }
@@ -177,7 +177,7 @@ class Stream {
     this.codec = codec;
     this.number = codec.count + 1;
     this.begun = codec.call("begin", { stream: this.number, kind, channels, options });
-    this.begun.catch(() => {}); // said again by the first push
+    this.begun.catch(() => {}); // the first push reports it
   }
 
   async push(piece) {
@@ -195,7 +195,7 @@ class Stream {
   }
 }
 
-// Push all pieces and end the stream; it is closed where it cannot be.
+// Push all chunks and end the stream; on an error, close it.
 async function through(stream, pieces, take, signal) {
   try {
     for (const [index, piece] of pieces.entries()) {
@@ -213,7 +213,7 @@ async function bestDevice() {
   return (await navigator.gpu?.requestAdapter().catch(() => null)) ? "webgpu" : "wasm";
 }
 
-// An error of the Worker, as one of our classes where it was one.
+// An error of the Worker, as an instance of its class.
 function revived({ name, message }) {
   return new (errors[name] ?? errors.OpensnacError)(message);
 }

@@ -8,11 +8,11 @@ export class OpensnacError extends Error {
 
 export class AudioError extends OpensnacError {} // audio of the wrong shape, type or content
 export class CodesError extends OpensnacError {} // codes that do not fit the model or the header
-export class ModelError extends OpensnacError {} // a model cannot be fetched, or is not one of ours
-export class ModelMismatchError extends ModelError {} // a file was coded by another model
+export class ModelError extends OpensnacError {} // a model that cannot be fetched or is not one of opensnac's
+export class ModelMismatchError extends ModelError {} // a file was encoded by a different model
 export class BitstreamError extends OpensnacError {} // a .snac stream that cannot be read or written
 export class HeaderError extends BitstreamError {} // a value that a header cannot hold
-export class NotSnacError extends BitstreamError {} // something else than a .snac stream, or nothing at all
+export class NotSnacError extends BitstreamError {} // not a .snac stream, or empty
 export class UnsupportedFormatError extends BitstreamError {} // an intact stream of a newer format
 
 // Part of a stream is missing or changed: `problem` says what is wrong, `advice` what can be done.

@@ -13,56 +13,56 @@ export interface CodecOptions {
   model: string;
   /** Address of a folder with the files of onnxruntime-web's `dist/`. */
   runtime: string;
-  /** What computes; "auto" is WebGPU where the browser has it. "wasm" if left out. */
+  /** What computes; "auto" is WebGPU if the browser has it. Default: "wasm". */
   device?: "wasm" | "webgpu" | "auto";
-  /** Of wasm; more than one only on a page that is cross-origin isolated. */
+  /** Threads of wasm; more than one only on a cross-origin isolated page. */
   threads?: number;
-  /** Which files of the model; "fp16" if left out. */
+  /** Which files of the model; default: "fp16". */
   weights?: "fp32" | "fp16" | "int8";
 }
 
 export class Codec {
   static open(options: CodecOptions): Promise<Codec>;
   private constructor();
-  /** Of the samples that go in and come out. */
+  /** Of input and output samples, in Hz. */
   readonly samplingRate: number;
-  /** Frames of a code, scale by scale, coarse to fine. */
+  /** Frames per code of each scale, coarse to fine. */
   readonly strides: readonly number[];
   readonly codebookSize: number;
-  /** Samples of a group of frames: a stream goes on by whole ones. */
+  /** Samples per group of frames: streams advance by whole groups. */
   readonly groupSamples: number;
   readonly device: "wasm" | "webgpu";
   encoder(options?: { channels?: number }): EncoderStream;
   decoder(options?: { channels?: number; seed?: number | bigint; noise?: number }): DecoderStream;
-  /** The header of a file of this model's codes. */
+  /** A .snac header for codes of this model. */
   header(options?: { channels?: number; originalRate?: number }): Header;
   /** The bytes of a .snac file. */
   encode(samples: Channels, options?: EncodeOptions): Promise<Uint8Array>;
   decode(bytes: Uint8Array, options?: DecodeOptions): Promise<Decoded>;
-  /** Throws ModelMismatchError where a file's codes are another model's. */
+  /** Throws ModelMismatchError if a file's codes are of a different model. */
   requireFits(header: Header): void;
-  /** Ends the worker; what it has not answered fails. */
+  /** Ends the worker; pending calls fail. */
   close(): void;
 }
 
 export interface EncodeOptions {
-  /** Of the recording, where it was resampled before. */
+  /** Of the recording, if it was resampled. */
   originalRate?: number;
   /** Of one channel at the original rate. */
   numSamples?: number;
-  /** Called with the codes of each part as they come, and the share that is done. */
+  /** Called with the codes of each part, and the fraction done. */
   oncodes?: (codes: CodesOut, done: number) => void;
   signal?: AbortSignal;
 }
 
 export interface DecodeOptions {
-  /** Keep what precedes the damage of a damaged file. */
+  /** Keep the part before the damage in a damaged file. */
   salvage?: boolean;
-  /** Names the decoder's noise; 0 if left out. */
+  /** Selects the decoder's noise; default: 0. */
   seed?: number | bigint;
   /** Scales the decoder's noise: 1 as trained, 0 none. */
   noise?: number;
-  /** Called with the channels of each part as they come, and the share that is done. */
+  /** Called with the channels of each part, and the fraction done. */
   onsamples?: (channels: Float32Array[], done: number) => void;
   signal?: AbortSignal;
 }
@@ -77,21 +77,21 @@ export interface Decoded {
 }
 
 export interface EncoderStream {
-  /** The codes that are certain now. */
+  /** The codes that are now determined. */
   push(samples: Channels): Promise<CodesOut>;
-  /** The rest, padded with zeros to whole groups of frames. */
+  /** The remaining codes, of the signal zero-padded to whole groups of frames. */
   finish(): Promise<CodesOut>;
   close(): Promise<void>;
 }
 
 export interface DecoderStream {
-  /** The samples that are certain now, of each channel. */
+  /** The samples that are now determined, of each channel. */
   push(codes: Codes): Promise<Float32Array[]>;
   finish(): Promise<Float32Array[]>;
   close(): Promise<void>;
 }
 
-/** Changes the sampling rate of a sound that comes in pieces. */
+/** Resamples a signal that comes in chunks. */
 export class Resampler {
   constructor(from: number, to: number);
   push(samples: Float32Array): Float32Array;

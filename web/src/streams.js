@@ -1,15 +1,15 @@
-// Streams through a model's graphs: samples -> codes and codes -> samples, in pieces, exact. docs/export.md says how a
-// stream's graph is driven.
+// Exact streams through a model's graphs: samples -> codes and codes -> samples, in chunks. docs/export.md describes how
+// to run a stream's graph.
 
 import { AudioError, CodesError } from "./errors.js";
 
-const ENDLESS = 2n ** 62n; // where a signal ends as long as that is not known
+const ENDLESS = 2n ** 62n; // the end of a signal until it is known
 
-// What both kinds of stream do. An input or output is {name, tick}: each of its numbers lasts `tick` samples. Pieces are
-// an array for each input of an array for each channel.
+// The common base of both streams. An input or output is {name, tick}: each of its numbers lasts `tick` samples. Chunks
+// are an array for each input of an array for each channel.
 class GraphStream {
   constructor(graph, channels, inputs, outputs, extra = {}) {
-    this.graph = graph; // {ort, session, facts}: the runtime, the graph in it, what opensnac.json says of it
+    this.graph = graph; // {ort, session, facts}: the runtime, its session, the graph's entry in opensnac.json
     this.channels = channels;
     this.inputs = inputs;
     this.outputs = outputs;
@@ -17,7 +17,7 @@ class GraphStream {
     this.group = graph.facts.group_samples;
     this.position = graph.facts.first_sample;
     this.state = new Float32Array(channels * graph.facts.state_size);
-    this.pushed = 0; // samples of the signal, or as many as codes last
+    this.pushed = 0; // samples of the signal, or the duration of the codes in samples
     this.waiting = inputs.map(({ tick }) => Array.from({ length: channels }, () => new Array(-this.position / tick).fill(0)));
   }
 
@@ -34,9 +34,9 @@ class GraphStream {
     return this.run(Math.max(0, Math.ceil(samples / this.group) * this.group), length);
   }
 
-  // Take so many samples' worth of what waits, zeros where it ends; what comes out of the signal itself.
+  // Process that many samples' worth of the queue, zero-padded at the end; returns the output inside the signal.
   async run(samples, length) {
-    const begin = this.position - this.graph.facts.look_ahead; // of what comes out
+    const begin = this.position - this.graph.facts.look_ahead; // of the output
     const stop = Math.max(0, Math.min(samples, (length ?? Infinity) - begin));
     const results = samples ? await this.graph.session.run(this.feeds(samples, length)) : {};
     if (samples) this.state = results.next_state.data;
@@ -74,15 +74,15 @@ export class EncoderStream extends GraphStream {
     super(graph, channels, [{ name: "input_values", tick: 1 }], codesOf(about));
   }
 
-  // Float32Arrays, one a channel, of one length -> the codes that are certain now, scales of channels of Uint16Arrays.
+  // Float32Arrays, one per channel, of one length -> the codes now determined, scales of channels of Uint16Arrays.
   async push(channels) {
     checkChannels(channels, this.channels);
     return asCodes(await super.push([channels]));
   }
 
-  // The rest, padded with zeros to whole groups of frames.
+  // The remaining codes, of the signal zero-padded to whole groups of frames.
   async finish() {
-    if (!this.pushed) throw new AudioError("the stream ended before its first sample, expected at least one");
+    if (!this.pushed) throw new AudioError("expected at least one sample, got the end of the stream");
     return asCodes(await super.finish());
   }
 
@@ -94,7 +94,7 @@ export class EncoderStream extends GraphStream {
 }
 
 export class DecoderStream extends GraphStream {
-  // `noise` scales the decoder's noise, which the seed names: 1 as trained, 0 none.
+  // `noise` scales the decoder's noise, which `seed` selects: 1 as trained, 0 none.
   constructor(graph, about, channels, { seed = 0, noise = 1 } = {}) {
     super(graph, channels, codesOf(about), [{ name: "audio_values", tick: 1 }], {
       seed: (Tensor, count) => new Tensor("int64", new BigInt64Array(count).fill(BigInt(seed)), [count]),
@@ -103,7 +103,7 @@ export class DecoderStream extends GraphStream {
     this.size = about.config.codebook_size;
   }
 
-  // Codes, scales of channels, whole coarse frames -> the samples that are certain now, a Float32Array a channel.
+  // Codes, scales of channels, whole coarse frames -> the samples now determined, a Float32Array per channel.
   async push(codes) {
     checkCodes(codes, this);
     const [channels] = await super.push(codes.map((scale) => scale.map((channel) => Uint16Array.from(channel))));
@@ -112,7 +112,7 @@ export class DecoderStream extends GraphStream {
 
   async finish() {
     if (this.pushed % this.group)
-      throw new CodesError(`the stream ended after ${this.pushed} samples' codes, expected a multiple of ${this.group}`);
+      throw new CodesError(`expected codes of a multiple of ${this.group} samples, got ${this.pushed} at the end of the stream`);
     const [channels] = await super.finish();
     return channels;
   }
@@ -142,24 +142,24 @@ function joined(first, second) {
 }
 
 function checkChannels(channels, count) {
-  if (channels.length !== count) throw new AudioError(`audio has ${channels.length} channels, expected ${count}`);
+  if (channels.length !== count) throw new AudioError(`expected ${count} channels of audio, got ${channels.length}`);
   for (const channel of channels) {
     if (!(channel instanceof Float32Array) || channel.length !== channels[0].length)
-      throw new AudioError("channels are not all Float32Arrays of one length");
-    if (!channel.every(Number.isFinite)) throw new AudioError("audio holds values that are not finite");
+      throw new AudioError("expected Float32Arrays of one length as channels, got others");
+    if (!channel.every(Number.isFinite)) throw new AudioError("expected finite audio, got NaN or infinity");
   }
 }
 
 function checkCodes(codes, { inputs, channels, size }) {
-  if (codes.length !== inputs.length) throw new CodesError(`codes have ${codes.length} scales, expected ${inputs.length}`);
+  if (codes.length !== inputs.length) throw new CodesError(`expected codes of ${inputs.length} scales, got ${codes.length}`);
   const samples = codes[0][0].length * inputs[0].tick;
   codes.forEach((scale, index) => {
-    if (scale.length !== channels) throw new CodesError(`scale ${index} has ${scale.length} channels, expected ${channels}`);
+    if (scale.length !== channels) throw new CodesError(`scale ${index}: expected ${channels} channels, got ${scale.length}`);
     for (const channel of scale) {
       if (channel.length * inputs[index].tick !== samples)
-        throw new CodesError(`scale ${index} has ${channel.length} codes, expected ${samples / inputs[index].tick}`);
+        throw new CodesError(`scale ${index}: expected ${samples / inputs[index].tick} codes, got ${channel.length}`);
       const wrong = channel.find((code) => !(Number.isInteger(code) && code >= 0 && code < size));
-      if (wrong !== undefined) throw new CodesError(`scale ${index} has the code ${wrong}, expected 0 to ${size - 1}`);
+      if (wrong !== undefined) throw new CodesError(`scale ${index}: expected codes from 0 to ${size - 1}, got ${wrong}`);
     }
   });
 }

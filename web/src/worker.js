@@ -1,4 +1,4 @@
-// Runs a model beside the page: opens its graphs, keeps the streams that the page has begun, one call after the other.
+// Runs a model in a Worker: opens its graphs, holds the page's streams, and answers one call after the other.
 // codec.js is the other end.
 
 import { ModelError } from "./errors.js";
@@ -47,7 +47,7 @@ const calls = {
   },
 };
 
-let last = Promise.resolve(); // the call that is being answered; a session runs one at a time
+let last = Promise.resolve(); // the current call; a session runs one at a time
 self.onmessage = ({ data: { id, call, given } }) => {
   last = last.then(async () => {
     try {
@@ -60,14 +60,14 @@ self.onmessage = ({ data: { id, call, given } }) => {
 
 async function described(model) {
   const description = JSON.parse(new TextDecoder().decode(await fetched(new URL("opensnac.json", model))));
-  if (!description.graphs) throw new ModelError(`${model} is no folder that 'opensnac export --stream' wrote`);
+  if (!description.graphs) throw new ModelError(`${model}: expected a folder that 'opensnac export --stream' wrote, got one without graphs`);
   return description;
 }
 
 async function opened(name, model, device, weights) {
   const file = weights === "fp32" ? `${name}.onnx` : `${name}_${weights}.onnx`;
   const facts = about.graphs[file];
-  if (!facts) throw new ModelError(`${model} has no ${file}, expected one of: ${Object.keys(about.graphs).join(", ")}`);
+  if (!facts) throw new ModelError(`${model}: expected one of ${Object.keys(about.graphs).join(", ")}, got ${file}`);
   const bytes = await fetched(new URL(`onnx/${file}`, model));
   const executionProviders = device === "webgpu" ? ["webgpu", "wasm"] : ["wasm"];
   const session = await ort.InferenceSession.create(bytes, { executionProviders });
@@ -76,6 +76,6 @@ async function opened(name, model, device, weights) {
 
 async function fetched(address) {
   const response = await fetch(address).catch(() => null);
-  if (!response?.ok) throw new ModelError(`${address} cannot be fetched (${response ? response.status : "no connection"})`);
+  if (!response?.ok) throw new ModelError(`${address}: expected a file to fetch, got ${response ? response.status : "no connection"}`);
   return new Uint8Array(await response.arrayBuffer());
 }

@@ -85,7 +85,7 @@ function update() {
   const left = trial.order.filter((stimulus) => !isDone(stimulus)).length;
   element("next").disabled = left > 0;
   element("missing").textContent = left ? `${left} to be ${trial.training ? "heard" : "scored"}` : "";
-  element("pause").textContent = player.playing ? "Pause" : "Go on";
+  element("pause").textContent = player.playing ? "Pause" : "Resume";
   element("reference").classList.toggle("playing", player.playing && player.audible !== null && name < 0);
   for (const box of element("strips").children) {
     const stimulus = box.dataset.stimulus;

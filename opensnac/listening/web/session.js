@@ -88,7 +88,7 @@ class Session {
           this.onStatus("Kept by the server.");
         } catch (error) {
           this.unsent = true;
-          this.onStatus(`Kept in this browser; the server does not take it (${String(error.message).trim()}). Trying again.`);
+          this.onStatus(`Kept in this browser; the server refused it (${String(error.message).trim()}). Trying again.`);
           await new Promise((resolve) => setTimeout(resolve, Session.retry));
         }
       }

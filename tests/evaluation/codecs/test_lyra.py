@@ -1,4 +1,4 @@
-"""Lyra: what is missing is named; with the models (OPENSNAC_LYRA names their folder) rates and alignment are right."""
+"""Lyra: missing models are named; with the models (OPENSNAC_LYRA names their folder) rates and alignment are right."""
 
 import os
 
@@ -21,14 +21,14 @@ def models() -> str:
     return folder
 
 
-def test_without_models_it_says_which_and_where_they_are(tmp_path):
+def test_missing_models_are_named_with_their_source(tmp_path):
     if "ai-edge-litert" in (reason := by_name("lyra:3.2").missing()):
         pytest.skip(reason)
     assert "fetch soundstream_encoder.tflite, quantizer.tflite, lyragan.tflite from github.com/google/lyra" in reason
     assert "as in lyra:3.2@FOLDER" in reason
     (tmp_path / "quantizer.tflite").write_bytes(b"")
     reason = by_name(f"lyra:3.2@{tmp_path}").missing()
-    assert reason.startswith(f"{tmp_path}: no soundstream_encoder.tflite, lyragan.tflite there")
+    assert reason.startswith(f"{tmp_path}: soundstream_encoder.tflite, lyragan.tflite not found")
 
 
 @pytest.mark.parametrize(("kilobits", "packet"), [("3.2", 8), ("6", 15), ("9.2", 23)])

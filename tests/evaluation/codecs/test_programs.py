@@ -1,4 +1,4 @@
-"""Codecs and their programs: real bytes, same length and rate back, aligned; what is missing says how to install it."""
+"""Codecs and their programs: bytes, length, rate, alignment; how to install missing ones."""
 
 import re
 import sys
@@ -66,7 +66,7 @@ def test_opus_bytes_are_packets_and_the_file_is_larger(clip):
     assert coded.num_bytes + 100 < coded.file_bytes
 
 
-def test_opus_codes_music_as_music_when_it_is_told_to(clip):
+def test_opus_encodes_music_with_the_option(clip):
     speech, music = (ready(by_name(name))(clip, RATE) for name in ("opus:16", "opus:16@music"))
     assert not np.array_equal(speech.audio, music.audio)
     assert by_name("opus:16@music").name == "opus:16@music"
@@ -109,7 +109,7 @@ def test_opensnac_counts_the_snac_file_and_shows_its_codes(model_folder, clip):
     assert re.fullmatch(r"opensnac \S+, tiny [0-9a-f]{16}, backend (torch|c \w+), code [0-9a-f]{16}", codec.version())
 
 
-def test_a_model_that_is_not_there_is_missing_with_a_message():
+def test_a_missing_model_is_reported():
     assert "got 'nowhere'" in by_name("opensnac:nowhere").missing()
 
 
@@ -137,7 +137,7 @@ def test_an_unknown_codec_is_refused_with_the_known_forms(name):
 def test_rates_that_a_codec_does_not_have_are_refused():
     with pytest.raises(OpensnacError, match="opus: expected a rate from 6 to 256 kb/s, as in opus:6, got 3"):
         by_name("opus:3")
-    with pytest.raises(OpensnacError, match=r"codec2: expected a rate of 3200, .*700C b/s, .* got 1000"):
+    with pytest.raises(OpensnacError, match=r"codec2: expected a rate of 3200, .*700C, .* b/s, .* got 1000"):
         by_name("codec2:1000")
     with pytest.raises(OpensnacError, match="speex: expected a rate from 3.95 to 42.2 kb/s, as in speex:6, got 1"):
         by_name("speex:1")
@@ -154,8 +154,8 @@ def test_a_failing_program_is_quoted():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="programs' memory is read from /proc")
-def test_a_program_s_memory_is_its_own_and_not_its_parent_s():
-    ballast = np.ones(40_000_000)  # 320 MB here are none of the program's
+def test_a_program_s_memory_excludes_its_parent():
+    ballast = np.ones(40_000_000)  # 320 MB in this process, not the program's
     script = "import time; held = bytearray(50_000_000); time.sleep(0.1)"
     peak = run_program([sys.executable, "-S", "-c", script]).peak_bytes
     assert 50_000_000 < peak < 120_000_000 < ballast.nbytes
@@ -170,6 +170,6 @@ def test_ogg_packets_run_over_segments_and_pages():
     assert ogg_packet_sizes(stream) == [265, 3, 7, 510]
 
 
-def test_what_is_no_ogg_is_refused():
+def test_data_that_is_not_ogg_is_refused():
     with pytest.raises(OpensnacError, match="expected an Ogg page at byte 31 of 35"):
         ogg_packet_sizes(ogg_page([3]) + b"RIFF")

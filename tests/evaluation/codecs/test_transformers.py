@@ -1,4 +1,4 @@
-"""EnCodec, DAC and Mimi through the very code that loads published weights, here tiny random ones from a folder."""
+"""EnCodec, DAC and Mimi through the code that loads published weights, here tiny random ones from a folder."""
 
 import numpy as np
 import pytest
@@ -61,12 +61,12 @@ def test_a_clip_goes_through_packed_codes_and_comes_back(peer, clip):
     assert other_rate.audio.shape == (2 * len(clip) - 1,)
 
 
-def test_a_rate_between_codebooks_is_refused_with_the_rates_there_are(peer):
+def test_a_rate_between_codebooks_is_refused_with_the_possible_rates(peer):
     family, folder = peer
     assert "expected a multiple of" in by_name(f"{family}:0.47@{folder}").missing()
 
 
-def test_weights_that_are_not_there_are_missing_with_a_message(peer, tmp_path, monkeypatch):
+def test_missing_weights_are_reported(peer, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     family, _ = peer
     assert f"as in {family}:1@FOLDER" in by_name(f"{family}:1@{tmp_path}").missing()
@@ -79,7 +79,7 @@ def test_without_the_package_it_says_how_to_install_it():
 
 
 @given(st.integers(1, 12).flatmap(lambda bits: st.tuples(st.just(bits), st.integers(0, 2**32), st.integers(1, 40))))
-def test_packing_loses_nothing_and_takes_the_bits_it_must(case):
+def test_packing_round_trips_at_the_expected_size(case):
     bits, seed, frames = case
     codebooks = -(-8 // bits)  # a frame of at least 8 bits
     codes = np.random.default_rng(seed).integers(0, 2**bits, (codebooks, frames))
