@@ -150,7 +150,7 @@ with torch.no_grad():
 
 
 def test_each_compiled_function_is_one_graph() -> None:
-    """Traced by torch.compile without a break, noise seeds included; in a subprocess, as shape checks cannot be traced."""
+    """Traced by torch.compile without a break, noise seeds included; as a subprocess: shape checks cannot be traced."""
     done = subprocess.run(
         [sys.executable, "-c", TRACED], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
     )
