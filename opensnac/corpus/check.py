@@ -22,7 +22,7 @@ AGAIN = "the command that made the corpus writes it again"
 
 
 @dataclass
-class Checked:
+class CheckResult:
     """What was checked, and the problems found, one line each."""
 
     folder: str
@@ -37,12 +37,12 @@ class Checked:
         return f"{self.folder}: {seen}: {found}"
 
 
-def check_corpus(folder: str, sample: int = 10, seed: int = 0) -> Checked:
+def check_corpus(folder: str, sample: int = 10, seed: int = 0) -> CheckResult:
     """Verify all files and rows, and encode a random `sample` of recordings again.
 
     Raises OpensnacError if there is no finished corpus.
     """
-    corpus, checked = Corpus(folder), Checked(folder)
+    corpus, checked = Corpus(folder), CheckResult(folder)
     checked.problems += _files(corpus, checked)
     if not checked.problems:
         checked.problems += _rows(corpus, checked)
@@ -50,7 +50,7 @@ def check_corpus(folder: str, sample: int = 10, seed: int = 0) -> Checked:
     return checked
 
 
-def _files(corpus: Corpus, checked: Checked) -> Iterator[str]:
+def _files(corpus: Corpus, checked: CheckResult) -> Iterator[str]:
     stated = {name: facts for shard in corpus.facts["shards"] for name, facts in shard.get("files", {}).items()}
     for name, facts in {**stated, **corpus.facts.get("files", {})}.items():
         if not corpus.store.exists(name):
@@ -65,7 +65,7 @@ def _files(corpus: Corpus, checked: Checked) -> Iterator[str]:
             )
 
 
-def _rows(corpus: Corpus, checked: Checked) -> Iterator[str]:
+def _rows(corpus: Corpus, checked: CheckResult) -> Iterator[str]:
     tokens = 0
     for shard in range(corpus.shards):
         rows = corpus.read(shard)
@@ -117,7 +117,7 @@ def _wrong(corpus: Corpus, row: Tokens) -> str | None:
     return None
 
 
-def _codes(corpus: Corpus, checked: Checked, sample: int, seed: int) -> Iterator[str]:
+def _codes(corpus: Corpus, checked: CheckResult, sample: int, seed: int) -> Iterator[str]:
     """Encode some recordings again, one at a time, and compare."""
     plan = Plan(corpus.store)
     numbers = np.random.default_rng(seed).permutation(plan.recordings)[:sample].tolist()

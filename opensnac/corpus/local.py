@@ -179,10 +179,10 @@ def _work(job: Job, pipe: Connection) -> None:
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
     except Exception as error:
-        pipe.send(("error", _sendable(error)))
+        pipe.send(("error", _picklable(error)))
 
 
-def _sendable(error: Exception) -> Exception:
+def _picklable(error: Exception) -> Exception:
     """An error that can be pickled: OpensnacError and OSError as they are, others as their text."""
     if isinstance(error, OSError):
         return OSError(error.errno, error.strerror or str(error), error.filename)

@@ -121,7 +121,7 @@ def make_plan(store: Store, settings: Settings) -> Plan:
         listing = Path(folder) / "listing.parquet"
         found = _list(settings.inputs, listing)
         shards = _Shards(found, settings)
-        with store.whole(PLAN) as part:
+        with store.atomic(PLAN) as part:
             _cut(listing, shards, part)
     return Plan(store)
 
@@ -143,7 +143,7 @@ def _list(inputs: Iterable[str], listing: Path) -> _Found:
     with pq.ParquetWriter(listing, ROW) as writer:
         for entries in _batched(find(inputs), ROWS_AT_ONCE):
             for entry in entries:
-                _learn(columns, entry.columns)
+                _widen_types(columns, entry.columns)
                 hashes.append(_hash(entry.id))
                 total += _bytes(entry)
             writer.write_table(_table(entries))
@@ -151,7 +151,7 @@ def _list(inputs: Iterable[str], listing: Path) -> _Found:
     return _Found(len(hashes), total, columns)
 
 
-def _learn(kinds: dict[str, str], columns: dict[str, Any]) -> None:
+def _widen_types(kinds: dict[str, str], columns: dict[str, Any]) -> None:
     """Widen the columns' types so that these values fit."""
     for name, value in columns.items():
         came = next(

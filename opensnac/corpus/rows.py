@@ -65,7 +65,9 @@ def rows_of(
                 level_db=loaded.levels.level_db(segment, channel),
                 clipped=loaded.levels.clipped(segment, channel),
                 columns=entry.columns,
-                codes=_kept(cut, config) if settings.drop_repeated_frames else [c.astype(np.uint16) for c in cut],
+                codes=_without_repeats(cut, config)
+                if settings.drop_repeated_frames
+                else [c.astype(np.uint16) for c in cut],
             )
 
 
@@ -79,7 +81,7 @@ def _num_samples(loaded: Loaded, first: int, stop: int, total: int, config: Code
     return min(-(-samples * loaded.rate // config.sampling_rate), most)
 
 
-def _kept(codes: Sequence[np.ndarray], config: CodecConfig) -> list[NDArray[np.uint16]]:
+def _without_repeats(codes: Sequence[np.ndarray], config: CodecConfig) -> list[NDArray[np.uint16]]:
     """The codes without coarse frames whose coarsest code repeats the one before, as in Orpheus' recipe."""
     strides = config.vq_strides
     per_frame = [config.coarse_stride // stride for stride in strides]

@@ -82,7 +82,7 @@ def statistics(corpus: Corpus, by: str | None = None) -> dict[str, Any]:
     count = _Count()
     for row in _rows(corpus):
         name = str(row.facts.get(by) or "") if by else row.facts["id"].rpartition("/")[0].partition("/")[0]
-        group = count.groups.get(name) or count.groups.setdefault(name, _Group(_none(corpus)))
+        group = count.groups.get(name) or count.groups.setdefault(name, _Group(_zero_counts(corpus)))
         codes = corpus.codes(row)
         for use, code in zip(group.use, codes, strict=True):
             use += np.bincount(code, minlength=len(use))
@@ -102,7 +102,7 @@ def _facts(corpus: Corpus, count: _Count, by: str | None) -> dict[str, Any]:
     seconds = np.array(count.seconds)
     shown = np.minimum(seconds, np.quantile(seconds, 1 - LONGER)) if len(seconds) else seconds
     heights, edges = np.histogram(shown, BINS) if len(seconds) else (np.zeros(BINS, int), np.arange(BINS + 1.0))
-    uses = [group.use for group in count.groups.values()] or [_none(corpus)]
+    uses = [group.use for group in count.groups.values()] or [_zero_counts(corpus)]
     whole = _Group([np.sum(scales, axis=0) for scales in zip(*uses, strict=True)])
     named = sorted(count.groups.items(), key=lambda item: -item[1].seconds)
     return {
@@ -139,7 +139,7 @@ def _facts(corpus: Corpus, count: _Count, by: str | None) -> dict[str, Any]:
     }
 
 
-def _none(corpus: Corpus) -> list[np.ndarray]:
+def _zero_counts(corpus: Corpus) -> list[np.ndarray]:
     """Zero counts of codes."""
     return [np.zeros(corpus.config.codebook_size, np.int64) for _ in corpus.config.vq_strides]
 
@@ -211,7 +211,7 @@ def page(facts: Mapping[str, Any]) -> str:
             f"<h2>By {escape(facts['by'])}</h2>",
             _groups(facts["groups"]),
             _table(head, rows),
-            *_standing_out(facts["standing_out"]),
+            *_outliers(facts["standing_out"]),
             "</main>",
         ]
     )
@@ -224,7 +224,7 @@ def _quantiles(quantiles: Mapping[str, float]) -> str:
     return ", ".join(said) + "." * bool(said)
 
 
-def _standing_out(found: Mapping[str, Any]) -> Iterator[str]:
+def _outliers(found: Mapping[str, Any]) -> Iterator[str]:
     yield "<h2>Rows that stand out</h2>"
     for kind, rows in found.items():
         more = f" (the first {len(rows['listed'])})" if rows["rows"] > len(rows["listed"]) else ""

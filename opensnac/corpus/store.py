@@ -92,13 +92,13 @@ class Store:
         return {"bytes": size, "sha256": found.hexdigest()}
 
     @contextmanager
-    def whole(self, name: str) -> Iterator[Path]:
+    def atomic(self, name: str) -> Iterator[Path]:
         """A local path to write to; the file appears as `name` if the block ends without an error.
 
         An existing file is replaced. On a local disk the file also survives a power loss once the block has ended.
         """
         try:
-            with self._whole(name) as part:
+            with self._atomic(name) as part:
                 yield part
         except OSError as error:
             if error.errno != errno.ENOSPC:
@@ -107,13 +107,13 @@ class Store:
             raise OSError(errno.ENOSPC, said, self.url(name)) from error
 
     @contextmanager
-    def _whole(self, name: str) -> Iterator[Path]:
+    def _atomic(self, name: str) -> Iterator[Path]:
         if self.is_local:
             target = Path(self.path(name))
             with atomic_file(target, force=True) as part:
                 yield part
-                _to_disk(part)
-            _to_disk(target.parent)
+                _fsync(part)
+            _fsync(target.parent)
             return
         with tempfile.TemporaryDirectory() as folder:
             part = Path(folder) / "part"
@@ -123,7 +123,7 @@ class Store:
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file atomically."""
-        with self.whole(name) as part:
+        with self.atomic(name) as part:
             part.write_bytes(data)
 
     def remove(self, name: str) -> None:
@@ -165,7 +165,7 @@ class Store:
             part.unlink(missing_ok=True)
 
 
-def _to_disk(path: Path) -> None:
+def _fsync(path: Path) -> None:
     """fsync a file or a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -112,7 +112,7 @@ def _reopen(store: Store, plan: Plan, on: On) -> None:
     records = [Record.from_json(line) for line in store.read(RECORDED).splitlines()]
     failed = {record.shard: {f["id"] for f in record.failed if not f["reason"].startswith(KILLS)} for record in records}
     worker = Worker(Job(store.root)) if any(failed.values()) else None
-    mended = {shard for shard, ids in failed.items() if ids and worker and _can_be_coded(worker, shard, ids)}
+    mended = {shard for shard, ids in failed.items() if ids and worker and _can_encode(worker, shard, ids)}
     lost = _lost(store, records)
     if lost or worker:
         on("again", (sum(map(len, failed.values())), len(mended), len(lost)))
@@ -127,15 +127,15 @@ def _lost(store: Store, records: list[Record]) -> set[int]:
     """The shards whose files are missing or changed; all shards if they were joined to one file."""
     facts = facts_at(store)
     if "files" in facts:
-        return set() if _are_there(store, facts["files"]) else {record.shard for record in records}
-    return {record.shard for record in records if not _are_there(store, record.files)}
+        return set() if _exist(store, facts["files"]) else {record.shard for record in records}
+    return {record.shard for record in records if not _exist(store, record.files)}
 
 
-def _are_there(store: Store, files: dict[str, dict[str, Any]]) -> bool:
+def _exist(store: Store, files: dict[str, dict[str, Any]]) -> bool:
     return all(store.exists(name) and store.size(name) == facts["bytes"] for name, facts in files.items())
 
 
-def _can_be_coded(worker: Worker, shard: int, ids: set[str]) -> bool:
+def _can_encode(worker: Worker, shard: int, ids: set[str]) -> bool:
     """Whether any of these recordings of a shard can be encoded now."""
     for entry in worker.plan.entries(shard):
         if entry.id in ids and not entry.problem:
@@ -173,7 +173,7 @@ def _finish(store: Store, plan: Plan, facts: dict[str, Any]) -> None:
     )
     if own.failed:
         failures = [failure for record in records for failure in record.failed]
-        with store.whole(FAILED) as part:
+        with store.atomic(FAILED) as part:
             pq.write_table(pa.Table.from_pylist(failures, FAILURE), part)
     else:
         store.remove(FAILED)
@@ -203,12 +203,12 @@ def _licences(settings: Settings, records: list[Record]) -> dict[str, float]:
 
 def _join(store: Store, records: list[Record], end: int) -> dict[str, Any]:
     """Join the shards: one file of all tokens, one index of all rows with their offsets. Returns facts about them."""
-    with store.whole(TOKENS) as part, part.open("wb") as target:
+    with store.atomic(TOKENS) as part, part.open("wb") as target:
         for record in records:
             with store.open(f"data/{record.name}.bin") as file:
                 shutil.copyfileobj(file, target)
     position = 0
-    with store.whole(INDEX) as part:
+    with store.atomic(INDEX) as part:
         writer = None
         for record in records:
             table = store.parquet(f"data/{record.name}.parquet").read()

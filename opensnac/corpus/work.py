@@ -138,7 +138,7 @@ class Worker:
     def code(self, entry: Entry) -> list[Row]:
         """The rows of one recording. Raises Excluded, AudioError or OSError as `load` does."""
         loaded = load(entry.place, self.settings, self.model.config)
-        codes = self._alone(entry, loaded) if loaded.samples is None else next(self._together([loaded]))
+        codes = self._encode_long(entry, loaded) if loaded.samples is None else next(self._encode_batch([loaded]))
         return list(rows_of(entry, loaded, codes, self.settings, self.model.config))
 
     def _read_and_code(self, shard: int, report: Report, skip: Mapping[int, str]) -> tuple[Record, list[Row]]:
@@ -164,20 +164,20 @@ class Worker:
             window.append((entry, loaded))
             held += loaded.samples.size if isinstance(loaded, Loaded) and loaded.samples is not None else 0
             if held > most:
-                rows += self._coded(window, record, report)
+                rows += self._encode_window(window, record, report)
                 window, held = [], 0
-        return rows + self._coded(window, record, report)
+        return rows + self._encode_window(window, record, report)
 
-    def _coded(self, window: list[tuple[Entry, Found]], record: Record, report: Report) -> list[Row]:
+    def _encode_window(self, window: list[tuple[Entry, Found]], record: Record, report: Report) -> list[Row]:
         """The rows of a window; failures go into the record."""
         report("codes", None)
         short = [loaded for _, loaded in window if isinstance(loaded, Loaded) and loaded.samples is not None]
-        batched = self._together(short)
+        batched = self._encode_batch(short)
         rows: list[Row] = []
         for entry, loaded in window:
             seconds, size = 0.0, max(0, entry.place.size)
             if isinstance(loaded, Loaded):
-                coded = next(batched) if loaded.samples is not None else self._alone_or_why(entry, loaded)
+                coded = next(batched) if loaded.samples is not None else self._try_encode_long(entry, loaded)
                 if isinstance(coded, list):
                     rows += rows_of(entry, loaded, coded, self.settings, self.model.config)
                     seconds = loaded.num_samples / loaded.rate
@@ -196,7 +196,7 @@ class Worker:
             report("reads", number)
             yield entry, self._loader(entry)
 
-    def _together(self, window: Sequence[Loaded]) -> Iterator[list[np.ndarray]]:
+    def _encode_batch(self, window: Sequence[Loaded]) -> Iterator[list[np.ndarray]]:
         """Codes of short recordings in order, (channels, n_i) for each scale; batched by similar length."""
         channels = [channel for loaded in window if loaded.samples is not None for channel in loaded.samples]
         clips = [torch.from_numpy(channel)[None, None].to(self._device) for channel in channels]
@@ -212,9 +212,9 @@ class Worker:
             first += loaded.channels
             yield [torch.cat(scale).cpu().numpy() for scale in zip(*own, strict=True)]
 
-    def _alone_or_why(self, entry: Entry, loaded: Loaded) -> list[np.ndarray] | Excluded | str:
+    def _try_encode_long(self, entry: Entry, loaded: Loaded) -> list[np.ndarray] | Excluded | str:
         try:
-            return self._alone(entry, loaded)
+            return self._encode_long(entry, loaded)
         except Excluded as out:
             return out
         except torch.OutOfMemoryError:  # not the recording's fault
@@ -222,7 +222,7 @@ class Worker:
         except Exception as error:  # a broken recording must not stop the others
             return reason(error, entry)
 
-    def _alone(self, entry: Entry, loaded: Loaded) -> list[np.ndarray]:
+    def _encode_long(self, entry: Entry, loaded: Loaded) -> list[np.ndarray]:
         """Codes of a long recording, encoded in chunks.
 
         They are collected in one buffer per scale: many small arrays between the large ones that the model frees would
@@ -241,7 +241,7 @@ class Worker:
         settings, config, columns = self.settings, self.model.config, self.plan.columns
         names = [f"data/{record.name}{ending}" for ending in shards.ENDINGS[settings.format]]
         with ExitStack() as stack:
-            paths = [stack.enter_context(self.store.whole(name)) for name in names]
+            paths = [stack.enter_context(self.store.atomic(name)) for name in names]
             if settings.format == "parquet":
                 facts = json.dumps(facts_of(settings, self.model))
                 shards.write_parquet(paths[0], rows, columns, layout, facts, len(config.vq_strides))

@@ -122,7 +122,7 @@ class SNAC(Codec):
     def _engine(self) -> Engine:
         """The engine of the current weights."""
         with self._lock:
-            if self._frozen is None or not self._frozen.stands_for(self):
+            if self._frozen is None or not self._frozen.is_current(self):
                 self._frozen = None  # frees its memory first
                 self._frozen = _Frozen(self)
             return self._frozen.engine
@@ -147,7 +147,7 @@ class _Frozen:
         self.engine = Engine(model)
         self._values = [value.detach().clone() for value in _values(model)]
 
-    def stands_for(self, model: SNAC) -> bool:
+    def is_current(self, model: SNAC) -> bool:
         """Whether the model still has those weights."""
         now = _values(model)
         return len(now) == len(self._values) and all(

@@ -241,10 +241,10 @@ class CompiledScale(Scale):
 
     packed: tuple[Tensor, Tensor, Tensor]
 
-    def inward(self, latent: Signal) -> Vectors:
+    def project_in(self, latent: Signal) -> Vectors:
         return kernels.linear(latent, self.packed[0], len(self.in_bias), self.in_bias)
 
-    def outward(self, vectors: Vectors) -> Signal:
+    def project_out(self, vectors: Vectors) -> Signal:
         return kernels.linear(vectors, self.packed[1], len(self.out_bias), self.out_bias)
 
     def nearest(self, vectors: Vectors) -> Codes:

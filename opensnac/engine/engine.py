@@ -121,7 +121,7 @@ class Engine:
         frames = self._frames_of_clips(lengths, audio.shape[-1], audio.shape[0])
         samples = [count * self.hop_length for count in frames]
         signal = audio.transpose(1, 2) if lengths is None else mask_from(audio.transpose(1, 2), lengths)
-        codes = self._through(self._encoding, [signal], samples, [None] * len(frames), max(samples), progress)
+        codes = self._run_pipeline(self._encoding, [signal], samples, [None] * len(frames), max(samples), progress)
         if lengths is None:
             return codes
         strides = self.config.vq_strides
@@ -156,7 +156,7 @@ class Engine:
             )
         ends = [count * self.hop_length for count in self._frames_of_clips(lengths, total, clips)]
         seeds = [seed if noise else None] * clips
-        (audio,) = self._through(self._decoding, codes, ends, seeds, frames, progress)
+        (audio,) = self._run_pipeline(self._decoding, codes, ends, seeds, frames, progress)
         if lengths is not None:
             audio = mask_from(audio, lengths)
         return audio.transpose(1, 2)[..., : total if num_samples is None else num_samples]
@@ -188,7 +188,7 @@ class Engine:
         """Zeros (clips, steps, channels) in the type and on the device of the layers."""
         return torch.zeros(clips, steps, channels, dtype=self.backend.signal_dtype, device=self.device)
 
-    def _through(
+    def _run_pipeline(
         self,
         pipeline: Pipeline,
         inputs: Sequence[Tensor],

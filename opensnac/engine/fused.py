@@ -57,7 +57,7 @@ def unit_of(unit: layers.Unit, x: Signal, tail: Signal, span: DeviceSpan) -> Sig
 
 
 @triton.jit
-def _heard(x, tail, clip, j, c, start, length, time, channels, keep):
+def _load_masked(x, tail, clip, j, c, start, length, time, channels, keep):
     """Steps j of a tail followed by x, zero outside the signal: (steps, channels)."""
     position = start - keep + j
     inside = (position >= 0) & (position < length) & (j < keep + time)
@@ -118,14 +118,14 @@ def _unit(
         shift = tl.load(taps_bias + c, mask=known, other=0.0).to(tl.float32)
         mixed = tl.zeros((STEPS, DEPTH), tl.float32) + shift[None, :]
         for k in tl.static_range(7):
-            v = _heard(x, tail, clip, t + k * dilation, c, start, length, time, channels, keep)
+            v = _load_masked(x, tail, clip, t + k * dilation, c, start, length, time, channels, keep)
             tap = tl.load(taps + k * channels + c, mask=known, other=0.0).to(tl.float32)
             mixed += _snake(v, a) * tap[None, :]
         w = tl.load(
             matrix + n[None, :] * channels + c[:, None], mask=(n < channels)[None, :] & known[:, None], other=0.0
         )
         total = tl.dot(_snake(mixed, b).to(w.dtype), w, total, input_precision=PRECISION)
-    centre = _heard(x, tail, clip, t + keep // 2, n, start, length, time, channels, keep)
+    centre = _load_masked(x, tail, clip, t + keep // 2, n, start, length, time, channels, keep)
     shift = tl.load(bias + n, mask=n < channels, other=0.0).to(tl.float32)
     at = y + (clip * time + t)[:, None] * channels + n[None, :]
     tl.store(at, centre + total + shift[None, :], mask=(t < time)[:, None] & (n < channels)[None, :])

@@ -27,13 +27,13 @@ class Scale:
 
     def expand(self, vectors: Vectors) -> Signal:
         """Codebook vectors to latent frames, each repeated `stride` times."""
-        return repeat(self.outward(vectors), self.stride)
+        return repeat(self.project_out(vectors), self.stride)
 
-    def inward(self, latent: Signal) -> Vectors:
+    def project_in(self, latent: Signal) -> Vectors:
         """Project into the codebook's space."""
         return F.linear(latent, self.in_matrix, self.in_bias)
 
-    def outward(self, vectors: Vectors) -> Signal:
+    def project_out(self, vectors: Vectors) -> Signal:
         """Project out of the codebook's space."""
         return F.linear(vectors, self.out_matrix, self.out_bias)
 
@@ -46,7 +46,7 @@ def quantize(scales: Sequence[Scale], latent: Signal) -> list[Codes]:
     """Latent (batch, frames, latent_dim) -> codes (batch, frames / stride) of each scale, which codes the residual."""
     found: list[Codes] = []
     for scale in scales:
-        z_e = scale.inward(pool(latent, scale.stride))
+        z_e = scale.project_in(pool(latent, scale.stride))
         codes = scale.nearest(F.normalize(z_e.to(scale.directions.dtype), dim=-1))
         found.append(codes)
         if len(found) < len(scales):

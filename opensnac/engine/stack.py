@@ -104,7 +104,7 @@ class LayerStack:
         for first, stop in self._sections:
             x, skipped = self._needed(x, first, pushed, state)
             pushed, span = [before + skipped for before in pushed], span.shifted(skipped)
-            x, _ = self._through(x, _Walk(first, stop, span), tails)
+            x, _ = self._apply_stages(x, _Walk(first, stop, span), tails)
         early = (pushed[0] - state.pushed[0]) // self.out_tick
         state.tails, state.pushed = tails, [before + samples for before in state.pushed]
         return F.pad(x, (0, 0, early, samples // self.out_tick - early - x.shape[1]))
@@ -149,7 +149,7 @@ class LayerStack:
             late = min(late, max(early, *counts, 0) // -stage.unit * -stage.unit)
         return x[:, early:late], early * stage.tick
 
-    def _through(self, x: Signal, walk: _Walk, tails: Tails) -> tuple[Signal, int]:
+    def _apply_stages(self, x: Signal, walk: _Walk, tails: Tails) -> tuple[Signal, int]:
         """Run x through the stages from `walk.first` on: the output, and the index of the stage that takes it next."""
         i = walk.first
         while not self._ends_before(i, x, walk):
@@ -175,12 +175,12 @@ class LayerStack:
         return -(-steps // stage.unit) * stage.unit
 
     def _in_parts(self, x: Signal, size: int, walk: _Walk, tails: Tails) -> tuple[Signal, int]:
-        """As _through, `size` steps at a time; all parts stop at the stage where the first one does."""
+        """As _apply_stages, `size` steps at a time; all parts stop at the stage where the first one does."""
         outputs, stop, samples = [], walk.stop, size * self.stages[walk.first].tick
         parts = x.split(size, dim=1)
         for n, part in enumerate(parts):
             span = walk.span.shifted(n * samples)
-            y, stop = self._through(part, _Walk(walk.first, stop, span, len(parts), joins=n == 0), tails)
+            y, stop = self._apply_stages(part, _Walk(walk.first, stop, span, len(parts), joins=n == 0), tails)
             outputs.append(y)
         return torch.cat(outputs, dim=1), stop
 

@@ -45,7 +45,7 @@ def triangles(scale: Scale, sample_rate: int, window: int, bands: int, *, points
     return np.maximum(0, np.minimum(rising, falling)).mean(axis=1)
 
 
-def of_area_one(filters: np.ndarray, scale: Scale, sample_rate: int) -> np.ndarray:
+def normalise_area(filters: np.ndarray, scale: Scale, sample_rate: int) -> np.ndarray:
     """The same triangles, each divided by its area in hertz."""
     edges = scale.edges(sample_rate, filters.shape[1] + 1)
     return filters * (2 / (edges[2:] - edges[:-2]))

@@ -207,7 +207,7 @@ def _colour(family: str, families: Sequence[str]) -> str:
 
 def _labels(axes: Axes, points: Sequence[Point], ceiling: Label | None) -> list[Label]:
     """A name for each point, where it covers no other name and as little else as possible."""
-    drawn = [*_drawn(axes, points)]
+    drawn = [*_obstacles(axes, points)]
     labels: dict[int, Label] = {}
     for index in sorted(range(len(points)), key=lambda index: axes.y(points[index].mean)):
         taken = [label.box for label in labels.values()] + ([ceiling.box] if ceiling else [])
@@ -222,7 +222,7 @@ def _labels(axes: Axes, points: Sequence[Point], ceiling: Label | None) -> list[
     return [labels[index] for index in range(len(points))]
 
 
-def _drawn(axes: Axes, points: Sequence[Point]) -> Iterator[Box]:
+def _obstacles(axes: Axes, points: Sequence[Point]) -> Iterator[Box]:
     """What names should not cover: dots, intervals, and lines, in short pieces."""
     ordered = sorted(points, key=lambda point: (point.family, point.rate))
     for point in ordered:

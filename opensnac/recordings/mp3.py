@@ -81,7 +81,7 @@ def _walk(content: Bytes, start: int) -> tuple[list[_Part], int, bool]:
         frame = frames[header] if header in frames else frames.setdefault(header, _frame(header))
         if frame is None:
             if _is_tag(content, position):
-                if (after := _behind_tag(content, position)) is None:
+                if (after := _after_tag(content, position)) is None:
                     break
             else:
                 after = _next_frame(content, position + 1)
@@ -174,7 +174,7 @@ def _is_tag(content: Bytes, position: int) -> bool:
     return head.startswith((*TAGS, b"ID3")) or not any(head)
 
 
-def _behind_tag(content: Bytes, position: int) -> int | None:
+def _after_tag(content: Bytes, position: int) -> int | None:
     """The end of a tag or a run of zeros; None if no frame follows."""
     head = content.near(position, 32)
     if head.startswith(b"ID3"):

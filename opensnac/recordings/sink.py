@@ -53,7 +53,7 @@ class Sink:
 
     def __enter__(self) -> Sink:
         if not isinstance(self._target, str | Path) and self._ending in (".wav", ".raw"):
-            self._put = self._closing.enter_context(self._passing_on(self._target))
+            self._put = self._closing.enter_context(self._forwarding(self._target))
         else:
             self._put = self._closing.enter_context(self._by_soundfile())
         return self
@@ -71,7 +71,7 @@ class Sink:
         self.num_samples += block.shape[1]
 
     @contextmanager
-    def _passing_on(self, stream: BinaryIO) -> Iterator[Callable[[np.ndarray], None]]:
+    def _forwarding(self, stream: BinaryIO) -> Iterator[Callable[[np.ndarray], None]]:
         start = stream.tell() if self._ending == ".wav" and stream.seekable() else None
 
         def put(block: np.ndarray) -> None:
@@ -98,7 +98,9 @@ class Sink:
                 folder = stack.enter_context(tempfile.TemporaryDirectory())
                 place = stack.enter_context(OutputFile(Path(folder) / "spooled", "the folder of temporary files"))
             with self._writable(container, place):
-                file = soundfile.SoundFile(_ForC(place), "w", self.rate, self.channels, subtype, format=container)
+                file = soundfile.SoundFile(
+                    _FileForLibsndfile(place), "w", self.rate, self.channels, subtype, format=container
+                )
             stack.callback(file.close)
 
             def put(block: np.ndarray) -> None:
@@ -132,7 +134,7 @@ class Sink:
             raise place.error
 
 
-class _ForC:
+class _FileForLibsndfile:
     """An output for libsndfile, whose C callbacks lose exceptions; the file keeps its first error."""
 
     def __init__(self, file: OutputFile) -> None:

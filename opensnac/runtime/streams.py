@@ -38,7 +38,7 @@ class _Stream:
         whole = joined[0].shape[1] * self._takes[0] // self._group * self._group
         cuts = [whole // tick for tick in self._takes]
         self._waiting = [array[:, cut:] for array, cut in zip(joined, cuts, strict=True)]
-        return self._through([array[:, :cut] for array, cut in zip(joined, cuts, strict=True)], whole, ENDLESS)
+        return self._run_graph([array[:, :cut] for array, cut in zip(joined, cuts, strict=True)], whole, ENDLESS)
 
     def _end(self, length: int) -> Arrays:
         """End the signals, which are `length` samples long, a multiple of a group; returns the rest of the outputs."""
@@ -49,9 +49,9 @@ class _Stream:
             np.pad(array, ((0, 0), (0, samples // tick - array.shape[1])))
             for array, tick in zip(self._waiting, self._takes, strict=True)
         ]
-        return self._through(padded, samples, length)
+        return self._run_graph(padded, samples, length)
 
-    def _through(self, inputs: Arrays, samples: int, length: int) -> Arrays:
+    def _run_graph(self, inputs: Arrays, samples: int, length: int) -> Arrays:
         """Run whole groups, some at a time; returns the part of the outputs inside the signals."""
         size = max(1, AT_ONCE // (self._streams * self._group)) * self._group
         parts = [self._nothing]

@@ -75,7 +75,7 @@ class _Stream:
             provisional = state.fork()
             provisional.lengths = list(known)
             y = torch.cat((y, stack.drain(piece, provisional)), dim=1)
-        return self._given_out(y, first, stops, state)
+        return self._new_output(y, first, stops, state)
 
     def _end(self, state: State, lengths: list[int]) -> list[Signal]:
         """The rest of each signal, whose length in samples is known now."""
@@ -84,9 +84,9 @@ class _Stream:
         first = stack.first_step(state)
         y = stack.push(F.pad(waiting, (0, 0, 0, -waiting.shape[1] % stack.multiple)), state)
         y = torch.cat((y, stack.drain(waiting, state)), dim=1)
-        return self._given_out(y, first, [length // stack.out_tick for length in lengths], state)
+        return self._new_output(y, first, [length // stack.out_tick for length in lengths], state)
 
-    def _given_out(self, y: Signal, first: list[int], stops: list[int], state: State) -> list[Signal]:
+    def _new_output(self, y: Signal, first: list[int], stops: list[int], state: State) -> list[Signal]:
         """Each signal's steps up to `stops` that were not returned before."""
         pieces, tick = [], self._stack.out_tick
         for i, (start, stop) in enumerate(zip(first, stops, strict=True)):

@@ -56,7 +56,7 @@ def load(path: Path, trainer: Trainer) -> tuple[float, float, dict[str, Tensor]]
     if not isinstance(state, dict) or "codebook_health" not in state:
         raise ModelError(f"{path}: expected a checkpoint of a training run, got something else; use another folder")
     came = json.loads(state["config"])
-    _require_alike(path, came, trainer, ("model", "discriminator"))
+    _require_same(path, came, trainer, ("model", "discriminator"))
     if set(state["generator_optimizers"]) != set(trainer.generator_optimizers):
         raise ModelError(
             f"{path}: expected the configuration's matrix_learning_rate, got a run "
@@ -85,7 +85,7 @@ def _plain(trainer: Trainer) -> dict[str, Any]:
     return values
 
 
-def _require_alike(path: Path, came: dict[str, Any], trainer: Trainer, sections: tuple[str, ...]) -> None:
+def _require_same(path: Path, came: dict[str, Any], trainer: Trainer, sections: tuple[str, ...]) -> None:
     wanted = _plain(trainer)
     for section in sections:
         if came[section] != wanted[section]:
@@ -123,7 +123,7 @@ def load_slim(path: Path, trainer: Trainer) -> tuple[float, float]:
     """
     state, facts = _read_slim(path)
     came = json.loads(facts["config"])
-    _require_alike(path, came, trainer, ("model",))
+    _require_same(path, came, trainer, ("model",))
     for part in PARTS:
         module = getattr(trainer, part)
         prefix = f"{part}."

@@ -17,7 +17,7 @@ CONSTANT_CHANNEL = 2.0  # constant channel that makes angles reflect distances, 
 
 
 @torch.no_grad()
-def start_from_data(quantizer: ResidualVectorQuantizer, latent: Tensor, generator: torch.Generator) -> None:
+def initialise_from_data(quantizer: ResidualVectorQuantizer, latent: Tensor, generator: torch.Generator) -> None:
     """Initialise each scale from encoder output (clips, latent_dim, frames), coarse to fine.
 
     The projection takes the principal axes of the coarser scales' residual, plus one constant channel: with it the
@@ -39,10 +39,10 @@ def _fit_projections(scale: VectorQuantizer, residual: Tensor, generator: torch.
     _, singular, axes = torch.linalg.svd(pooled - mean, full_matrices=False)
     axes = axes[: dim - 1]
     size = (singular[: dim - 1].square().sum() / len(pooled)).sqrt().clamp(min=1e-6)  # RMS length of the projection
-    inward, inward_bias = F.pad(axes / size, (0, 0, 0, 1)), torch.zeros(dim)
-    inward_bias[:-1], inward_bias[-1] = -(axes / size) @ mean, CONSTANT_CHANNEL
-    scale.in_proj.assign(_with_trace(inward, generator)[:, :, None])
-    scale.in_proj.bias.copy_(inward_bias)
+    in_weight, in_bias = F.pad(axes / size, (0, 0, 0, 1)), torch.zeros(dim)
+    in_bias[:-1], in_bias[-1] = -(axes / size) @ mean, CONSTANT_CHANNEL
+    scale.in_proj.assign(_with_trace(in_weight, generator)[:, :, None])
+    scale.in_proj.bias.copy_(in_bias)
     scale.out_proj.assign(_with_trace(F.pad(axes.T * size, (0, 1)), generator)[:, :, None])
     scale.out_proj.bias.copy_(mean)
 
@@ -80,13 +80,13 @@ def ema_update(
     """
     for scale, code, vectors in zip(quantizer.scales, codes, z_e, strict=True):
         weight, flat = scale.codebook.weight, code.flatten()
-        counts = _uses(flat, len(weight))[:, None]
+        counts = _count_codes(flat, len(weight))[:, None]
         sums = torch.zeros_like(weight).index_add_(0, flat, vectors.flatten(0, 1).to(weight))
         means = sums / counts.clamp(min=1)
         weight += torch.where(counts > 0, share * (means - weight), 0)
 
 
-def _uses(flat: Tensor, size: int) -> Tensor:
+def _count_codes(flat: Tensor, size: int) -> Tensor:
     """How often each code occurs, without a GPU synchronisation."""
     return torch.zeros(size, device=flat.device).index_add_(0, flat, torch.ones(len(flat), device=flat.device))
 
@@ -111,7 +111,7 @@ class CodebookHealth:
             self.since_use[i] += len(flat)
             self.since_use[i][flat] = 0
             self.counts[i] *= 0.5 ** (len(flat) / (size * POOL_FACTOR))
-            self.counts[i] += _uses(flat, size)
+            self.counts[i] += _count_codes(flat, size)
             self.pools[i] = torch.cat([self.pools[i], vectors.flatten(0, 1).float()])[-size * POOL_FACTOR :]
 
     @torch.no_grad()

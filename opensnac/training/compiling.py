@@ -48,7 +48,7 @@ def _seconds(trainer: Trainer, clips: Tensor, parts: tuple[str, ...]) -> float:
     seeds = torch.arange(len(clips), device=clips.device)
 
     def work() -> None:
-        with trainer.products():
+        with trainer.matrix_precision():
             audio = trainer.decode(trainer.encode(clips), seeds).float()
             scores = trainer.discriminate(audio) if "discriminate" in parts else [[audio]]
         torch.stack([features[-1].float().square().mean() for features in scores]).sum().backward()

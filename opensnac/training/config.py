@@ -292,18 +292,18 @@ def _section(
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise ConfigError(f"unknown key {', '.join(map(repr, unknown))} in {where}; expected {', '.join(known)}")
-    return section(**{key: _fitted(known[key], value, f"{key} in {where}") for key, value in values.items()})
+    return section(**{key: _converted(known[key], value, f"{key} in {where}") for key, value in values.items()})
 
 
-def _fitted(wanted: Any, value: Any, name: str) -> Any:
+def _converted(wanted: Any, value: Any, name: str) -> Any:
     """`value` converted to the type `wanted`: integers to floats, lists to tuples, strings to sources."""
     kinds, origin = get_args(wanted), get_origin(wanted)
     if origin is tuple and isinstance(value, list | tuple):
         if kinds[-1] is not Ellipsis and len(kinds) != len(value):
             raise ConfigError(f"{name}: expected {len(kinds)} values, got {value!r}")
-        return tuple(_fitted(kinds[0], item, name) for item in value)
+        return tuple(_converted(kinds[0], item, name) for item in value)
     if origin is UnionType:
-        return None if value is None or value is False else _fitted(kinds[0], value, name)
+        return None if value is None or value is False else _converted(kinds[0], value, name)
     if wanted is Source and isinstance(value, str | Mapping):
         return _section(Source, {"path": value} if isinstance(value, str) else value, name)
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):

@@ -163,11 +163,11 @@ def read_ahead(
             sampler=steps,
             num_workers=workers,
             prefetch_factor=PREFETCHED if workers else None,
-            collate_fn=_as_it_is,
+            collate_fn=_identity,
             pin_memory=pin_memory,
         )
         return iter(loader)
 
 
-def _as_it_is(item: Any) -> Any:
+def _identity(item: Any) -> Any:
     return item

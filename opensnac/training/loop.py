@@ -137,7 +137,7 @@ class Run:
         """One step, and what is due before and after it."""
         trainer, schedule, device = self.trainer, self.config.schedule, self.processes.device
         if trainer.step == trainer.quantize_from:
-            self._start_codebooks()
+            self._initialise_codebooks()
         if trainer.step == schedule.adversarial_from:
             self.best = math.inf  # from here on the mel loss is not the only one: restart the comparison
         asked = time.monotonic()
@@ -207,7 +207,7 @@ class Run:
             self.log.say(f"step {trainer.step}: codebooks wait: the mel loss is {mel:.2f}, {wanted}")
 
     @torch.no_grad()
-    def _start_codebooks(self) -> None:
+    def _initialise_codebooks(self) -> None:
         """Initialise the codebooks from the encoder's output for enough crops."""
         model, trainer, batch_size = self.config.model, self.trainer, self.config.data.batch_size
         frames_needed = self.config.codebooks.start_vectors * model.codebook_size * model.vq_strides[0]
@@ -219,7 +219,7 @@ class Run:
             latents.append(self.processes.gather(latent.contiguous()))
             frames += latents[-1].shape[0] * latents[-1].shape[2]
             first += batch_size
-        codebooks.start_from_data(trainer.generator.quantizer, torch.cat(latents), self._random())
+        codebooks.initialise_from_data(trainer.generator.quantizer, torch.cat(latents), self._random())
         self.processes.broadcast_weights([trainer.generator.quantizer])
         trainer.sync_ema()
         self.log.say(f"step {trainer.step}: codebooks initialised from data")

@@ -54,7 +54,7 @@ Sound = Audio | Spectra
 def mel_filters(sample_rate: int, window: int, bands: int, device: torch.device | str = "cpu") -> Tensor:
     """Triangular filters (bins, bands), equal steps on the mel scale of Slaney's Auditory Toolbox, area 1."""
     filters = mel.triangles(mel.SLANEY, sample_rate, window, bands, points=POINTS_OF_A_BIN)
-    return torch.from_numpy(mel.of_area_one(filters, mel.SLANEY, sample_rate)).float().to(device)
+    return torch.from_numpy(mel.normalise_area(filters, mel.SLANEY, sample_rate)).float().to(device)
 
 
 def log_mel(audio: Sound, sample_rate: int, window: int, bands: int) -> Float[Tensor, "batch bands frames"]:

@@ -26,7 +26,7 @@ SONE = 0.1866  # loudness at the threshold's scale; calibration of P.862.2
 SYMMETRIC, ASYMMETRIC = 0.1, 0.0309  # points of the score for each unit of disturbance
 
 
-class Ear(NamedTuple):
+class AuditoryModel(NamedTuple):
     """The hearing model: bands, thresholds and exponents."""
 
     members: Float[Tensor, "bins bands"]  # 1 where a bin, from 0 Hz on, belongs to a band
@@ -36,7 +36,7 @@ class Ear(NamedTuple):
 
 @functools.cache
 @torch.inference_mode(False)
-def ear(sample_rate: int, window: int, device: torch.device | str = "cpu") -> Ear:
+def auditory_model(sample_rate: int, window: int, device: torch.device | str = "cpu") -> AuditoryModel:
     """Bands in Bark (Zwicker and Terhardt 1980), threshold in quiet (Terhardt 1979), exponents of P.862."""
     hz = torch.arange(window // 2 + 1) * (sample_rate / window)
     hz = hz[hz < TOP_HZ]
@@ -48,13 +48,13 @@ def ear(sample_rate: int, window: int, device: torch.device | str = "cpu") -> Ea
     decibels = 3.64 * khz**-0.8 - 6.5 * torch.exp(-0.6 * (khz - 3.3).square()) + 1e-3 * khz**4
     exponent = 0.23 * torch.where(center < 4, 6 / (center + 2), 1.0).clamp(max=2) ** 0.15
     threshold = 10 ** (decibels / 10)
-    return Ear(members.to(device), threshold[:, None].to(device), exponent[:, None].to(device))
+    return AuditoryModel(members.to(device), threshold[:, None].to(device), exponent[:, None].to(device))
 
 
 def loudness(audio: Audio, gain: Float[Tensor, "batch 1 1"], sample_rate: int) -> tuple[Bands, Bands]:
     """Power per band, and its loudness in sone, of `audio` times `gain`."""
     window = round(WINDOW_SECONDS * sample_rate)
-    heard = ear(sample_rate, window, audio.device)
+    heard = auditory_model(sample_rate, window, audio.device)
     hann = torch.hann_window(window, device=audio.device)
     spectrum = torch.stft((audio * gain)[:, 0].float(), window, window // 2, window=hann, return_complex=True)
     bins = spectrum[:, : len(heard.members)]

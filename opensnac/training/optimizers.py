@@ -26,25 +26,25 @@ class KernelMuon(torch.optim.Optimizer):
     to bfloat16, which took nine tenths of a step on a CPU without bfloat16 products.
     """
 
-    def __init__(self, taught: Sequence[nn.Parameter], learning_rate: float, processes: Processes) -> None:
-        super().__init__(taught, {"lr": learning_rate})
+    def __init__(self, weights: Sequence[nn.Parameter], learning_rate: float, processes: Processes) -> None:
+        super().__init__(weights, {"lr": learning_rate})
         self.processes = processes
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         for group in self.param_groups:
-            taught = [kernel for kernel in group["params"] if kernel.grad is not None]
-            for kernel, direction in zip(taught, self._directions(taught), strict=True):
+            weights = [kernel for kernel in group["params"] if kernel.grad is not None]
+            for kernel, direction in zip(weights, self._directions(weights), strict=True):
                 size = 0.2 * math.sqrt(max(kernel.flatten(1).shape))
                 kernel.add_(direction.view_as(kernel), alpha=-group["lr"] * size)
 
-    def _directions(self, taught: Sequence[nn.Parameter]) -> list[Tensor]:
+    def _directions(self, weights: Sequence[nn.Parameter]) -> list[Tensor]:
         """Each kernel's update direction: its gradient with momentum, orthogonalised by one process for all.
 
         Matrices of equal shape are batched.
         """
-        gradients = [cast(Tensor, kernel.grad) for kernel in taught]
-        momenta = [self.state[kernel].setdefault("momentum", torch.zeros_like(kernel)) for kernel in taught]
+        gradients = [cast(Tensor, kernel.grad) for kernel in weights]
+        momenta = [self.state[kernel].setdefault("momentum", torch.zeros_like(kernel)) for kernel in weights]
         torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
         ahead = [each.flatten(1) for each in torch._foreach_lerp(gradients, momenta, MOMENTUM)]
         largest_first = sorted(range(len(ahead)), key=lambda i: -ahead[i].numel() * min(ahead[i].shape))

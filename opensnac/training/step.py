@@ -24,7 +24,7 @@ from opensnac.training.processes import Processes
 Mark = Callable[[str], None]  # called with the name of each part of a step when it ends
 
 
-def _unmarked(part: str) -> None:
+def _no_mark(part: str) -> None:
     """The default: nothing is measured."""
 
 
@@ -42,7 +42,7 @@ class Trainer:
     ema: SNAC = field(init=False)
     discriminators: Discriminators = field(init=False)
     health: CodebookHealth = field(init=False)
-    mark: Mark = field(default=_unmarked)
+    mark: Mark = field(default=_no_mark)
 
     def __post_init__(self) -> None:
         optimizer, device = self.config.optimizer, self.processes.device
@@ -128,7 +128,7 @@ class Trainer:
         return report
 
     @contextmanager
-    def products(self) -> Iterator[None]:
+    def matrix_precision(self) -> Iterator[None]:
         """A context in which matrix products have the configured precision; elsewhere they are float32."""
         before, precision = torch.get_float32_matmul_precision(), self.config.precision
         torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
@@ -141,18 +141,18 @@ class Trainer:
     def _reconstruct(self, clips: Tensor, seeds: Tensor) -> tuple[Tensor, Quantized | None]:
         """Clips through the codec, without quantisation at the start of training."""
         quantized = None
-        with self.products():
+        with self.matrix_precision():
             latent = self.encode(clips)
         if self.step >= self.quantize_from:
             quantized = self.generator.quantizer(latent.float())  # codes are chosen in full precision
             latent = quantized.latent
-        with self.products():
+        with self.matrix_precision():
             audio_hat = self.decode(latent, seeds)
         return audio_hat.float(), quantized
 
     def _backward(self, loss: Tensor) -> None:
         """Backward pass; autocast precisions carry over from the forward pass, but tf32 must be set again."""
-        with self.products() if self.config.precision == "tf32" else nullcontext():
+        with self.matrix_precision() if self.config.precision == "tf32" else nullcontext():
             loss.backward()
 
     def _tone_loss(self, decoded: losses.Spectra, original: losses.Spectra) -> Tensor:
@@ -163,7 +163,7 @@ class Trainer:
 
     def _discriminator_step(self, clips: Tensor, audio_hat: Tensor, values: dict[str, Tensor]) -> losses.Features:
         """Compute the discriminators' gradients; returns their features of the real clips."""
-        with self.products():
+        with self.matrix_precision():
             features = self.discriminate(torch.cat([clips, audio_hat]))
         both = [[layer.float().chunk(2) for layer in layers] for layers in features]
         real, fake = ([[layer[side] for layer in layers] for layers in both] for side in (0, 1))
@@ -174,7 +174,7 @@ class Trainer:
     def _discriminate_fake(self, audio_hat: Tensor) -> losses.Features:
         """The discriminators' features of the generator's audio, with their weights before this step."""
         self.discriminators.requires_grad_(False)
-        with self.products():
+        with self.matrix_precision():
             features = self.discriminate(audio_hat)
         self.discriminators.requires_grad_(True)
         return [[layer.float() for layer in layers] for layers in features]
@@ -214,12 +214,12 @@ class Trainer:
         factor = optimizer.final_fraction + (1 - optimizer.final_fraction) * fall
         for name, part in self.generator_optimizers.items():
             for group in part.param_groups:
-                group["lr"] = getattr(optimizer, name) * factor * self._warmth(self.warm_from)
+                group["lr"] = getattr(optimizer, name) * factor * self._warmup_factor(self.warm_from)
         for group in self.discriminator_optimizer.param_groups:
             begin = max(self.warm_from, schedule.discriminate_from)
-            group["lr"] = optimizer.discriminator_learning_rate * factor * self._warmth(begin)
+            group["lr"] = optimizer.discriminator_learning_rate * factor * self._warmup_factor(begin)
 
-    def _warmth(self, begin: int) -> float:
+    def _warmup_factor(self, begin: int) -> float:
         return min(1.0, max(0, self.step - begin + 1) / max(1, self.config.optimizer.warmup_steps))
 
     def sync_ema(self) -> None:

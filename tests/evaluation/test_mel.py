@@ -25,7 +25,7 @@ def test_triangles_are_librosa_s(rate: int, scale: mel.Scale, htk: bool) -> None
     wanted = librosa.filters.mel(sr=rate, n_fft=2048, n_mels=40, htk=htk, norm=None, dtype=np.float64).T
     np.testing.assert_allclose(ours, wanted, atol=1e-9)
     wanted = librosa.filters.mel(sr=rate, n_fft=2048, n_mels=40, htk=htk, norm="slaney", dtype=np.float64).T
-    np.testing.assert_allclose(mel.of_area_one(ours, scale, rate), wanted, atol=1e-9)
+    np.testing.assert_allclose(mel.normalise_area(ours, scale, rate), wanted, atol=1e-9)
 
 
 @pytest.mark.parametrize("rate", RATES)

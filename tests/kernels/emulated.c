@@ -1,4 +1,4 @@
-/* Calls one function of a shared library on what a file holds, and writes the file back: for an emulated processor.
+/* Calls one function of a shared library on the memory stored in a file, and writes it back: for an emulated CPU.
  *
  * In the file, as words of 64 bits: the function's name (4), its arguments (16), the offset of a list that ends the
  * file; then anything. The list has the offsets of words that hold offsets and become addresses. What the function

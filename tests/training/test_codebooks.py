@@ -7,7 +7,7 @@ import torch
 
 from opensnac.config import CodecConfig
 from opensnac.model.quantizer import ResidualVectorQuantizer
-from opensnac.training.codebooks import CodebookHealth, ema_update, start_from_data
+from opensnac.training.codebooks import CodebookHealth, ema_update, initialise_from_data
 
 CONFIG = CodecConfig(
     encoder_dim=8,
@@ -37,7 +37,7 @@ def test_initialised_codebooks_explain_the_data_and_use_every_code(quantizer: Re
     latent = speechlike_latent()
     with torch.no_grad():
         before = quantizer(latent)
-        start_from_data(quantizer, latent, torch.Generator().manual_seed(0))
+        initialise_from_data(quantizer, latent, torch.Generator().manual_seed(0))
         after = quantizer(latent)
     variance = latent.var(dim=(0, 2)).mean()
     assert (latent - before.latent).square().mean() > 0.9 * variance
@@ -47,7 +47,7 @@ def test_initialised_codebooks_explain_the_data_and_use_every_code(quantizer: Re
 
 
 def test_silence_keeps_weights_finite(quantizer: ResidualVectorQuantizer) -> None:
-    start_from_data(quantizer, torch.zeros(8, 32, 64), torch.Generator().manual_seed(0))
+    initialise_from_data(quantizer, torch.zeros(8, 32, 64), torch.Generator().manual_seed(0))
     assert all(torch.isfinite(value).all() for value in quantizer.state_dict().values())
     assert torch.isfinite(quantizer(torch.randn(1, 32, 8)).latent).all()
 

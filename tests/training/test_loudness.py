@@ -11,7 +11,7 @@ from torch import Tensor
 
 from opensnac.evaluation.metrics import pesq_wideband
 from opensnac.recordings import audio
-from opensnac.training.loudness import ear, loudness, loudness_loss
+from opensnac.training.loudness import auditory_model, loudness, loudness_loss
 
 RATE = 24000
 EXAMPLE = Path(__file__).parents[2] / "examples" / "lj_speech.flac"
@@ -53,7 +53,7 @@ def test_a_clip_is_played_at_one_level() -> None:
 
 
 def test_bands_cover_the_spectrum_once() -> None:
-    members = ear(RATE, 768).members
+    members = auditory_model(RATE, 768).members
     assert members.shape == (256, 49)
     assert (members.sum(1) == 1).all()
 

@@ -110,7 +110,7 @@ def test_damaged_files_and_links(tab, context, site, wave, tmp_path):
     done(tab, "failed")
     assert "words.txt: expected a recording that this browser plays" in tab.inner_text("#error")
     broken = ready(context.new_page(), f"{site}/#snac=%%%", "failed")
-    assert "the link is damaged" in broken.inner_text("#error")
+    assert "expected a link with sound" in broken.inner_text("#error")
 
 
 @pytest.mark.thorough

@@ -1,4 +1,4 @@
-// The page: a recording, a file or a link in; its bytes, pictures and sound out. All of it stays in the browser.
+// The page: takes a recording, a file or a link; shows its bytes, spectrograms and sound. All data stays in the browser.
 
 import { Codec, Writer } from "./opensnac/src/index.js";
 import { Comparison } from "./opensnac/components/ab.js";
@@ -7,21 +7,21 @@ import { Tokens } from "./opensnac/components/tokens.js";
 import { MOST_BYTES, bytesOf, linkOf } from "./link.js";
 import { Sound } from "./sound.js";
 
-const PIECE_SECONDS = 0.5; // of a file, a call of the codec
+const PIECE_SECONDS = 0.5; // of a file, per call of the codec
 const element = (id) => document.getElementById(id);
-const query = new URLSearchParams(location.search); // ?device=webgpu&threads=4 are for trying
+const query = new URLSearchParams(location.search); // for experiments: ?device=webgpu&threads=4
 
 let codec;
 let original;
 let decoded;
 let tokens;
 let stopRecording = null; // while the microphone is on
-let opening = false; // as long as the browser asks whether it may
+let opening = false; // while the browser asks for permission
 let comparison = null;
-let file = null; // bytes of the .snac file that is shown
-let current = new AbortController(); // ends what is going on when something new comes
+let file = null; // bytes of the current .snac file
+let current = new AbortController(); // aborts the current task when a new one begins
 
-// Runs what a user asked for, in place of what is going on, and says what went wrong.
+// Run a user's request in place of the current task, and report errors.
 async function begin(work) {
   current.abort();
   current = new AbortController();
@@ -52,7 +52,7 @@ async function begin(work) {
   }
 }
 
-// Code pieces of sound as they come, and decode them at once.
+// Encode pieces of sound as they come, and decode them immediately.
 async function code(pieces, { originalRate, numSamples, signal }) {
   const encoder = codec.encoder();
   const decoder = codec.decoder();
@@ -73,7 +73,7 @@ async function code(pieces, { originalRate, numSamples, signal }) {
       await take(await timed(took, "encoding", encoder.push(piece)));
       tell(writer.numBytes, took);
     }
-    if (!took.samples) throw new Error("the recording is empty");
+    if (!took.samples) throw new Error("expected a recording, got an empty one");
     await take(await timed(took, "encoding", encoder.finish()));
     hear(await timed(took, "decoding", decoder.finish()), took.samples);
   } finally {
@@ -88,7 +88,7 @@ async function code(pieces, { originalRate, numSamples, signal }) {
   element("comparison-panel").hidden = false;
 }
 
-// Show what was decoded, but nothing beyond `samples` in all, which are the recording's.
+// Show decoded audio, up to the recording's `samples` in total.
 let heard = 0;
 function hear([samples], length = Infinity) {
   if (!decoded.pieces.length) heard = 0;
@@ -114,7 +114,7 @@ async function show(bytes, signal) {
   took.samples = result.channels[0].length;
   decoded.end();
   tell(bytes.length, took);
-  say(result.damage ? `The file is damaged, and this is what precedes the damage: ${result.damage.problem}` : "Decoded.");
+  say(result.damage ? `The file is damaged; this is the part before the damage: ${result.damage.problem}` : "Decoded.");
 }
 
 async function open(chosen, signal) {
@@ -128,10 +128,10 @@ async function open(chosen, signal) {
     samples.slice(index * size, (index + 1) * size),
   );
   await code(pieces, { originalRate: fileRate, numSamples: () => fileSamples, signal });
-  say(`${chosen.name} is coded.`);
+  say(`${chosen.name} is encoded.`);
 }
 
-// The microphone's pieces, until the button is pressed again or something else begins.
+// Pieces from the microphone, until the button is pressed again or another task begins.
 async function record(signal) {
   const pieces = [];
   let wake = () => {};
@@ -164,12 +164,12 @@ async function record(signal) {
   try {
     await code(coming(), { originalRate: codec.samplingRate, numSamples: () => undefined, signal });
   } finally {
-    await stop(); // the microphone does not stay on where coding fails
+    await stop(); // the microphone is switched off if encoding fails
   }
-  say("Your recording is coded.");
+  say("Your recording is encoded.");
 }
 
-// What the button does now: end the recording, or begin one.
+// Update the button: stop the recording, or start one.
 function showRecording(stop) {
   stopRecording = stop;
   element("record").textContent = stop ? "Stop" : "Record";

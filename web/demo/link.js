@@ -10,7 +10,7 @@ export function linkOf(bytes, page = location.href) {
   return link.href;
 }
 
-// The file's bytes, or null where the link has none.
+// The file's bytes, or null if the link has none.
 export function bytesOf(page = location.href) {
   const { hash } = new URL(page);
   if (!hash.startsWith(MARK)) return null;
@@ -18,6 +18,6 @@ export function bytesOf(page = location.href) {
     const text = atob(hash.slice(MARK.length).replace(/-/g, "+").replace(/_/g, "/"));
     return Uint8Array.from(text, (character) => character.charCodeAt(0));
   } catch {
-    throw new Error("the link is damaged: its sound cannot be read");
+    throw new Error("expected a link with sound, got a damaged one");
   }
 }

@@ -1,5 +1,5 @@
-// Keeps the page and all it needs, so that it works without a network once it was loaded. What assembles the page writes
-// two constants above: VERSION, which changes with any file, and FILES, the names of those that are kept.
+// Caches the page and its files, so that it works without a network after the first load. assemble.py writes two constants
+// above: VERSION, which changes with any file, and FILES, the names of the cached ones.
 
 const NAME = `opensnac-${VERSION}`;
 
@@ -26,7 +26,7 @@ self.addEventListener("fetch", (event) => {
   if (event.request.method === "GET") event.respondWith(kept(event.request));
 });
 
-// From the cache; else from the network, and then kept too: what only some browsers need is fetched when it is.
+// From the cache, else from the network and then cached: files for some browsers only are fetched on demand.
 async function kept(request) {
   const cache = await caches.open(NAME);
   const known = await cache.match(request, { ignoreSearch: true });

@@ -15,7 +15,7 @@ export class Sound {
     this.slider.addEventListener("input", () => this.player.seek(Number(this.slider.value)));
   }
 
-  // Forget what there was; a first time in answer to a click, as browsers let no sound begin without.
+  // Reset; the first time must be in answer to a click, as browsers do not start sound otherwise.
   async begin() {
     this.player ??= await Player.open({ sampleRate: this.sampleRate, onstate: () => this.update() });
     this.player.pause();

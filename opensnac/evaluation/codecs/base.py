@@ -85,14 +85,14 @@ def split_choice(choice: str) -> tuple[str, str | None]:
     return rate, model or None
 
 
-class Ran(NamedTuple):
+class ProgramRun(NamedTuple):
     """A program's seconds and peak memory in bytes (None if the system does not report it)."""
 
     seconds: float
     peak_bytes: int | None
 
 
-def run_program(command: list[str]) -> Ran:
+def run_program(command: list[str]) -> ProgramRun:
     """Run a program. Raises OpensnacError with its last line of output if it fails."""
     start = time.perf_counter()
     with subprocess.Popen(
@@ -111,7 +111,7 @@ def run_program(command: list[str]) -> Ran:
     if process.returncode != 0:
         words = (complained.strip() or printed.strip() or "no output").splitlines()[-1]
         raise OpensnacError(f"{command[0]} expected exit code 0, got {process.returncode}: {words}")
-    return Ran(seconds, max(peaks, default=None))
+    return ProgramRun(seconds, max(peaks, default=None))
 
 
 def _watch(process: subprocess.Popen[str], peaks: list[int]) -> None:

@@ -18,7 +18,7 @@ from opensnac.errors import OpensnacError
 from opensnac.evaluation.codecs.base import (
     Codec,
     Coded,
-    Ran,
+    ProgramRun,
     debian_version,
     first_line,
     fit,
@@ -67,7 +67,7 @@ class Opus(Codec):
             file_bytes=len(stream),
             encode_seconds=encoding.seconds,
             decode_seconds=decoding.seconds,
-            peak_bytes=_most(encoding, decoding),
+            peak_bytes=_peak_of(encoding, decoding),
         )
 
 
@@ -144,7 +144,7 @@ class Codec2(Codec):
             file_bytes=size,
             encode_seconds=encoding.seconds,
             decode_seconds=decoding.seconds,
-            peak_bytes=_most(encoding, decoding),
+            peak_bytes=_peak_of(encoding, decoding),
         )
 
 
@@ -191,9 +191,9 @@ class Speex(Codec):
             file_bytes=len(stream),
             encode_seconds=encoding.seconds,
             decode_seconds=decoding.seconds,
-            peak_bytes=_most(encoding, decoding),
+            peak_bytes=_peak_of(encoding, decoding),
         )
 
 
-def _most(*runs: Ran) -> int | None:
+def _peak_of(*runs: ProgramRun) -> int | None:
     return max((run.peak_bytes for run in runs if run.peak_bytes is not None), default=None)

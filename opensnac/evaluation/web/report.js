@@ -1,6 +1,6 @@
 "use strict";
 
-// Tables: a click on a heading sorts by it, another one the other way; cells without a value stay last.
+// Tables: a click on a heading sorts by it, another one reverses the order; cells without a value stay last.
 for (const table of document.querySelectorAll("table.sortable")) {
   const headings = [...table.tHead.rows[0].cells];
   headings.forEach((heading, column) => {
@@ -20,7 +20,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
-// Players: one sounds at a time, and another one of the same clip goes on where it was.
+// Players: one plays at a time, and another one of the same clip continues at the same position.
 let last = null;
 for (const player of document.querySelectorAll("audio")) {
   player.addEventListener("play", () => {

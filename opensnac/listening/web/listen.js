@@ -32,7 +32,7 @@ async function go() {
   element("heading").textContent = `${kind} ${alike.indexOf(trial) + 1} of ${alike.length}`;
   element("hint").textContent = trial.training
     ? "Listen to all of them, set the volume, and try the sliders: find out how you will use the scale. These scores do not count."
-    : "How near does each recording come to the reference? At least one is the reference itself: 100. The worst need not be 0.";
+    : "How close is each recording to the reference? At least one is the reference itself: 100. The worst need not be 0.";
   element("strips").replaceChildren(...trial.order.map(strip));
   show("trial");
   heard = new Set();
@@ -42,7 +42,7 @@ async function go() {
   drawWave();
   update();
   const next = state.trials[index + 1];
-  if (next && !window.SOUNDS[next.trial]) loadScript(`trial-${next.trial}.js`).catch(() => {}); // said when it is needed
+  if (next && !window.SOUNDS[next.trial]) loadScript(`trial-${next.trial}.js`).catch(() => {}); // reported when it is needed
 }
 
 function strip(stimulus, index) {
@@ -56,7 +56,7 @@ function strip(stimulus, index) {
   button.addEventListener("click", () => play(stimulus));
   slider.addEventListener("input", () => rate(stimulus, slider, false));
   slider.addEventListener("change", () => rate(stimulus, slider, true));
-  slider.addEventListener("pointerup", () => rate(stimulus, slider, true)); // a click that leaves 0 is a score, too
+  slider.addEventListener("pointerup", () => rate(stimulus, slider, true)); // a click that leaves 0 is a score too
   slider.addEventListener("keydown", (event) => {
     if (/^(Arrow|Page|Home|End)/.test(event.key)) setTimeout(() => rate(stimulus, slider, true));
   });
@@ -65,7 +65,7 @@ function strip(stimulus, index) {
 }
 
 function rate(stimulus, slider, final) {
-  if (!trial || player.audible !== stimulus) return; // a key's echo after another was chosen
+  if (!trial || player.audible !== stimulus) return; // a key event after another stimulus was selected
   const changed = trial.scores[stimulus] !== Number(slider.value);
   trial.scores[stimulus] = Number(slider.value);
   if (final || changed) update();
@@ -90,7 +90,7 @@ function update() {
   for (const box of element("strips").children) {
     const stimulus = box.dataset.stimulus;
     const slider = box.querySelector("input");
-    slider.disabled = player.audible !== stimulus; // only what is heard can be scored: BS.1534-3, 5.4
+    slider.disabled = player.audible !== stimulus; // only the playing stimulus can be scored: BS.1534-3, 5.4
     slider.classList.toggle("untouched", !(stimulus in trial.scores));
     box.querySelector("output").textContent = trial.scores[stimulus] ?? "";
     box.querySelector("button").classList.toggle("playing", player.playing && player.audible === stimulus);
@@ -111,8 +111,8 @@ function finish() {
   player.stop();
   trial = null;
   element("outcome").textContent = session.served
-    ? "Your answers are with the server as soon as the line below says so. You may also keep them as a file."
-    : "Please save your answers as a file and send it to whoever asked you.";
+    ? "Your answers are stored by the server once the line below confirms it. You may also save them as a file."
+    : "Please save your answers as a file and send it to the person who invited you.";
   show("end");
 }
 
@@ -128,7 +128,7 @@ function setLoop(loop) {
   if (player.loop) trial.loops += 1;
 }
 
-// The waveform of the reference, the loop and the position. Dragging over it makes a loop, a click goes there.
+// The waveform of the reference, the loop and the position. Dragging makes a loop, a click seeks.
 let wave = [];
 function drawWave() {
   const samples = player.buffers.get(test.trials.find((one) => one.trial === trial.trial).reference).getChannelData(0);

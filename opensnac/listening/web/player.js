@@ -1,11 +1,11 @@
 "use strict";
 
 // Plays one of several recordings of the same length and switches between them: all run in step, and all but one are
-// mute. A loop repeats a part of them. Fades are those of ITU-R BS.1534-3, 5.3: a raised cosine of 5 ms wherever sound
+// muted. A loop repeats a part of them. Fades are those of ITU-R BS.1534-3, 5.3: a raised cosine of 5 ms wherever sound
 // begins or ends, one out and then one in at a switch, and never two recordings at once.
 class Player {
   static fade = 0.005; // seconds
-  static margin = 0.001; // seconds between fades, which must not overlap
+  static margin = 0.001; // seconds between fades, so that they do not overlap
   static shortest = 0.5; // seconds of a loop
   static rising = Float32Array.from({ length: 65 }, (_, index) => (1 - Math.cos((Math.PI * index) / 64)) / 2);
   static falling = Player.rising.map((value) => 1 - value);
@@ -16,7 +16,7 @@ class Player {
     this.voices = new Map(); // name -> {source, gain}, while playing
     this.audible = null;
     this.loop = null; // [start, end] in seconds, or null for all
-    this.offset = 0; // seconds, where it was when it last started or paused
+    this.offset = 0; // seconds, the position when it last started or paused
     this.startedAt = 0;
     this.settled = 0; // the context's time when the last fade is over
   }
@@ -31,7 +31,7 @@ class Player {
       const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
       return [name, await this.context.decodeAudioData(bytes.buffer)];
     });
-    this.buffers = new Map(await Promise.all(decoded)); // all at once: what starts together stays in step
+    this.buffers = new Map(await Promise.all(decoded)); // all together, so that they stay in step
   }
 
   get duration() {
@@ -62,14 +62,14 @@ class Player {
     this.fadeVoice(name, Player.rising, out);
   }
 
-  // Fade a voice from `when` on, or as soon as the last fade is over; the time when this one is.
+  // Fade a voice from `when` on, or after the previous fade; returns the time when the fade ends.
   fadeVoice(name, curve, when) {
     const start = Math.max(when, this.settled);
     const level = this.voices.get(name).gain.gain;
     try {
       level.setValueCurveAtTime(curve, start, Player.fade);
     } catch {
-      // On a busy machine the voice's last fade began later than asked, and is not over: end it.
+      // On a busy machine the voice's last fade began late and is not over: end it.
       level.cancelScheduledValues(0);
       level.setValueAtTime(curve[curve.length - 1], start);
     }
@@ -120,7 +120,7 @@ class Player {
     this.voices.clear();
   }
 
-  // A loop that is too short, made as long as the shortest one.
+  // Extend a loop to the minimum length.
   longEnough([start, end]) {
     const length = Math.min(Math.max(end - start, Player.shortest), this.duration);
     const from = Math.min(start, this.duration - length);

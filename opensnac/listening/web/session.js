@@ -1,7 +1,7 @@
 "use strict";
 
-// One listener's run through the test: what is answered so far, kept in the browser and, where there is one, by the
-// server. Whichever of the two has the higher revision is the truth, so nothing is lost by a reload or a crash of either.
+// One listener's session: the answers so far, kept in the browser and by the server, if there is one. The copy with the
+// higher revision counts, so nothing is lost by a reload or a crash of either.
 class Session {
   static retry = 3000; // milliseconds
 
@@ -18,7 +18,7 @@ class Session {
     const given = /^#([0-9a-f]{16})$/.exec(location.hash);
     const id = given ? given[1] : localStorage.getItem(`listen/${this.test.test}`) ?? Session.hex(8);
     localStorage.setItem(`listen/${this.test.test}`, id);
-    history.replaceState(null, "", `#${id}`); // so that a bookmark or a restored tab finds it again
+    history.replaceState(null, "", `#${id}`); // so that a bookmark or a restored tab returns to it
     return id;
   }
 
@@ -40,7 +40,7 @@ class Session {
       const answer = await fetch(`answers/${this.id}`, { cache: "no-store" });
       return answer.status === 200 ? await answer.json() : null;
     } catch {
-      return null; // no server, or one that has crashed: what is here goes on
+      return null; // no server, or one that crashed: continue with the local copy
     }
   }
 
@@ -75,7 +75,7 @@ class Session {
     else this.onStatus("Kept in this browser.");
   }
 
-  // One request at a time, always of the newest state; tried again until the server has it.
+  // One request at a time, always of the newest state; retried until the server has it.
   send() {
     if (this.sending) return this.sending;
     this.sending = (async () => {

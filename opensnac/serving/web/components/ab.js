@@ -1,14 +1,14 @@
-// A blind comparison of two sounds: which of A and B is the original? Asked several times, in an order drawn by chance.
+// A blind comparison of two sounds: which of A and B is the original? Asked several times, in random order.
 //
 //   const comparison = new Comparison(element, {
 //     original: samples, other: samples, sampleRate: 24000, trials: 8,
-//     ondone: ({ right, trials, chance }) => ...,      // chance: that guessing does as well, 0 to 1
+//     ondone: ({ right, trials, chance }) => ...,      // chance: p-value of guessing, 0 to 1
 //   });
 //   comparison.close();
 //
 // The sounds are Float32Arrays; the longer one is cut. They run in step, and a switch fades from one to the other, so
-// that nothing but the sound tells them apart. Keys while the focus is inside: 1 and 2 play A and B, space pauses,
-// Enter on a button answers. Nothing is said of right and wrong before the end.
+// that only the sound distinguishes them. Keys while the focus is inside: 1 and 2 play A and B, space pauses,
+// Enter on a button answers. Results are shown only at the end.
 
 const FADE = 0.005; // seconds
 
@@ -60,7 +60,7 @@ export class Comparison {
   next() {
     this.stop();
     this.heard = new Set();
-    this.order = crypto.getRandomValues(new Uint8Array(1))[0] % 2 ? [1, 0] : [0, 1]; // of the sounds behind A and B
+    this.order = crypto.getRandomValues(new Uint8Array(1))[0] % 2 ? [1, 0] : [0, 1]; // indices of the sounds behind A and B
     this.heading.textContent = `${this.trial + 1} of ${this.trials}: which is the original?`;
     this.update();
   }
@@ -120,7 +120,7 @@ export class Comparison {
   update() {
     this.players.forEach((button, letter) => button.setAttribute("aria-pressed", String(this.audible === letter)));
     this.pauser.disabled = !this.voices;
-    for (const button of this.answers) button.disabled = this.heard?.size !== 2; // both must have been heard
+    for (const button of this.answers) button.disabled = this.heard?.size !== 2; // both must have been played
   }
 
   close() {
@@ -131,7 +131,7 @@ export class Comparison {
   }
 }
 
-// The chance that guessing is right at least `right` times of `trials`.
+// The probability that guessing is right at least `right` times out of `trials`.
 function guessing(right, trials) {
   let [sum, ways] = [0, 1]; // ways to be right k times
   for (let k = 0; k <= trials; k++) {

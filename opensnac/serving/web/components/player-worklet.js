@@ -1,12 +1,12 @@
-// The half of player.js that runs on the sound's own thread: plays a queue of pieces sample by sample.
+// The part of player.js on the audio thread: plays a queue of pieces sample by sample.
 
 const REPORT_SECONDS = 0.05;
 
 class PlayerProcessor extends AudioWorkletProcessor {
   constructor({ processorOptions: { lead, keep } }) {
     super();
-    this.lead = lead; // samples that must wait before sound begins, and again after an underrun
-    this.keep = keep; // pieces that were heard stay, to seek back to
+    this.lead = lead; // samples to buffer before sound begins, and again after an underrun
+    this.keep = keep; // played pieces are kept, to seek back to
     this.open = true;
     this.clear();
     this.port.onmessage = ({ data: [call, argument] }) => {
@@ -17,13 +17,13 @@ class PlayerProcessor extends AudioWorkletProcessor {
 
   clear() {
     this.pieces = [];
-    this.index = 0; // of the piece that is being played
-    this.offset = 0; // samples of it that were
+    this.index = 0; // of the current piece
+    this.offset = 0; // samples of it already played
     this.position = 0; // samples from the start of the sound
     this.received = 0;
     this.underruns = 0;
     this.playing = false;
-    this.waiting = true; // for `lead` samples
+    this.waiting = true; // until `lead` samples are buffered
     this.ended = false;
   }
 
@@ -77,7 +77,7 @@ class PlayerProcessor extends AudioWorkletProcessor {
     return this.open;
   }
 
-  // Copy what comes next into `output`; how many samples there were.
+  // Copy the next samples into `output`; returns their number.
   fill(output) {
     let filled = 0;
     while (filled < output.length && this.index < this.pieces.length) {

@@ -1,20 +1,20 @@
-// Plays mono sound that comes in pieces, without a gap between them and without a change of any sample.
+// Plays mono sound in pieces, without gaps and without changing any sample.
 //
 //   const player = await Player.open({ sampleRate: 24000, lead: 0.1, onstate: (player) => ... });
-//   player.play();                     // in answer to a click or a key, as browsers want it
-//   player.push(samples);              // a Float32Array, as often as there is one
-//   player.end();                      // no more will come: silence after this is no underrun
-//   player.pause(); player.seek(1.5);  // seconds; within what has come
-//   player.clear();                    // forget all, for another sound
+//   player.play();                     // in answer to a click or a key, as browsers require
+//   player.push(samples);              // a Float32Array, any number of times
+//   player.end();                      // no more pieces: silence after this is not an underrun
+//   player.pause(); player.seek(1.5);  // seconds; within what was pushed
+//   player.clear();                    // reset, for another sound
 //   await player.close();
 //
-// lead       seconds that must have come before sound begins, and again after an underrun
-// keep       false for a stream without end: what was heard is forgotten, and cannot be sought back to
-// onstate    called 20 times a second while sound plays, and at every change
+// lead       seconds to buffer before sound begins, and again after an underrun
+// keep       false for an endless stream: played sound is discarded, without seeking back
+// onstate    called 20 times per second while sound plays, and at every change
 //
-// player.position, .duration and .buffered are seconds: heard, come, and not heard yet; .underruns counts how often
-// the sound had to wait for a piece; .playing says that it was asked to play, .waiting that it waits for pieces, .ended
-// that `end` was called, .finished that all was heard. player.node is the AudioNode, for a meter or a recording of it.
+// player.position, .duration and .buffered are seconds played, pushed, and still to play; .underruns counts the waits
+// for a piece; .playing is true after play(), .waiting while it waits for pieces, .ended after end(), .finished when all
+// was played. player.node is the AudioNode, for a meter or a recording of it.
 
 export class Player {
   static async open({ sampleRate, lead = 0.1, keep = true, onstate = () => {} }) {

@@ -1,4 +1,4 @@
-// The half of recorder.js that runs on the sound's own thread: mixes down, resamples, and hands on pieces.
+// The part of recorder.js on the audio thread: mixes down, resamples, and emits pieces.
 
 import { mixed } from "./mixing.js";
 import { Resampler } from "./resampler.js";
@@ -36,7 +36,7 @@ class RecorderProcessor extends AudioWorkletProcessor {
   finish() {
     this.take(this.resampler.finish());
     if (this.filled) this.hand();
-    this.port.postMessage(null); // all is handed on
+    this.port.postMessage(null); // all pieces are emitted
     this.open = false;
   }
 }

@@ -1,14 +1,14 @@
-// Sound from a microphone or a file, as mono float32 at the rate that a codec wants.
+// Sound from a microphone or a file, as mono float32 at a codec's rate.
 //
 //   const recorder = await Recorder.open({ sampleRate: 24000, pieceSeconds: 0.1, onpiece: (samples) => ... });
-//   await recorder.stop();                         // after the last piece, which may be shorter
+//   await recorder.stop();                         // resolves after the last piece, which may be shorter
 //
 //   const { samples, fileRate, fileSamples } = await readFile(file, 24000);
 //
-// `Recorder.open` asks for the microphone, as it is: without echo cancellation, noise suppression or gain control,
-// unless `constraints` asks for them. It records in the sound device's own rate and resamples by resampler.js, as not
-// every browser joins a microphone to a context of another rate. Pieces all have round(pieceSeconds · sampleRate)
-// samples but for the last. `stream` takes another MediaStream in place of the microphone.
+// `Recorder.open` asks for the unprocessed microphone: without echo cancellation, noise suppression or gain control,
+// unless `constraints` request them. It records at the sound device's rate and resamples with resampler.js, as not every
+// browser connects a microphone to a context of another rate. Pieces have round(pieceSeconds · sampleRate) samples, except
+// the last. `stream` replaces the microphone by another MediaStream.
 //
 // `readFile` takes a File, Blob or ArrayBuffer of any kind that the browser plays, mixes it down, and gives its samples at
 // the codec's rate, its own rate and its number of samples at that.
@@ -17,7 +17,7 @@ import { mixed } from "./mixing.js";
 import { resample } from "./resampler.js";
 
 const AS_IT_IS = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
-const USUAL_RATE = 48000; // where a file's own rate is not found; browsers resample poorly, and least so upwards
+const USUAL_RATE = 48000; // if a file's rate is unknown; browsers resample poorly, but upwards with the least harm
 
 export class Recorder {
   static async open({ sampleRate, pieceSeconds = 0.1, onpiece, constraints = AS_IT_IS, stream }) {
@@ -63,7 +63,7 @@ export async function readFile(file, sampleRate) {
   return { samples: resample(mono, fileRate, sampleRate), fileRate, fileSamples: mono.length };
 }
 
-// The rate in the head of a WAV, FLAC or Ogg file, undefined of others.
+// The rate in the header of a WAV, FLAC or Ogg file, undefined for others.
 function rateOf(view) {
   const text = (offset, length) => String.fromCharCode(...new Uint8Array(view.buffer, offset, length));
   if (view.byteLength < 64) return undefined;

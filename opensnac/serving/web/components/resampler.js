@@ -1,15 +1,15 @@
-// Changes the sampling rate of a sound that comes in pieces: a sinc under a Kaiser window, cut off below both rates'
-// halves. Any pieces give the same samples as the whole, and n samples become ceil(n · to / from).
+// Resamples a signal in chunks: a Kaiser-windowed sinc with its cutoff below half of both rates. Any chunks give the same
+// samples as the whole, and n samples become ceil(n · to / from).
 //
 //   const resampler = new Resampler(48000, 24000);
-//   resampler.push(samples) -> Float32Array        // as far as it can be known yet
+//   resampler.push(samples) -> Float32Array        // as far as it is determined
 //   resampler.finish() -> Float32Array             // the rest, as if silence followed
 //
 // Tones up to 0.45 of the lower rate pass within 0.05 dB; what would alias is 95 dB down.
 
-const ZERO_CROSSINGS = 48; // of the sinc to each side
+const ZERO_CROSSINGS = 48; // of the sinc on each side
 const BETA = 9.5; // of the Kaiser window
-const CUTOFF = 0.945; // of the lower rate's half
+const CUTOFF = 0.945; // relative to half the lower rate
 const MOST_PHASES = 1024;
 
 export class Resampler {
@@ -17,10 +17,10 @@ export class Resampler {
     const divisor = greatestCommonDivisor(from, to);
     this.up = to / divisor;
     this.down = from / divisor;
-    this.width = CUTOFF * Math.min(1, to / from); // of the pass band, in halves of the old rate
+    this.width = CUTOFF * Math.min(1, to / from); // of the pass band, relative to half the old rate
     this.reach = from === to ? 0 : Math.ceil(ZERO_CROSSINGS / this.width);
     this.phases = new Map(); // place between two old samples -> weights
-    this.rest = new Float32Array(this.reach); // old samples that are still needed; silence comes first
+    this.rest = new Float32Array(this.reach); // old samples still needed, initially silence
     this.start = -this.reach; // place of the first of them
     this.made = 0;
   }
@@ -29,7 +29,7 @@ export class Resampler {
     const joined = new Float32Array(this.rest.length + samples.length);
     joined.set(this.rest);
     joined.set(samples, this.rest.length);
-    const end = this.start + joined.length; // of the samples that came
+    const end = this.start + joined.length; // of the samples received
     const known = Math.max(this.made, Math.floor(((end - this.reach - 1) * this.up) / this.down) + 1);
     const output = new Float32Array(known - this.made);
     for (let index = 0; index < output.length; index++) output[index] = this.at(joined, this.made + index);
@@ -45,7 +45,7 @@ export class Resampler {
     return this.push(new Float32Array(this.reach + 1)).subarray(0, length);
   }
 
-  // The new sample `index`, of old ones that begin at this.start.
+  // The new sample `index`, from old ones that begin at this.start.
   at(samples, index) {
     const place = Math.floor((index * this.down) / this.up);
     const weights = this.weights((index * this.down) % this.up);

@@ -1,14 +1,14 @@
-// A spectrogram on a canvas that grows as sound comes, in the page's dark or light colours.
+// A live spectrogram on a canvas, in the page's dark or light colours.
 //
 //   const spectrogram = new Spectrogram(canvas, { sampleRate: 24000, label: "Original", scale: "mel", seconds: 10 });
-//   spectrogram.push(samples);    // a Float32Array: the picture scrolls where it gets longer than `seconds`
+//   spectrogram.push(samples);    // a Float32Array: the picture scrolls when it gets longer than `seconds`
 //   spectrogram.show(samples);    // a whole sound, from its start to its end
 //   spectrogram.scale = "linear"; // or "mel"
-//   spectrogram.cursor = 1.5;     // seconds where a line stands, null for none
+//   spectrogram.cursor = 1.5;     // position of a line in seconds, null for none
 //   spectrogram.clear();
 //
-// The canvas takes the size that the page's style gives it. What it shows is told in its aria-label, renewed at most
-// once a second: the label, how long the sound is, how loud, and where most of its energy lies.
+// The canvas takes its size from the page's style. Its aria-label describes the content, updated at most once per second:
+// the label, the sound's length and level, and the frequency of most energy.
 
 const SIZE = 1024; // samples of a transform
 const STEPS_PER_SECOND = 100;
@@ -77,7 +77,7 @@ export class Spectrogram {
     this.stepsPerSecond = stepsPerSecond;
     this.spectra = []; // Float32Array of SIZE / 2 levels in dB, one a step
     this.dropped = 0; // steps that have scrolled away
-    this.rest = new Float32Array(SIZE / 2); // samples that are still needed; silence comes before the first
+    this.rest = new Float32Array(SIZE / 2); // samples still needed, initially silence
     this.start = 0; // place of the first of them
     this.received = 0;
     this.power = 0;
@@ -207,7 +207,7 @@ export class Spectrogram {
   }
 }
 
-// The highest level from place `low` to `high` among the bins; between two bins where none lies in there.
+// The highest level from position `low` to `high` among the bins; interpolated if there is no bin between them.
 function highest(spectrum, low, high) {
   const [first, last] = [Math.ceil(low), Math.min(Math.ceil(high), spectrum.length)];
   if (first >= last) {
@@ -266,7 +266,7 @@ function palette(stops) {
   });
 }
 
-// Whether the page is dark where the element stands: its style's color-scheme, set or the system's.
+// Whether the element's color-scheme, set or the system's, is dark.
 function isDark(element) {
   const scheme = getComputedStyle(element).colorScheme;
   if (scheme === "dark" || scheme === "light") return scheme === "dark";

@@ -1,15 +1,15 @@
-// Codes as they come: a row a scale, coarse to fine, each code as wide as it lasts, newest at the right.
+// A live display of codes: one row per scale, coarse to fine, each code as wide as its duration, newest at the right.
 //
 //   const tokens = new Tokens(element, { strides: [4, 2, 1], size: 4096, shown: 12 });
 //   tokens.push([[5], [1, 2], [7, 8, 9, 10]]);   // codes of each scale, any number of whole coarse frames
 //   tokens.clear();
 //
-// strides    frames of a code, scale by scale, as in a model's `vq_strides`
-// size       of the codebooks: a code's colour follows from its number
-// shown      coarse frames that are shown; older ones go. tokens.count tells how many codes came in all.
+// strides    frames per code of each scale, as in a model's `vq_strides`
+// size       of the codebooks: a code's colour depends on its number
+// shown      coarse frames to show; older ones are dropped. tokens.count is the total number of codes.
 //
-// The element's aria-label counts them once a second; the numbers themselves are no live region, which would talk
-// without end.
+// The element's aria-label counts them once per second; the numbers are not a live region, which screen readers would
+// read without end.
 
 const CELL_PIXELS = 32; // that five digits take
 
@@ -58,7 +58,7 @@ export class Tokens {
     return cell;
   }
 
-  // Numbers that do not fit are not shown: half a number would be another one.
+  // Numbers that do not fit are hidden, as a truncated number would be wrong.
   fit() {
     const frame = this.element.clientWidth / (this.frame * this.shown);
     this.rows.forEach((row, index) => row.classList.toggle("narrow", frame * this.strides[index] < CELL_PIXELS));
