@@ -118,7 +118,7 @@ def encode(
         codec = models.get()
         preprocessing = Preprocessing(mono, gain, normalize, strict, channel)
         pending = _Pending(batch, force, skip_existing)
-        pending.compare(lambda source, target: finished.coded_already(source, target, codec, preprocessing, layout))
+        pending.compare(lambda source, target: finished.is_encoded(source, target, codec, preprocessing, layout))
         alone = layout or live or len(batch) == 1 or (together is None and device == "cpu") or together == 0
         short = [] if alone else [job.source for job in pending.writable if job.source]
         batches = _batches(codec, short, together, preprocessing) if short else None
@@ -204,7 +204,7 @@ def decode(
 
         models = model_cache.ModelCache(model, reduced, device, trust or (), runtime, jobs)
         pending = _Pending(batch, force, skip_existing)
-        pending.compare(lambda source, target: finished.decoded_already(source, target, sample_rate))
+        pending.compare(lambda source, target: finished.is_decoded(source, target, sample_rate))
 
         def work(job: Job, report: Report) -> Result:
             pending.refuse_existing(job)

@@ -298,9 +298,9 @@ class Grouped(Windowed):
         return step // self.group * self.group + self.group - 1
 
     def apply(self, x: Signal) -> Signal:
-        return self.within(x[:, : x.shape[1] // self.group * self.group])
+        return self.apply_groups(x[:, : x.shape[1] // self.group * self.group])
 
-    def within(self, x: Signal) -> Signal:
+    def apply_groups(self, x: Signal) -> Signal:
         """The arithmetic for whole groups."""
         return x
 
@@ -331,7 +331,7 @@ class Attention(Grouped):
     def channels(self) -> list[int]:
         return [self.to_out.shape[0]]
 
-    def within(self, x: Signal) -> Signal:
+    def apply_groups(self, x: Signal) -> Signal:
         weight, bias, epsilon = self.norm
         qkv = self.project_in(F.layer_norm(x, weight.shape, weight, bias, epsilon))
         return x + self.project_out(attend(qkv, self.group, self.inv_freq))

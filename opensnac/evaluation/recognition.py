@@ -98,7 +98,7 @@ def word_error_rate(
     expected = words(asr, transcript, reference, sample_rate)
     if not expected:
         return None
-    heard = [] if silent(decoded) else normalised(_heard(asr, decoded, sample_rate))
+    heard = [] if silent(decoded) else normalised(_transcribe(asr, decoded, sample_rate))
     return 100 * float(jiwer.wer(" ".join(expected), " ".join(heard)))
 
 
@@ -108,7 +108,7 @@ def words(asr: str, transcript: str | None, reference: np.ndarray, sample_rate: 
         return normalised(transcript)
     if len(reference) < SHORTEST * sample_rate or silent(reference):
         return []
-    return normalised(_heard(asr, reference, sample_rate))
+    return normalised(_transcribe(asr, reference, sample_rate))
 
 
 def normalised(text: str) -> list[str]:
@@ -126,12 +126,12 @@ def speaker_similarity(speaker: str, reference: np.ndarray, decoded: np.ndarray,
     return float(first @ second)
 
 
-def _heard(asr: str, signal: np.ndarray, sample_rate: int) -> str:
-    return _heard_bytes(asr, signal.astype(np.float32).tobytes(), sample_rate)
+def _transcribe(asr: str, signal: np.ndarray, sample_rate: int) -> str:
+    return _transcribe_bytes(asr, signal.astype(np.float32).tobytes(), sample_rate)
 
 
 @functools.lru_cache(maxsize=4)  # the original is recognised for every codec
-def _heard_bytes(asr: str, samples: bytes, sample_rate: int) -> str:
+def _transcribe_bytes(asr: str, samples: bytes, sample_rate: int) -> str:
     model = asr_model(asr)
     return str(model.run(_at(model.rate, np.frombuffer(samples, np.float32), sample_rate)))
 

@@ -23,7 +23,7 @@ def encoder_model(weights: Weights, stored: str = "fp32", noise: bool = True) ->
     group = graph.integers(config.frame_multiple * config.hop_length)
     missing = graph("Mod", graph("Neg", graph("Shape", audio, start=2, end=3)), group)
     padded = graph("Pad", audio, graph("Concat", graph.integers(0, 0, 0, 0, 0), missing, axis=0))
-    latent = Whole(graph, weights, 1).through(padded, encoder_layers(config))
+    latent = Whole(graph, weights, 1).apply(padded, encoder_layers(config))
     _give_codes(graph, weights, latent)
     return graph.model("encoder_model", {**facts(weights), "weights": stored})
 
@@ -33,7 +33,7 @@ def decoder_model(weights: Weights, stored: str = "fp32", noise: bool = True) ->
     graph, config = Graph(stored), weights.config
     latent = dequantize(graph, weights, _take_codes(graph, weights))
     writer = Whole(graph, weights, config.latent_dim or 0, noise and config.noise)
-    graph.output(writer.through(latent, decoder_layers(config)), "audio_values", FLOAT, ["batch", 1, "decoded_samples"])
+    graph.output(writer.apply(latent, decoder_layers(config)), "audio_values", FLOAT, ["batch", 1, "decoded_samples"])
     return graph.model("decoder_model", {**facts(weights), "weights": stored})
 
 
@@ -44,7 +44,7 @@ def encoder_stream(weights: Weights, stored: str = "fp32", noise: bool = True) -
     first = -(-encoder_look_ahead(config) % group)
     audio = graph.input("input_values", FLOAT, ["batch", 1, "samples"])
     writer = Pieces(graph, weights, 1, offset=first, tick=1)
-    _give_codes(graph, weights, writer.through(audio, layers))
+    _give_codes(graph, weights, writer.apply(audio, layers))
     return _stream("encoder_stream", weights, stored, writer, first)
 
 
@@ -55,7 +55,7 @@ def decoder_stream(weights: Weights, stored: str = "fp32", noise: bool = True) -
     writer = Pieces(
         graph, weights, config.latent_dim or 0, offset=0, tick=config.hop_length, noise=noise and config.noise
     )
-    audio = writer.through(latent, decoder_layers(config))
+    audio = writer.apply(latent, decoder_layers(config))
     graph.output(audio, "audio_values", FLOAT, ["batch", 1, "samples"])
     return _stream("decoder_stream", weights, stored, writer, 0)
 

@@ -50,20 +50,20 @@ class Pieces(Whole):
         """The new context of all layers, flattened."""
         return self.graph("Concat", *self._tails, axis=1)
 
-    def around(self, x: str, layer: Kernel) -> tuple[str, Pads]:
-        return (self._silenced(self._joined(x)) if self._keep else x), layer.piece
+    def with_context(self, x: str, layer: Kernel) -> tuple[str, Pads]:
+        return (self._masked(self._prepend_context(x)) if self._keep else x), layer.piece
 
-    def middle(self, x: str, reach: int) -> str:
+    def without_context(self, x: str, reach: int) -> str:
         return self._slice(x, reach, -reach)
 
     def groups(self, x: str) -> str:
-        x = self._silenced(self._joined(x))
+        x = self._masked(self._prepend_context(x))
         return self._slice(x, 0, -self._keep) if self._keep else x
 
     def positions(self, x: str) -> str:
         return self.graph("Max", self._steps_from(x, 0), self.graph.number(0))
 
-    def _joined(self, x: str) -> str:
+    def _prepend_context(self, x: str) -> str:
         """x with its context in front; the last steps of both are the next chunk's context."""
         graph, keep = self.graph, self._keep
         if not keep:
@@ -76,7 +76,7 @@ class Pieces(Whole):
         self._tails.append(graph("Flatten", self._slice(x, -keep, END)))
         return x
 
-    def _silenced(self, x: str) -> str:
+    def _masked(self, x: str) -> str:
         """x, with context, zeroed outside its signals."""
         graph = self.graph
         step = self._steps_from(x, -self._keep)

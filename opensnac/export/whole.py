@@ -35,7 +35,7 @@ class Whole:
         seed = self.graph.input("seed", INT64, ["seeds"], np.zeros(1, np.int64))
         return seed, self.graph.constant(np.ones(1, np.float32))
 
-    def through(self, x: str, layers: Iterable[Layer]) -> str:
+    def apply(self, x: str, layers: Iterable[Layer]) -> str:
         """Apply the layers to x in order."""
         for layer in layers:
             x = self.layer(x, layer)
@@ -47,11 +47,11 @@ class Whole:
             case Unit():
                 return self._unit(x, layer)
             case Kernel():
-                x, pads = self.around(x, layer)
+                x, pads = self.with_context(x, layer)
                 if not layer.snake:
                     return self._convolve(x, layer, pads)
                 alpha = self._alpha(layer.snake)
-                return self._convolve(self._bend(self._scale(x, alpha)), layer, pads, before=alpha)
+                return self._convolve(self._add_squared_sine(self._scale(x, alpha)), layer, pads, before=alpha)
             case Noise():
                 return self._noise(x, layer) if self._noisy else x
             case Attention():
@@ -60,12 +60,12 @@ class Whole:
                 return self.graph("Tanh", x)
         return self.groups(x)
 
-    def around(self, x: str, layer: Kernel) -> tuple[str, Pads]:
+    def with_context(self, x: str, layer: Kernel) -> tuple[str, Pads]:
         """x with a convolution's context, and the padding still to be added at its ends."""
         return x, layer.whole
 
-    def middle(self, x: str, reach: int) -> str:
-        """The input of `around` without the added context."""
+    def without_context(self, x: str, reach: int) -> str:
+        """The input of `with_context` without the added context."""
         return x
 
     def groups(self, x: str) -> str:
@@ -82,11 +82,11 @@ class Whole:
         return self.graph("Unsqueeze", self.steps(x), self.graph.integers(0))
 
     def _unit(self, x: str, unit: Unit) -> str:
-        x, pads = self.around(x, unit.conv)
+        x, pads = self.with_context(x, unit.conv)
         first, second = self._alpha(unit.conv.snake), self._alpha(unit.pointwise.snake)
-        y = self._convolve(self._bend(self._scale(x, first)), unit.conv, pads, before=first, after=second)
-        y = self._convolve(self._bend(y), unit.pointwise, (0, 0), before=second)
-        return self.graph("Add", self.middle(x, unit.conv.reach), y)
+        y = self._convolve(self._add_squared_sine(self._scale(x, first)), unit.conv, pads, before=first, after=second)
+        y = self._convolve(self._add_squared_sine(y), unit.pointwise, (0, 0), before=second)
+        return self.graph("Add", self.without_context(x, unit.conv.reach), y)
 
     def _alpha(self, name: str) -> Array:
         alpha = self.weights.get(f"{name}.alpha", (1, self.channels, 1)).reshape(-1)
@@ -95,7 +95,7 @@ class Whole:
     def _scale(self, x: str, alpha: Array) -> str:
         return self.graph("Mul", x, self.graph.constant(alpha[None, :, None]))
 
-    def _bend(self, x: str) -> str:
+    def _add_squared_sine(self, x: str) -> str:
         """x + sin²(x)"""
         sine = self.graph("Sin", x)
         return self.graph("Add", x, self.graph("Mul", sine, sine))

@@ -265,7 +265,7 @@ class UnitStack:
             raise TensorError("noise: expected None for units without a noise matrix, got a tensor")
         y = torch.empty(batch, room + time, channels, dtype=self._output_type, device=_CPU)
         new_tails = [torch.empty_like(tail) for tail in before]
-        parts = _stretches(time, sum(self.keeps), -(-threads() // max(batch, 1)))
+        parts = _segments(time, sum(self.keeps), -(-threads() // max(batch, 1)))
         workers = min(threads(), batch * parts)
         scratch = torch.empty(workers, self._scratch, dtype=torch.float32, device=_CPU)
         addresses, new_addresses = word_array(before), word_array(new_tails)
@@ -282,7 +282,7 @@ def _whole_numbers(values: Tensor | Sequence[int] | Sequence[Sequence[int]]) -> 
     return values if isinstance(values, Tensor) else torch.tensor(values, dtype=torch.int64, device=_CPU)
 
 
-def _stretches(time: int, early: int, threads: int) -> int:
+def _segments(time: int, early: int, threads: int) -> int:
     """Number of stretches that a clip of `time` steps is split into; each recomputes `early` steps of context."""
     ample = time // threads >= 2 * MIN_STRETCH  # then two per thread, so that a delayed thread leaves work to others
     return max(1, min((1 + ample) * threads, time // max(early, 1)))

@@ -54,7 +54,7 @@ class Server(ThreadingHTTPServer):
         host = "127.0.0.1" if self.host == "0.0.0.0" else self.host
         return f"http://{host}:{self.server_address[1]}/"
 
-    def keep(self, text: bytes) -> None:
+    def store(self, text: bytes) -> None:
         """Store one session's answers atomically, unless a newer revision is there."""
         answers = parse(text, "answers")
         if answers["test"] != self.test:
@@ -102,7 +102,7 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(HTTPStatus.NOT_FOUND, b"not found\n")
             return
         try:
-            self.server.keep(text)
+            self.server.store(text)
         except AnswersError as error:
             self._answer(HTTPStatus.BAD_REQUEST, f"{error}\n".encode())
         except OSError as error:

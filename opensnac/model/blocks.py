@@ -68,7 +68,7 @@ def _fake_gradients(dy: Tensor, x: Tensor, first: Tensor, second: Tensor) -> tup
     return x.new_empty(x.shape), matrix, torch.empty_like(matrix), x.new_empty(first.shape[:1])
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:3])
 
 
@@ -77,4 +77,4 @@ def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor, ...]:
     return torch.ops.opensnac.neighbours_backward(dy, *ctx.saved_tensors)
 
 
-torch.library.register_autograd("opensnac::neighbours", _gradients, setup_context=_keep)
+torch.library.register_autograd("opensnac::neighbours", _gradients, setup_context=_setup_context)

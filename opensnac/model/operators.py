@@ -146,11 +146,11 @@ def _fake_depthwise_gradients(dy: Tensor, x: Tensor, taps: Tensor, dilation: int
     return _fake_signal(x), taps.new_empty(taps.shape), taps.new_empty(taps.shape[1])
 
 
-def _keep_snake(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+def _setup_snake(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _keep_depthwise(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None, int], output: Tensor) -> None:
+def _setup_depthwise(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None, int], output: Tensor) -> None:
     x, taps, bias, ctx.dilation = inputs
     ctx.has_bias = bias is not None
     ctx.save_for_backward(x, taps)
@@ -173,5 +173,5 @@ def _gradients_of_depthwise(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tenso
     return dx, dtaps, dbias if ctx.has_bias else None, None
 
 
-torch.library.register_autograd("opensnac::snake", _gradients_of_snake, setup_context=_keep_snake)
-torch.library.register_autograd("opensnac::depthwise", _gradients_of_depthwise, setup_context=_keep_depthwise)
+torch.library.register_autograd("opensnac::snake", _gradients_of_snake, setup_context=_setup_snake)
+torch.library.register_autograd("opensnac::depthwise", _gradients_of_depthwise, setup_context=_setup_depthwise)

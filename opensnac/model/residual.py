@@ -110,7 +110,7 @@ def _fake_gradients(dy: Tensor, x: Tensor, *weights: Any) -> tuple[Tensor, ...]:
     return _fake_residual(x), *(parameter.new_empty(parameter.shape) for parameter in parameters)
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     *tensors, _, ctx.dilation = inputs
     ctx.save_for_backward(*tensors)
 
@@ -120,4 +120,4 @@ def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     return *torch.ops.opensnac.residual_backward(dy, *ctx.saved_tensors, ctx.dilation), None
 
 
-torch.library.register_autograd("opensnac::residual", _gradients, setup_context=_keep)
+torch.library.register_autograd("opensnac::residual", _gradients, setup_context=_setup_context)

@@ -69,7 +69,7 @@ def examine(content: Bytes, start: int) -> Found:
     samples, ds64 = _find_samples(content, form, start)
     if samples is None:
         return Found(form.kind, [View(content, start)])
-    return _Mending(content, form, start, samples, ds64).found()
+    return _HeaderRepair(content, form, start, samples, ds64).found()
 
 
 def _find_samples(content: Bytes, form: _Form, start: int) -> tuple[_Samples | None, int | None]:
@@ -98,7 +98,7 @@ def _find_samples(content: Bytes, form: _Form, start: int) -> tuple[_Samples | N
     return None, ds64
 
 
-class _Mending:
+class _HeaderRepair:
     """Compares one container's header with the bytes present, and makes a view with a corrected header."""
 
     def __init__(self, content: Bytes, form: _Form, start: int, samples: _Samples, ds64: int | None) -> None:

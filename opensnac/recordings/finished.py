@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from opensnac.recordings.codec import Model
 
 
-def coded_already(
+def is_encoded(
     source: Path, target: Path, model: Model, preprocessing: Preprocessing, raw: tuple[int, int] | None = None
 ) -> str | None:
     """None if `target` is a complete `.snac` file of `source` by `model`; else how it differs.
@@ -44,7 +44,7 @@ def coded_already(
     return None
 
 
-def decoded_already(source: Path, target: Path, sample_rate: int | None) -> str | None:
+def is_decoded(source: Path, target: Path, sample_rate: int | None) -> str | None:
     """None if `target` is a complete recording as long as what `source` decodes to; else how it differs."""
     try:
         with open(source, "rb") as file:

@@ -92,10 +92,10 @@ class Search:
         while links:  # folders before links to them, so that files get the names of their real folders
             folders = [links.popleft()]
             while folders:
-                self._look_into(folders.pop(), seen, found, folders, links, left_out)
+                self._walk_folder(folders.pop(), seen, found, folders, links, left_out)
         return sorted(found)
 
-    def _look_into(
+    def _walk_folder(
         self,
         folder: Path,
         seen: set[tuple[int, int]],

@@ -60,9 +60,9 @@ def hears(monkeypatch):
     said: list[str] = []
     model = Model(lambda samples: said[int(np.abs(samples).max() < 0.3)], RATE, "a recogniser 1.0")
     monkeypatch.setattr(recognition, "asr_model", lambda name: model)
-    recognition._heard_bytes.cache_clear()
+    recognition._transcribe_bytes.cache_clear()
     yield said
-    recognition._heard_bytes.cache_clear()
+    recognition._transcribe_bytes.cache_clear()
 
 
 def test_word_error_rate_by_hand(clip, hears):
@@ -80,7 +80,7 @@ def test_without_words_there_is_no_rate(clip, hears):
     hears[:] = [" ... ", "noise"]
     assert word_error_rate("any", None, clip, clip / 2, RATE) is None
     hears[:] = ["a word", "a word"]
-    recognition._heard_bytes.cache_clear()
+    recognition._transcribe_bytes.cache_clear()
     assert word_error_rate("any", None, np.zeros_like(clip), clip, RATE) is None
     assert word_error_rate("any", None, clip[: RATE // 10], clip[: RATE // 10], RATE) is None
 
