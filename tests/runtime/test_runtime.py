@@ -180,7 +180,7 @@ def test_weights_that_do_not_fit(tiny: SNAC, tmp_path: Path) -> None:
     tiny.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"encoder_dim": 8}))
-    with pytest.raises(ModelError, match="of shape .*, expected"):
+    with pytest.raises(ModelError, match="expected .* of shape .*, got"):
         Codec.from_pretrained(tmp_path).encode(noise(5))
     (tmp_path / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(ModelError, match="model.safetensors: expected readable weights"):
@@ -207,14 +207,14 @@ def test_features_that_need_pytorch_say_so() -> None:
     done = without("encode", RECORDING, "-o", "-", "--runtime", "torch", code=1)
     assert done.stderr == "opensnac: torch is not installed; run: pip install opensnac\n"
     done = without("encode", RECORDING, "-o", "-", "--reduced", code=1)
-    assert "products in bfloat16 needs the runtime torch" in done.stderr
+    assert "expected float32 on cpu, got products in bfloat16" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"reduced": True}, "products in bfloat16 needs the runtime torch"),
-        ({"device": "cuda"}, "device 'cuda' needs the runtime torch"),
+        ({"reduced": True}, "expected float32 on cpu, got products in bfloat16"),
+        ({"device": "cuda"}, "expected float32 on cpu, got device 'cuda'"),
         ({"runtime": "mlx"}, "runtime: expected torch or onnx, got 'mlx'"),
     ],
 )
