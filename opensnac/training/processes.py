@@ -1,8 +1,6 @@
 """Data parallelism over the processes that `accelerate launch` or `torchrun` start.
 
-Weights stay equal because gradients are averaged. DistributedDataParallel needs one forward call per step with the same
-parameters each time; here the codec's parts are called separately and some are unused at times, so gradients are
-averaged explicitly, in one message.
+Weights stay equal because gradients are averaged (gradients.py).
 """
 
 from __future__ import annotations
@@ -42,16 +40,6 @@ class Processes:
         """The indices of this process's clips in a batch."""
         clips = batch_size // self.count
         return range(self.rank * clips, (self.rank + 1) * clips)
-
-    @torch.no_grad()
-    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Replace gradients by their mean over all processes."""
-        if self.count == 1:
-            return
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        mean = self.mean(torch.cat([gradient.flatten() for gradient in gradients]))
-        for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(part.view_as(gradient))
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean over all processes."""

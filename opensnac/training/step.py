@@ -17,6 +17,7 @@ from opensnac.training import losses
 from opensnac.training.codebooks import CodebookHealth, ema_update
 from opensnac.training.config import TrainConfig
 from opensnac.training.discriminators import Discriminators
+from opensnac.training.gradients import GradientAverage
 from opensnac.training.loudness import loudness_loss
 from opensnac.training.optimizers import generator_optimizers
 from opensnac.training.processes import Processes
@@ -63,6 +64,8 @@ class Trainer:
         self.generator_parameters: list[Tensor] = list(self.generator.parameters())
         self.discriminator_parameters: list[Tensor] = list(self.discriminators.parameters())
         self.ema_parameters: list[Tensor] = list(self.ema.parameters())
+        self.generator_gradients = GradientAverage(self.generator_parameters, self.processes)
+        self.discriminator_gradients = GradientAverage(self.discriminator_parameters, self.processes)
         # What a step calls: the modules, or their compiled forms.
         self.encode: Callable[[Tensor], Tensor] = self.generator.encoder
         self.decode: Callable[[Tensor, Tensor], Tensor] = self.generator.decoder
@@ -84,12 +87,13 @@ class Trainer:
             levels = self.processes.mean(losses.complex_levels(audio))
         reports: list[dict[str, Tensor]] = []
         seen: list[Quantized] = []
-        for clips, seeds in zip(audio.chunk(parts), noise_seeds.chunk(parts), strict=True):
+        for part, clips, seeds in zip(range(parts), audio.chunk(parts), noise_seeds.chunk(parts), strict=True):
+            is_last = part == parts - 1  # after it gradients are complete
             values: dict[str, Tensor] = {}
             audio_hat, quantized = self._reconstruct(clips, seeds)
             self.mark("generator")
             if self.step >= schedule.discriminate_from:
-                real = self._discriminator_step(clips, audio_hat.detach(), values)
+                real = self._discriminator_step(clips, audio_hat.detach(), values, is_last)
                 if self.step >= schedule.adversarial_from:
                     fake = self._discriminate_fake(audio_hat)
                     values["adversarial"] = losses.adversarial_loss(fake)
@@ -111,6 +115,8 @@ class Trainer:
                 values["commitment"] = losses.commitment_loss(quantized.z_e, quantized.z_q)
             weighted = [w * values[name] for name, w in vars(self.config.losses).items() if name in values]
             self.mark("losses")
+            if is_last:
+                self.generator_gradients.begin()
             self._backward(torch.stack(weighted).sum() / parts)
             self.mark("backward")
             reports.append({name: value.detach() for name, value in values.items()})
@@ -161,13 +167,17 @@ class Trainer:
         elsewhere = self.processes.mean(power_hat.detach()) - power_hat.detach()
         return losses.tone_loss(power_hat + elsewhere, self.processes.mean(power))
 
-    def _discriminator_step(self, clips: Tensor, audio_hat: Tensor, values: dict[str, Tensor]) -> losses.Features:
+    def _discriminator_step(
+        self, clips: Tensor, audio_hat: Tensor, values: dict[str, Tensor], is_last: bool
+    ) -> losses.Features:
         """Compute the discriminators' gradients; returns their features of the real clips."""
         with self.matrix_precision():
             features = self.discriminate(torch.cat([clips, audio_hat]))
         both = [[layer.float().chunk(2) for layer in layers] for layers in features]
         real, fake = ([[layer[side] for layer in layers] for layers in both] for side in (0, 1))
         values["discriminator"] = losses.discriminator_loss(fake, real)
+        if is_last:
+            self.discriminator_gradients.begin()
         self._backward(values["discriminator"] / self.config.data.accumulate)
         return [[layer.detach() for layer in layers] for layers in real]
 
@@ -182,11 +192,12 @@ class Trainer:
     def _shared_norms(self) -> dict[str, Tensor]:
         """Average the gradients over all processes and clip them; returns their norms before clipping."""
         clip, norms = self.config.optimizer, {}
-        parts = {"": (self.generator_parameters, clip.clip_norm)}
+        parts = {"": (self.generator_gradients, self.generator_parameters, clip.clip_norm)}
         if self.step >= self.config.schedule.discriminate_from:
-            parts["discriminator_"] = (self.discriminator_parameters, clip.discriminator_clip_norm)
-        for name, (parameters, limit) in parts.items():
-            self.processes.average_gradients(parameters)
+            gradients, parameters = self.discriminator_gradients, self.discriminator_parameters
+            parts["discriminator_"] = (gradients, parameters, clip.discriminator_clip_norm)
+        for name, (gradients, parameters, limit) in parts.items():
+            gradients.finish()
             norms[f"{name}gradient_norm"] = nn.utils.clip_grad_norm_(parameters, limit)
         return norms
 
