@@ -64,7 +64,7 @@ def test_devices_and_pipes_in_folders_are_left_out_and_pipes_by_name_are_read(he
     said = run("encode", "in", *model)
     assert said.exit_code == 0
     assert said.stderr == "opensnac: left out, not a regular file: in/pipe.wav, in/zero.wav\n"
-    assert "in/zero.wav: is empty" in refuse(1, "encode", "in/zero.wav", *model)
+    assert "in/zero.wav: expected audio, got an empty file" in refuse(1, "encode", "in/zero.wav", *model)
     writer = threading.Thread(target=(here / "in/pipe.wav").write_bytes, args=(content,))
     writer.start()
     succeed("encode", "in/pipe.wav", *model)

@@ -108,7 +108,7 @@ def test_a_streamed_wav_whose_length_was_never_filled_in_is_read() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", r"got an empty file \(0 bytes\)"),
+        (b"", r"expected audio, got an empty file \(0 bytes\)"),
         (b"just some text, named wav", "not readable as audio"),
         (b"RIFF\x24\x00\x00\x00WAVEfmt ", "not readable as audio"),
     ],
