@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import hmac
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -19,6 +21,8 @@ from opensnac.serving.service import Service
 PROTOCOL = "opensnac"  # the WebSocket's, beside which a browser's page gives its token
 BEARER = "bearer."
 LEAST_TOKEN = 16  # characters
+FIRST_REFUSAL = 400  # of the statuses
+UNREAD_BYTES, UNREAD_SECONDS = 1 << 20, 1.0  # of a refused request that are read
 
 
 def read_tokens(path: Path) -> tuple[str, ...]:
@@ -48,6 +52,9 @@ class Guard:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
+        if scope["type"] == "http":
+            body = Body(receive, "expect" not in Headers(scope=scope))
+            receive, send = body.receive, body.answering(send)
         refusal = self._refusal(scope["path"], Headers(scope=scope), scope["type"] == "websocket")
         if refusal is None:
             await self._app(scope, receive, _logged(scope, send) if scope["type"] == "http" else send)
@@ -82,6 +89,38 @@ class Guard:
         """Compare with every token, in a time that tells nothing of them."""
         known = [hmac.compare_digest(token.encode(), one.encode()) for one in self._service.settings.tokens]
         return any(known)
+
+
+class Body:
+    """A request's body. What is on its way when the request is refused is read before the answer, within bounds.
+
+    Else the connection would be closed on it, and the client might never see why. `comes` is whether it comes unasked.
+    """
+
+    def __init__(self, receive: Receive, comes: bool) -> None:
+        self._receive, self._more = receive, comes
+
+    async def receive(self) -> Message:
+        """The next part of it."""
+        message = await self._receive()
+        self._more = self._more and message.get("more_body", False)
+        return message
+
+    def answering(self, send: Send) -> Send:
+        """Send, after what there is to read."""
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] >= FIRST_REFUSAL:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._drain(), UNREAD_SECONDS)
+            await send(message)
+
+        return sending
+
+    async def _drain(self) -> None:
+        left = UNREAD_BYTES
+        while self._more and left > 0:
+            left -= len((await self.receive()).get("body", b""))
 
 
 def _logged(scope: Scope, send: Send) -> Send:

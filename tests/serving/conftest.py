@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -64,9 +62,7 @@ def program(folder: Path) -> Iterator[Callable[..., Program]]:
 
     yield start
     for one in running:
-        if one.process.poll() is None:
-            os.kill(one.process.pid, signal.SIGKILL)
-            one.process.communicate()
+        one.close()
 
 
 @pytest.fixture

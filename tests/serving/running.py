@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import resource
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -67,14 +67,15 @@ class Program:
 
     def __init__(self, model: str | Path, *options: str) -> None:
         command = [sys.executable, "-m", "opensnac", "serve", "--port", "0", "--model", str(model), *options]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115, `close` does; not a pipe, which would fill
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True)
         said = self.process.stdout.readline()
         assert "to this machine only" in said
         self.url = re.search(r"http://[0-9.:]+", said)[0]
         until(self.ready, 120)
 
     def ready(self) -> bool:
-        assert self.process.poll() is None, self.process.stderr.read()
+        assert self.process.poll() is None, self.logged()
         try:
             return httpx.get(f"{self.url}/readyz").status_code == 200
         except httpx.ConnectError:
@@ -96,11 +97,22 @@ class Program:
         """Files and sockets that it has open."""
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
-    def end(self, how: signal.Signals) -> tuple[int, list[dict]]:
-        """Exit code and what was logged."""
+    def logged(self) -> str:
+        """All that it has said so far."""
+        self.log.seek(0)
+        return self.log.read()
+
+    def end(self, how: signal.Signals) -> int:
+        """Send a signal; the exit code."""
         self.process.send_signal(how)
-        _, logged = self.process.communicate(timeout=60)
-        return self.process.returncode, [json.loads(line) for line in logged.splitlines()]
+        self.process.communicate(timeout=60)
+        return self.process.returncode
+
+    def close(self) -> None:
+        """Kill it, if it still runs."""
+        self.process.kill()
+        self.process.communicate()
+        self.log.close()
 
 
 def sound(seconds: float, rate: int = 24_000) -> np.ndarray:

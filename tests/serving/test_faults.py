@@ -142,9 +142,9 @@ def test_sigterm_lets_running_streams_end_and_new_ones_not_begin(program, tokens
         stream.push(tokens[70:])
         stream.finish()
         assert np.array_equal(np.concatenate(list(stream)), whole)
-    _, logged = server.process.communicate(timeout=60)
+    server.process.wait(timeout=60)
     assert server.process.returncode == 0
-    events = [json.loads(line)["event"] for line in logged.splitlines()]
+    events = [json.loads(line)["event"] for line in server.logged().splitlines()]
     assert "draining" in events
     assert events.index("draining") < events.index("stream") < events.index("drained")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import json
@@ -266,6 +267,25 @@ def test_tokens_are_asked_for(serve: Callable[..., Running], tmp_path) -> None:
         (tmp_path / "tokens").write_text(text)
         with pytest.raises(OpensnacError, match="expected tokens of at least 16"):
             read_tokens(tmp_path / "tokens")
+
+
+def test_a_refused_request_hears_why(serve: Callable[..., Running]) -> None:
+    """Although its body is still on its way."""
+    server = serve(tokens=(TOKEN,), files=Limits(file_bytes=1000))
+
+    async def answer(header: str) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        lines = ["POST /v1/decode HTTP/1.1", "Host: 127.0.0.1", header, "Content-Length: 3000", "", ""]
+        writer.write("\r\n".join(lines).encode())
+        for _ in range(3):
+            await asyncio.sleep(0.1)
+            writer.write(bytes(1000))
+        status = await reader.readline()
+        writer.close()
+        return status
+
+    assert b"401" in asyncio.run(answer("Accept: */*"))
+    assert b"413" in asyncio.run(answer(f"Authorization: Bearer {TOKEN}"))
 
 
 def test_pages_elsewhere_may_not_use_it_unless_allowed(serve: Callable[..., Running]) -> None:
