@@ -71,7 +71,9 @@ def _start(config: TrainConfig, folder: Path, adversarial: bool) -> Contender:
 
 
 def _report(config: TrainConfig, there: Contender, here: Contender) -> str:
-    lines = [f"{config.name}: {config.data.batch_size} clips per step, medians of {len(here.wall) - 1} alternating steps"]
+    lines = [
+        f"{config.name}: {config.data.batch_size} clips per step, medians of {len(here.wall) - 1} alternating steps"
+    ]
     for name in ("processor", "wall"):
         old, new = (statistics.median(getattr(each, name)[1:]) for each in (there, here))
         lines.append(f"{name} time: {old:.3f} s there, {new:.3f} s here, {old / new:.2f} times as fast")
