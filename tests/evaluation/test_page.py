@@ -109,14 +109,14 @@ def test_players_play_one_at_a_time_and_continue_at_the_same_position(report, co
 def test_much_audio_is_played_as_opus(results, tmp_path, clip, context, monkeypatch):
     for name in ("0", "1"):
         audio.write(tmp_path / "audio" / f"{name}.flac", clip[None], RATE)
-    assert "hold FLAC" in page.html(results, tmp_path / "audio")
+    assert "audio format: FLAC" in page.html(results, tmp_path / "audio")
     large = len(page.html(results, tmp_path / "audio"))
     monkeypatch.setattr(page, "MAX_FLAC", 1_000)
     page.write(results, tmp_path)
     assert len((tmp_path / "report.html").read_text()) < large - 20_000
     tab = context.new_page()
     tab.goto((tmp_path / "report.html").as_uri())
-    assert "hold Opus" in tab.inner_text("body")
+    assert "audio format: Opus" in tab.inner_text("body")
     tab.wait_for_function("[...document.querySelectorAll('audio')].every((a) => a.readyState > 0)")
     assert tab.locator("audio").first.evaluate("a => a.duration") == pytest.approx(1.2, abs=0.02)
 

@@ -101,7 +101,7 @@ def test_an_mp3_with_a_wrong_count_is_read_completely(count: int) -> None:
     content = bytearray(encoded("mp3"))
     at = content.find(b"Xing")
     content[at + 8 : at + 12] = struct.pack(">I", count)
-    np.testing.assert_array_equal(read(bytes(content), f"counts {count} frames"), read(encoded("mp3")))
+    np.testing.assert_array_equal(read(bytes(content), f"declares {count} frames"), read(encoded("mp3")))
 
 
 def without_count(content: bytes) -> bytes:
@@ -136,7 +136,7 @@ def test_an_mp3_with_fraunhofer_s_count_is_read_completely(off: int, copies: int
     content = encoded("mp3")
     at = content.find(b"Xing")
     count = int.from_bytes(content[at + 8 : at + 12])
-    remarks = [f"counts {count + off} frames and {count} are there"] if off else []
+    remarks = [f"declares {count + off} frames; {count} are present"] if off else []
     samples = read(copies * with_vbri(content, count + off), *remarks)
     assert copies * len(SAMPLES) <= len(samples) <= copies * (len(SAMPLES) + 3000)
 
