@@ -41,7 +41,7 @@ PAGE_POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsaf
 STATUS = {LimitError: 413, ModelError: 404, AudioError: 400, BitstreamError: 400, ConfigError: 400}
 PROBLEMS = {413: "limit", 404: "no_model", 400: "bad_recording", 503: "limit"}
 SOUND = {"wav": "audio/wav", "flac": "audio/flac", "opus": "audio/ogg", "raw": "application/octet-stream"}
-UNREAD = {"Connection": "close"}  # where nobody reads what is left of the request
+UNREAD = {"Connection": "close"}  # the rest of the request is not read
 BYTES: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 RECORDING: dict[str, Any] = {"application/octet-stream": BYTES}
 CODES: dict[str, Any] = RECORDING | {
@@ -74,7 +74,7 @@ def _answers(media: set[str], *statuses: int) -> dict[int | str, dict[str, Any]]
 
 
 def application(settings: Settings) -> FastAPI:
-    """The application of a server with these settings; its `state.service` tells whether it drains."""
+    """The ASGI application; `state.service` has the models and whether the server drains."""
     service = Service(settings)
     transfers = Transfers(settings.requests)
 
@@ -127,17 +127,17 @@ async def _fault(_: Request, error: Exception) -> Response:
 
 
 def _add_health(app: FastAPI, service: Service) -> None:
-    @app.get("/healthz", summary="Whether the process lives.")
+    @app.get("/healthz", summary="Liveness.")
     async def health() -> dict[str, bool]:
         return {"alive": True}
 
-    @app.get("/readyz", summary="Whether it takes new work.", responses={503: {"model": Problem}})
+    @app.get("/readyz", summary="Readiness for new work.", responses={503: {"model": Problem}})
     async def readiness() -> Response:
         if service.ready and not service.draining:
             return JSONResponse({"ready": True, "streams": service.open_streams})
-        return JSONResponse(Problem(code="draining", message="takes no new work").model_dump(), 503)
+        return JSONResponse(Problem(code="draining", message="the server accepts no new work").model_dump(), 503)
 
-    @app.get("/metrics", summary="Figures for Prometheus.", responses={200: {"content": {"text/plain": {}}}})
+    @app.get("/metrics", summary="Metrics for Prometheus.", responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -147,20 +147,20 @@ def _add_health(app: FastAPI, service: Service) -> None:
 
 
 class _Answer(StreamingResponse):
-    """An answer that may begin before its request has ended, and leaves the rest of that to whoever reads it."""
+    """A response that may start before the request has ended, and leaves reading the request to others."""
 
     def __init__(self, pieces: AsyncIterator[bytes], media: str, read: asyncio.Event) -> None:
         super().__init__(pieces, media_type=media)
         self._read = read
 
     async def listen_for_disconnect(self, receive: Receive) -> None:
-        """Listen once the request was read: what is received before is a part of it."""
+        """Listen once the request is read; messages before that belong to its body."""
         await self._read.wait()
         await super().listen_for_disconnect(receive)
 
 
-async def _told(body: AsyncIterator[bytes], read: asyncio.Event) -> AsyncIterator[bytes]:
-    """The same body; `read` is set at its end."""
+async def _signal_end(body: AsyncIterator[bytes], read: asyncio.Event) -> AsyncIterator[bytes]:
+    """The same body; sets `read` at its end."""
     async for piece in body:
         yield piece
     read.set()
@@ -173,10 +173,10 @@ def _add_recordings(app: FastAPI, service: Service, transfers: Transfers) -> Non
         if int(request.headers.get("content-length", "0")) > limits.file_bytes:
             raise LimitError(f"expected at most {limits.file_bytes} bytes, got {request.headers['content-length']}")
         if transfers.full:
-            busy = Problem(code="limit", message="as many recordings as may be are being coded; try again")
+            busy = Problem(code="limit", message="the server codes as many recordings as it may; try again")
             return JSONResponse(busy.model_dump(), 503, UNREAD | {"Retry-After": "5"})
         read = asyncio.Event()
-        body = _told(request.stream(), read)
+        body = _signal_end(request.stream(), read)
         pieces = await transfers.run(body, work, limits.file_bytes, service.settings.streams.idle)
         return _Answer(pieces, media, read)
 
@@ -202,7 +202,7 @@ def _add_recordings(app: FastAPI, service: Service, transfers: Transfers) -> Non
         ] = None,
         offset: Token = 0,
     ) -> Response:
-        """Any recording that `opensnac encode` reads. Raw samples are coded as they come."""
+        """Accepts any recording that `opensnac encode` reads. Raw samples are coded as they arrive."""
         engine = (await service.model(model)).engine
         layout = None if raw is None else (raw, 1)
 
@@ -225,7 +225,10 @@ def _add_recordings(app: FastAPI, service: Service, transfers: Transfers) -> Non
         request: Request,
         form: Annotated[
             Literal["snac", "json", "npz", "tokens", "text"] | None,
-            Query(alias="from", description="What comes, as /v1/encode gives it; by default the content type tells."),
+            Query(
+                alias="from",
+                description="Format of the body, as from /v1/encode; by default according to the content type.",
+            ),
         ] = None,
         model: Model = None,
         offset: Token = 0,
@@ -233,14 +236,14 @@ def _add_recordings(app: FastAPI, service: Service, transfers: Transfers) -> Non
         rate: Annotated[int | None, Query(ge=8_000, le=48_000, description="Of the answer, Hz.")] = None,
         seed: Annotated[int, Query(ge=0, lt=2**63, description="Of the decoder's noise.")] = 0,
     ) -> Response:
-        """The model is the one that the codes name, if it is served, bundled or cached. WAV comes packet by packet."""
-        came = form or form_of(request.headers.get("content-type", ""))
+        """Uses the model that the codes name, if it is served, bundled or cached. WAV is sent packet by packet."""
+        kind = form or form_of(request.headers.get("content-type", ""))
 
         def work(source: BinaryIO, target: BinaryIO) -> None:
-            shelf = service.shelf
-            if came != "snac":
-                source = as_snac(source, came, shelf.named, model, offset)
-            decode_file(source, target, shelf, sample_rate=rate, ending=f".{format}", seed=seed, limits=limits)
+            models = service.models
+            if kind != "snac":
+                source = as_snac(source, kind, models.named, model, offset)
+            decode_file(source, target, models, sample_rate=rate, ending=f".{format}", seed=seed, limits=limits)
 
         return await answer(request, work, SOUND[format])
 
@@ -256,7 +259,7 @@ def _add_streams(app: FastAPI, service: Service) -> None:
 
 
 class _Page(StaticFiles):
-    """The page's files; it takes nothing from elsewhere."""
+    """The page's files; its policy forbids other hosts."""
 
     async def get_response(self, path: str, scope: Any) -> Response:
         response = await super().get_response(path, scope)
@@ -267,7 +270,7 @@ class _Page(StaticFiles):
 
 
 class _ReadOnly(Mount):
-    """Files that are there to be read. A wrong method is left to the API's routes, which tell the right ones."""
+    """Read-only files. Other methods fall through to the API's routes, which answer with the allowed ones."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD") or scope["path"].startswith("/v1/"):

@@ -1,15 +1,15 @@
 """A client of `opensnac serve`, for threads and for asyncio; it needs no torch.
 
     with Client("http://127.0.0.1:8000", token=...) as client:
-        coded = client.encode(Path("talk.wav").read_bytes())  # a .snac file
+        coded = client.encode(Path("protocol.wav").read_bytes())  # a .snac file
         with client.decoding(offset=128266) as stream:
             stream.push(tokens)
             stream.finish()
             for sound in stream:  # float32 or int16 samples (n,), or bytes of Opus
                 play(sound)
 
-`AsyncClient` is the same with `await` and `async`. Read a stream while pushing to it: a server stops listening to one
-whose sound nobody takes.
+`AsyncClient` is the same with `await` and `async`. Read a stream while pushing to it: the server stops
+reading from a client that does not take its output.
 """
 
 from __future__ import annotations
@@ -32,27 +32,26 @@ from websockets.sync.client import connect as connect_sync
 from opensnac.errors import OpensnacError
 
 TYPES: dict[str, np.dtype[Any]] = {"pcm16": np.dtype("<i2"), "float32": np.dtype("<f4")}
-# A ping waits behind all that was sent before it, so none is expected to be answered in time.
+# A ping queues behind all data sent before it, so its answer has no deadline.
 SOCKET: dict[str, Any] = {"compression": None, "max_size": 1 << 26, "proxy": None, "ping_timeout": None}
-TIMEOUT = 60.0  # seconds without a word over HTTP
+TIMEOUT = 60.0  # seconds without data over HTTP
 
 Piece = np.ndarray | bytes | list[Any] | str  # sound; or codes, tokens or their text
-Saved = tuple[dict[str, Any], bytes]  # where a stream stood: `state`, and what followed
+Saved = tuple[dict[str, Any], bytes]  # a stream's state: the message `state` and the bytes that followed it
 
 
 class ServerError(OpensnacError):
-    """What a server refused, or a connection that it lost; `code` is as docs/serving.md lists them."""
+    """A refused request or a lost connection; docs/serving.md lists the values of `code`."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{message} ({code})")
         self.code = code
 
 
-class Talk:
-    """A stream's messages, without their transport: what to send, and what received ones mean.
+class Protocol:
+    """The protocol of a stream, without the transport.
 
-    `ready` is what the server said of the stream at its start, `done` what it said at its end, `early` what came of it
-    and was not yet asked for.
+    `ready` and `done` are the server's messages of these names; `early` holds output that was received but not read.
     """
 
     def __init__(self, kind: str, options: dict[str, Any], saved: Saved | None) -> None:
@@ -61,7 +60,7 @@ class Talk:
         self.done: dict[str, Any] | None = None
         self.saved: Saved | None = None
         self.early: deque[Piece] = deque()
-        self._state: dict[str, Any] | None = None  # that bytes will follow
+        self._state: dict[str, Any] | None = None  # announced; its bytes follow
         start = {"type": "start"} | options
         if saved is not None:
             start["resume"] = saved[0]["reader"] if kind == "decode" else True
@@ -69,8 +68,8 @@ class Talk:
         self._type = TYPES.get(options.get("format", "pcm16"))
         self._wants_tokens = options.get("output") == "int32"
 
-    def sent(self, what: Any) -> str | bytes:
-        """The message for tokens, codes of them as text, or samples."""
+    def message(self, what: Any) -> str | bytes:
+        """The message that carries tokens, their text, or samples."""
         if self.kind == "decode":
             return json.dumps({"type": "text", "text": what} if isinstance(what, str) else [int(one) for one in what])
         samples = np.asarray(what)
@@ -78,14 +77,14 @@ class Talk:
             samples = np.clip((samples * np.float32(32768)).round(), -32768, 32767)
         return samples.astype(self._type).tobytes()
 
-    def hear(self, message: str | bytes) -> None:
-        """Take a message; ServerError for one that tells of an error."""
-        piece = self._meant(message)
+    def receive(self, message: str | bytes) -> None:
+        """Process a message. Raises ServerError for an error message."""
+        piece = self._output_of(message)
         if piece is not None:
             self.early.append(piece)
 
-    def _meant(self, message: str | bytes) -> Piece | None:
-        """What a message brings, None for one that is about the stream."""
+    def _output_of(self, message: str | bytes) -> Piece | None:
+        """The output in a message, None for one about the stream."""
         if isinstance(message, bytes):
             if self._state is not None:
                 self.saved, self._state = (self._state, message), None
@@ -110,14 +109,14 @@ class Talk:
 
 @dataclass(frozen=True)
 class _Address:
-    """Where a server is, and what to say at its door."""
+    """Where a server is, and its token."""
 
     url: str
     token: str | None
 
     @property
     def headers(self) -> dict[str, str]:
-        """Of every request."""
+        """Headers of every request."""
         return {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
 
     def socket(self, kind: str) -> str:
@@ -125,91 +124,91 @@ class _Address:
         return self.url.rstrip("/").replace("http", "ws", 1) + f"/v1/{kind}"
 
 
-class _Told:
-    """What a client knows of its stream."""
+class _StreamFacts:
+    """The server's messages about a stream."""
 
-    _talk: Talk
+    _protocol: Protocol
 
     @property
     def ready(self) -> dict[str, Any]:
-        """What the server said of the stream at its start."""
-        return self._talk.ready
+        """The server's message at the start of the stream."""
+        return self._protocol.ready
 
     @property
     def done(self) -> dict[str, Any] | None:
-        """What it said of it at its end."""
-        return self._talk.done
+        """The server's message at its end."""
+        return self._protocol.done
 
 
-class Stream(_Told):
-    """A stream over a WebSocket, for threads: push to it, iterate over what comes; `done` has its counts at the end."""
+class Stream(_StreamFacts):
+    """A stream over a WebSocket, for threads: push input, iterate over output; `done` has the counts at the end."""
 
-    def __init__(self, connection: SyncConnection, talk: Talk) -> None:
-        self._connection, self._talk = connection, talk
-        for message in talk.first:
+    def __init__(self, connection: SyncConnection, protocol: Protocol) -> None:
+        self._connection, self._protocol = connection, protocol
+        for message in protocol.first:
             connection.send(message)
-        while not talk.ready:
+        while not protocol.ready:
             self._receive()
 
     def push(self, what: Any) -> None:
         """Tokens or their text, or samples: float32 within ±1, or int16."""
-        self._connection.send(self._talk.sent(what))
+        self._connection.send(self._protocol.message(what))
 
     def finish(self) -> None:
-        """Nothing more comes."""
+        """End the input."""
         self._connection.send('{"type": "flush"}')
 
     def cancel(self) -> None:
-        """Stop at once; what is on its way is thrown away."""
+        """Stop immediately; drops output in transit."""
         self._connection.send('{"type": "cancel"}')
         for _ in self:
             pass
 
     def save(self) -> Saved:
-        """Where the stream stands: give it to `decoding` or `encoding` as `saved`, and go on from there."""
+        """The stream's state; pass it to `decoding` or `encoding` as `saved` to continue."""
         self._connection.send('{"type": "save"}')
-        self._talk.saved = None
-        while self._talk.saved is None:
+        self._protocol.saved = None
+        while self._protocol.saved is None:
             self._receive()
-        return self._talk.saved
+        return self._protocol.saved
 
     def __iter__(self) -> Iterator[Piece]:
-        while self._talk.early or self._talk.done is None:
-            if self._talk.early:
-                yield self._talk.early.popleft()
+        while self._protocol.early or self._protocol.done is None:
+            if self._protocol.early:
+                yield self._protocol.early.popleft()
             else:
                 self._receive()
 
     def _receive(self) -> None:
         try:
-            self._talk.hear(self._connection.recv())
+            self._protocol.receive(self._connection.recv())
         except ConnectionClosed as error:
             raise _cut(error) from error
 
 
-class AsyncStream(_Told):
+class AsyncStream(_StreamFacts):
     """The same for asyncio."""
 
-    def __init__(self, connection: ClientConnection, talk: Talk) -> None:
-        self._connection, self._talk = connection, talk
+    def __init__(self, connection: ClientConnection, protocol: Protocol) -> None:
+        self._connection, self._protocol = connection, protocol
 
     async def begin(self) -> None:
         """Start the stream and wait until it is open."""
-        for message in self._talk.first:
+        for message in self._protocol.first:
             await self._connection.send(message)
-        while not self._talk.ready:
+        while not self._protocol.ready:
             await self._receive()
 
     async def push(self, what: Any) -> None:
         """As Stream.push."""
-        await self._connection.send(self._talk.sent(what))
+        await self._connection.send(self._protocol.message(what))
 
     async def finish(self) -> None:
-        """Nothing more comes."""
+        """End the input."""
         await self._connection.send('{"type": "flush"}')
 
     async def cancel(self) -> None:
-        """Stop at once; what is on its way is thrown away."""
+        """Stop immediately; drops output in transit."""
         await self._connection.send('{"type": "cancel"}')
         async for _ in self:
             pass
@@ -217,21 +216,21 @@ class AsyncStream(_Told):
     async def save(self) -> Saved:
         """As Stream.save; not while another task iterates."""
         await self._connection.send('{"type": "save"}')
-        self._talk.saved = None
-        while self._talk.saved is None:
+        self._protocol.saved = None
+        while self._protocol.saved is None:
             await self._receive()
-        return self._talk.saved
+        return self._protocol.saved
 
     async def __aiter__(self) -> AsyncIterator[Piece]:
-        while self._talk.early or self._talk.done is None:
-            if self._talk.early:
-                yield self._talk.early.popleft()
+        while self._protocol.early or self._protocol.done is None:
+            if self._protocol.early:
+                yield self._protocol.early.popleft()
             else:
                 await self._receive()
 
     async def _receive(self) -> None:
         try:
-            self._talk.hear(await self._connection.recv())
+            self._protocol.receive(await self._connection.recv())
         except ConnectionClosed as error:
             raise _cut(error) from error
 
@@ -263,25 +262,25 @@ class Client:
     @contextmanager
     def decoding(self, *, saved: Saved | None = None, **options: Any) -> Iterator[Stream]:
         """A stream of tokens to sound."""
-        with self._stream(Talk("decode", options, saved)) as stream:
+        with self._stream(Protocol("decode", options, saved)) as stream:
             yield stream
 
     @contextmanager
     def encoding(self, *, saved: Saved | None = None, **options: Any) -> Iterator[Stream]:
         """A stream of sound to codes, or to tokens by output="tokens", "text" or "int32"."""
-        with self._stream(Talk("encode", options, saved)) as stream:
+        with self._stream(Protocol("encode", options, saved)) as stream:
             yield stream
 
     @contextmanager
-    def _stream(self, talk: Talk) -> Iterator[Stream]:
+    def _stream(self, protocol: Protocol) -> Iterator[Stream]:
         try:
             connection = connect_sync(
-                self._address.socket(talk.kind), additional_headers=self._address.headers, **SOCKET
+                self._address.socket(protocol.kind), additional_headers=self._address.headers, **SOCKET
             )
         except InvalidStatus as error:
             raise _refused(error.response.status_code, error.response.body) from error
         with connection:
-            yield Stream(connection, talk)
+            yield Stream(connection, protocol)
 
 
 class AsyncClient:
@@ -308,31 +307,31 @@ class AsyncClient:
     @asynccontextmanager
     async def decoding(self, *, saved: Saved | None = None, **options: Any) -> AsyncIterator[AsyncStream]:
         """A stream of tokens to sound."""
-        async with self._stream(Talk("decode", options, saved)) as stream:
+        async with self._stream(Protocol("decode", options, saved)) as stream:
             yield stream
 
     @asynccontextmanager
     async def encoding(self, *, saved: Saved | None = None, **options: Any) -> AsyncIterator[AsyncStream]:
         """A stream of sound to codes, or to tokens by output="tokens", "text" or "int32"."""
-        async with self._stream(Talk("encode", options, saved)) as stream:
+        async with self._stream(Protocol("encode", options, saved)) as stream:
             yield stream
 
     @asynccontextmanager
-    async def _stream(self, talk: Talk) -> AsyncIterator[AsyncStream]:
+    async def _stream(self, protocol: Protocol) -> AsyncIterator[AsyncStream]:
         try:
             connection = await connect_async(
-                self._address.socket(talk.kind), additional_headers=self._address.headers, **SOCKET
+                self._address.socket(protocol.kind), additional_headers=self._address.headers, **SOCKET
             )
         except InvalidStatus as error:
             raise _refused(error.response.status_code, error.response.body) from error
         async with connection:
-            stream = AsyncStream(connection, talk)
+            stream = AsyncStream(connection, protocol)
             await stream.begin()
             yield stream
 
 
 def _cut(error: ConnectionClosed) -> ServerError:
-    return ServerError("closed", f"the connection ended before the stream: {error}")
+    return ServerError("closed", f"the connection was lost before the stream ended: {error}")
 
 
 def _content(response: httpx.Response) -> bytes:
@@ -346,4 +345,4 @@ def _refused(status: int, body: bytes | bytearray | None) -> ServerError:
         said = json.loads(body or b"")
         return ServerError(said["code"], said["message"])
     except (ValueError, KeyError, TypeError):
-        return ServerError(str(status), "the server refused")
+        return ServerError(str(status), "the server refused the request")

@@ -1,4 +1,4 @@
-"""A recording's codes in forms other than `.snac`: JSON, a NumPy archive, tokens of one channel as JSON or as text."""
+"""Codes in formats other than `.snac`: JSON, a NumPy archive, tokens of one channel as JSON or text."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ FORMS = {
     "tokens": "application/json",
     "text": "text/plain",
 }
-MOST_BYTES = 1 << 24  # of a body that is none of .snac, and of the arrays in it
+MOST_BYTES = 1 << 24  # of a body that is not .snac, and of the arrays in it
 MOST_ARRAYS = 32  # in an archive
-MOST_VALUE = 1 << 16  # of a code, which the codebook bounds later
+MOST_VALUE = 1 << 16  # of a code; the codebook's size is checked later
 NO_ARCHIVE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, OverflowError)
 Codes = list[np.ndarray]  # integers (channels, n / stride) of each scale
 
 
 class Facts(Message):
-    """What is known of a recording that became codes; null where it is as the model has it."""
+    """Metadata of a coded recording; null means the model's value."""
 
     model: str | None = Field(default=None, max_length=255)
     rate: int | None = Field(default=None, ge=8_000, le=48_000, description="Of the recording, Hz.")
@@ -62,7 +62,7 @@ JSON: TypeAdapter[Any] = TypeAdapter(Coded | list[Token])
 
 
 def form_of(content_type: str) -> str:
-    """The form that a request's content type tells of; .snac for all others, as curl has one of its own."""
+    """The format of a content type; `.snac` for unknown ones, since curl sends its own by default."""
     media = content_type.partition(";")[0].strip().lower()
     return {"application/json": "json", "application/zip": "npz", "text/plain": "text"}.get(media, "snac")
 
@@ -70,7 +70,7 @@ def form_of(content_type: str) -> str:
 def encoded(
     source: BinaryIO, engine: Engine, form: str, mono: bool, raw: tuple[int, int] | None, offset: int, limits: Limits
 ) -> bytes:
-    """A recording's codes in a form, and what must be known to hear them. AudioError for tokens of several channels."""
+    """A recording's codes in a format, with metadata. Raises AudioError for tokens of several channels."""
     with Source(source, raw, limits=limits) as recording:
         coding = Coding(recording, engine, Preprocessing(mono=mono))
         codes = [np.concatenate(scale, axis=1) for scale in zip(*coding, strict=True)]
@@ -85,7 +85,7 @@ def encoded(
         )
         return _as_npz(facts, codes) if form == "npz" else _as_json(facts, codes)
     if coding.channels != 1:
-        raise AudioError(f"tokens are of one channel, got {coding.channels}; ask for mono=true")
+        raise AudioError(f"expected one channel for tokens, got {coding.channels}; use mono=true")
     layout = TokenLayout.of(config, offset)
     tokens = layout.flatten([torch.from_numpy(code) for code in codes])[0].tolist()
     return layout.to_text(tokens).encode() if form == "text" else TypeAdapter(list[int]).dump_json(tokens)
@@ -94,10 +94,10 @@ def encoded(
 def as_snac(
     source: BinaryIO, form: str, named: Callable[[str | None], Engine], model: str | None, offset: int
 ) -> BinaryIO:
-    """The `.snac` file of codes in a form; `named` finds the model that they, or else `model`, tell of.
+    """Codes in another format as a `.snac` file; `named` loads the model that they name, or else `model`.
 
-    Errors: MessageError or CodesError for what is no such form or does not fit the model, LimitError for more than
-    MOST_BYTES, ModelError for a model that is not there.
+    Raises MessageError or CodesError for input in a wrong format or that does not fit the model, LimitError for more
+    than MOST_BYTES, ModelError for an unknown model.
     """
     data = source.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
@@ -120,12 +120,12 @@ def as_snac(
 
 def _written(facts: Facts, codes: Codes, engine: Engine) -> BinaryIO:
     config = engine.config
-    for name, came, own in (
+    for name, got, own in (
         ("sampling_rate", facts.sampling_rate, config.sampling_rate),
         ("strides", facts.strides, list(config.vq_strides)),
     ):
-        if came not in (None, own):
-            raise CodesError(f"expected {name} {own} for the model {engine.name}, got {came}")
+        if got not in (None, own):
+            raise CodesError(f"expected {name} {own} for the model {engine.name}, got {got}")
     if not codes or not codes[0].size:
         raise CodesError("expected codes of at least one coarse frame, got none")
     header = header_for(engine, len(codes[0]), facts.rate or config.sampling_rate)
@@ -148,16 +148,18 @@ def _arrays(coded: Coded) -> Codes:
     try:
         return [np.array(scale, np.int64, ndmin=2) for scale in coded.codes]
     except ValueError as error:
-        raise CodesError("expected as many codes of each channel of a scale, got lists of unequal lengths") from error
+        raise CodesError(
+            "expected the same number of codes in each channel of a scale, got lists of unequal lengths"
+        ) from error
 
 
 def _as_json(facts: Facts, codes: Codes) -> bytes:
-    """Codes, [channel][n] of each scale, after what is known of them."""
+    """Metadata, then codes, [channel][n] per scale."""
     return Coded(**facts.model_dump(), codes=[scale.tolist() for scale in codes]).model_dump_json().encode()
 
 
 def _as_npz(facts: Facts, codes: Codes) -> bytes:
-    """The same as a NumPy archive: int32 `codes_0`, ... and each fact."""
+    """The same as a NumPy archive: int32 `codes_0`, ... and the metadata."""
     file = io.BytesIO()
     arrays: dict[str, Any] = {f"codes_{scale}": code.astype(np.int32) for scale, code in enumerate(codes)}
     np.savez_compressed(file, **(arrays | {name: np.asarray(value) for name, value in facts.model_dump().items()}))
@@ -182,15 +184,15 @@ def _from_npz(data: bytes) -> tuple[Facts, Codes]:
 
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    """An array as numpy.save writes it, whose header promises no more than there is, and no objects. ValueError."""
+    """An array in the .npy format. Raises ValueError for objects, or if the header does not match the data's size."""
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError("an array is compressed by another method than savez_compressed has")
+        raise ValueError("expected arrays that are stored or deflated, got another compression")
     with archive.open(member) as packed:
-        data = packed.read(member.file_size)  # without that number it would unpack more than is told
+        data = packed.read(member.file_size)  # unbounded, it would unpack more than the archive declares
     file = io.BytesIO(data)
     if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError("an array is of another version than 1.0")
+        raise ValueError("expected arrays of version 1.0")
     shape, _, kind = np.lib.format.read_array_header_1_0(file)
     if kind.hasobject or math.prod(shape) * kind.itemsize != len(data) - file.tell():
-        raise ValueError("an array holds objects, or not what its header promises")
+        raise ValueError("expected arrays of numbers, as long as their headers say")
     return np.load(io.BytesIO(data), allow_pickle=False)

@@ -1,4 +1,4 @@
-"""A WebSocket's conversation: a stream after the other, as messages.py has it, each spoken and listened to at once."""
+"""A WebSocket connection: one stream after another, sending and receiving concurrently (messages.py)."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from opensnac.serving.guard import PROTOCOL
 from opensnac.serving.logs import event
 from opensnac.serving.messages import MessageError, parsed
 from opensnac.serving.service import Served, Service
-from opensnac.serving.sound import Ear, Voice
+from opensnac.serving.sound import SoundReader, SoundWriter
 from opensnac.serving.stream import Stream
 from opensnac.serving.text import TextReader
 from opensnac.streaming.streams import State
 from opensnac.streaming.tokens import TokenLayout, TokenReader
 
-FAREWELL_SECONDS = 5.0  # to say what went wrong
-TOKENS_AT_ONCE = 64  # that are read before the event loop has its turn
-REFUSED, OVERLOADED, FAILED = 1008, 1013, 1011  # WebSocket's codes
+FAREWELL_SECONDS = 5.0  # to send the error
+TOKENS_AT_ONCE = 64  # processed before yielding to the event loop
+REFUSED, OVERLOADED, FAILED = 1008, 1013, 1011  # WebSocket close codes
 CODES = {
     MessageError: "bad_message",
     ConfigError: "bad_message",
@@ -45,19 +45,19 @@ class StateError(OpensnacError):
 
 
 class Conversation(ABC):
-    """What decoding and encoding have in common. A subclass has the state of one stream at a time."""
+    """Base of decoding and encoding. A subclass holds the state of one stream at a time."""
 
     kind: str
     takes: TypeAdapter[Any]
 
     def __init__(self, socket: WebSocket, service: Service) -> None:
         self._socket, self._service = socket, service
-        self._speaking = asyncio.Lock()
+        self._sending = asyncio.Lock()
         self._stream: Stream[Any]
         self._served: Served
 
     async def run(self) -> None:
-        """Accept the WebSocket and serve it until either side closes it."""
+        """Accept the WebSocket and serve streams until either side closes it."""
         wanted = self._socket.scope.get("subprotocols", [])
         await self._socket.accept(PROTOCOL if PROTOCOL in wanted else None)
         try:
@@ -73,15 +73,15 @@ class Conversation(ABC):
         idle = self._service.settings.streams.idle
         try:
             async with asyncio.timeout(idle):
-                message = await self._heard()
+                message = await self._receive()
         except TimeoutError:
             raise LimitError(f"expected a message 'start' within {idle:g} s") from None
         if isinstance(message, bytes) or not hasattr(message, "type") or message.type != "start":
             raise MessageError("expected a message 'start' first")
         return message
 
-    async def _heard(self) -> Any:
-        """The next message: bytes, or what JSON says."""
+    async def _receive(self) -> Any:
+        """The next message: bytes, or a parsed JSON message."""
         message = await self._socket.receive()
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(message.get("code", 1006))
@@ -97,7 +97,7 @@ class Conversation(ABC):
         try:
             await self._open(start)
             async with self._stream:
-                outcome = await self._both()
+                outcome = await self._exchange()
         except WebSocketDisconnect:
             outcome = "gone"
             raise
@@ -105,29 +105,29 @@ class Conversation(ABC):
             facts = {"kind": self.kind, "model": self._served.engine.name, "end": outcome}
             event("stream", facts | {"seconds": round(time.monotonic() - began, 3)} | self._counts())
 
-    async def _both(self) -> str:
-        """Listen and speak until all is said or the stream is cancelled; which of the two it was."""
-        listening = asyncio.ensure_future(self._listen())
-        speaking = asyncio.ensure_future(self._speak())
+    async def _exchange(self) -> str:
+        """Receive and send until the stream is done or cancelled; returns which."""
+        listening = asyncio.ensure_future(self._take_messages())
+        speaking = asyncio.ensure_future(self._send_output())
         try:
             await asyncio.wait((listening, speaking), return_when=asyncio.FIRST_COMPLETED)
             if listening.done() and not listening.exception():
                 outcome = "cancelled"
             else:
-                await (speaking if speaking.done() else listening)  # raises what went wrong
+                await (speaking if speaking.done() else listening)  # raises its error
                 outcome = "done"
         finally:
             for task in (listening, speaking):
                 task.cancel()
             await asyncio.gather(listening, speaking, return_exceptions=True)
-        await self._say(self._done() if outcome == "done" else messages.Cancelled())
+        await self._send(self._done() if outcome == "done" else messages.Cancelled())
         return outcome
 
-    async def _listen(self) -> None:
-        """Take messages until one says to cancel."""
+    async def _take_messages(self) -> None:
+        """Handle messages until one cancels the stream."""
         flushed = False
         while True:
-            message = await self._heard()
+            message = await self._receive()
             kind = getattr(message, "type", None)
             if kind == "cancel":
                 return
@@ -145,53 +145,55 @@ class Conversation(ABC):
             else:
                 await self._take(message)
 
-    async def _speak(self) -> None:
+    async def _send_output(self) -> None:
         began, first = time.monotonic(), True
         async for piece in self._stream:
             if first:
                 self._service.metrics.first.labels(self.kind).observe(time.monotonic() - began)
                 first = False
-            async with self._speaking:
-                await self._utter(piece)
-        await self._utter_rest()
+            async with self._sending:
+                await self._send_piece(piece)
+        await self._send_rest()
 
     async def _save(self) -> None:
         if not self._savable():
-            raise StateError("a stream is saved at the model's own rate, and not as Opus: a resampler has a state too")
+            raise StateError(
+                "expected the model's rate and no Opus: the state of resamplers and Opus encoders cannot be saved"
+            )
         state = (await self._stream.save()).to_bytes()
-        async with self._speaking:  # after what was read before
-            await self._say(self._saved(len(state)))
+        async with self._sending:  # after the output before it
+            await self._send(self._saved(len(state)))
             await self._socket.send_bytes(state)
 
     async def _resumed(self) -> State:
-        """The state that follows a start which resumes."""
-        message = await self._heard()
+        """The state that follows a `start` with `resume`."""
+        message = await self._receive()
         if not isinstance(message, bytes):
             raise MessageError("expected the state of a stream as a binary message")
         return State.from_bytes(message)
 
-    async def _say(self, message: messages.Message) -> None:
+    async def _send(self, message: messages.Message) -> None:
         await self._socket.send_text(message.model_dump_json())
 
     async def _refuse(self, error: Exception) -> None:
-        """Say what went wrong, if anybody still hears it, and close."""
+        """Send the error, if the client still listens, and close."""
         known = isinstance(error, OpensnacError)
         code = next((name for kind, name in CODES.items() if isinstance(error, kind)), "bad_state")
         if not known:
             event("error", {"kind": self.kind}, logging.ERROR, exc_info=True)
-        said = messages.Error(
+        problem = messages.Error(
             code=code if known else "internal", message=str(error) if known else "see the server's log"
         )
         status = (OVERLOADED if isinstance(error, LimitError) else REFUSED) if known else FAILED
         if self._socket.client_state is WebSocketState.CONNECTED:
-            with contextlib.suppress(WebSocketDisconnect, RuntimeError, TimeoutError):  # it may be gone, or not listen
+            with contextlib.suppress(WebSocketDisconnect, RuntimeError, TimeoutError):  # the client may be gone
                 async with asyncio.timeout(FAREWELL_SECONDS):
-                    await self._say(said)
+                    await self._send(problem)
                 await self._socket.close(status)
 
     def _ready(self, rate: int, kind: str, look_ahead: float, layout: TokenLayout) -> Awaitable[None]:
         config, group = self._served.engine.config, self._served.decoders.group_seconds
-        return self._say(
+        return self._send(
             messages.Ready(
                 model=self._served.engine.name,
                 rate=rate,
@@ -210,23 +212,23 @@ class Conversation(ABC):
 
     @abstractmethod
     async def _open(self, start: Any) -> None:
-        """Open the stream, and say that it is."""
+        """Open the stream and send `ready`."""
 
     @abstractmethod
     async def _take(self, message: Any) -> None:
-        """Push what came."""
+        """Push the input in a message."""
 
     @abstractmethod
     async def _flush(self) -> None:
-        """Push the rest; nothing more comes."""
+        """Push the rest and end the input."""
 
     @abstractmethod
-    async def _utter(self, piece: Any) -> None:
-        """Say what became certain."""
+    async def _send_piece(self, piece: Any) -> None:
+        """Send a piece of output."""
 
     @abstractmethod
-    async def _utter_rest(self) -> None:
-        """Say what is still to be said when the stream has ended."""
+    async def _send_rest(self) -> None:
+        """Send what remains after the last piece."""
 
     @abstractmethod
     def _savable(self) -> bool: ...
@@ -252,7 +254,7 @@ class Decoding(Conversation):
         rate = start.rate or config.sampling_rate
         layout, group = self._layout(start), config.frame_multiple // config.coarse_stride
         self._reader = TokenReader(layout, repair=start.repair, group=group)
-        self._text, self._voice = TextReader(layout), Voice(config.sampling_rate, rate, start.format)
+        self._text, self._writer = TextReader(layout), SoundWriter(config.sampling_rate, rate, start.format)
         self._own = rate == config.sampling_rate and start.format != "opus"
         if start.resume is None:
             self._stream = pool.open(seed=start.seed, noise=start.noise)
@@ -278,22 +280,22 @@ class Decoding(Conversation):
     async def _push(self, rows: list[list[int]]) -> None:
         if rows:
             codes = self._reader.layout.frame_codes(rows, self._served.engine.device)
-            await self._stream.push(codes, check=False)  # the reader lets only tokens of codes through
+            await self._stream.push(codes, check=False)  # the reader passes only valid codes
 
     async def _flush(self) -> None:
         rows = self._reader.finish()
         await self._push(rows)
         samples = self._reader.frames * self._served.engine.config.coarse_stride * self._served.engine.hop_length
         if not rows and self._reader.frames == self._reader.concealed:
-            raise CodesError("no whole coarse frame came; there is nothing to be heard")
+            raise CodesError("expected at least one whole coarse frame of tokens, got none")
         await self._stream.finish(samples)
 
-    async def _utter(self, piece: torch.Tensor) -> None:
-        for message in self._voice.push(piece.cpu().numpy()):
+    async def _send_piece(self, piece: torch.Tensor) -> None:
+        for message in self._writer.push(piece.cpu().numpy()):
             await self._socket.send_bytes(message)
 
-    async def _utter_rest(self) -> None:
-        for message in self._voice.finish():
+    async def _send_rest(self) -> None:
+        for message in self._writer.finish():
             await self._socket.send_bytes(message)
 
     def _savable(self) -> bool:
@@ -301,12 +303,12 @@ class Decoding(Conversation):
 
     def _saved(self, size: int) -> messages.State:
         reader = messages.SavedReader(**self._reader.save())
-        return messages.State(bytes=size, samples=self._voice.samples, reader=reader)
+        return messages.State(bytes=size, samples=self._writer.samples, reader=reader)
 
     def _done(self) -> messages.Done:
         reader = self._reader
         return messages.Done(
-            samples=self._voice.samples,
+            samples=self._writer.samples,
             frames=reader.frames,
             tokens=reader.tokens,
             concealed=reader.concealed,
@@ -323,7 +325,7 @@ class Encoding(Conversation):
         config, pool = self._served.engine.config, self._served.encoders
         rate = start.rate or config.sampling_rate
         self._layout_of_tokens, self._output = self._layout(start), start.output
-        self._ear, self._own = Ear(rate, config.sampling_rate, start.format), rate == config.sampling_rate
+        self._sound, self._own = SoundReader(rate, config.sampling_rate, start.format), rate == config.sampling_rate
         self._frames = self._tokens = 0
         self._stream = pool.open(state=await self._resumed() if start.resume else None)
         await self._ready(rate, start.format, pool.look_ahead_seconds, self._layout_of_tokens)
@@ -331,38 +333,38 @@ class Encoding(Conversation):
     async def _take(self, message: Any) -> None:
         if not isinstance(message, bytes):
             raise MessageError("expected sound as a binary message")
-        await self._push(self._ear.push(message))
+        await self._push(self._sound.push(message))
 
     async def _push(self, samples: np.ndarray) -> None:
         if samples.size:
             await self._stream.push(torch.from_numpy(samples).to(self._served.engine.device))
 
     async def _flush(self) -> None:
-        await self._push(self._ear.finish())
+        await self._push(self._sound.finish())
         await self._stream.finish()
 
-    async def _utter(self, piece: list[torch.Tensor]) -> None:
+    async def _send_piece(self, piece: list[torch.Tensor]) -> None:
         self._frames += len(piece[0])
         if self._output == "codes":
-            await self._say(messages.Codes(codes=[code.tolist() for code in piece]))
+            await self._send(messages.Codes(codes=[code.tolist() for code in piece]))
             return
         tokens = self._layout_of_tokens.flatten([code[None] for code in piece])[0].tolist()
         self._tokens += len(tokens)
         if self._output == "tokens":
-            await self._say(messages.Tokens(type="tokens", tokens=tokens))
+            await self._send(messages.Tokens(type="tokens", tokens=tokens))
         elif self._output == "text":
-            await self._say(messages.Text(type="text", text=self._layout_of_tokens.to_text(tokens)))
+            await self._send(messages.Text(type="text", text=self._layout_of_tokens.to_text(tokens)))
         else:
             await self._socket.send_bytes(np.array(tokens, "<i4").tobytes())
 
-    async def _utter_rest(self) -> None:
-        """Codes leave nothing behind."""
+    async def _send_rest(self) -> None:
+        """Codes have no remainder."""
 
     def _savable(self) -> bool:
         return self._own
 
     def _saved(self, size: int) -> messages.State:
-        return messages.State(bytes=size, samples=self._ear.samples)
+        return messages.State(bytes=size, samples=self._sound.samples)
 
     def _done(self) -> messages.Done:
-        return messages.Done(samples=self._ear.samples, frames=self._frames, tokens=self._tokens)
+        return messages.Done(samples=self._sound.samples, frames=self._frames, tokens=self._tokens)

@@ -1,4 +1,4 @@
-"""Who may come in: the right host, an own or allowed origin, a bearer token, and nobody new while the server drains."""
+"""Access control: host names, origins, bearer tokens, and no new work while the server drains."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from opensnac.errors import OpensnacError
 from opensnac.serving.logs import event
 from opensnac.serving.service import Service
 
-PROTOCOL = "opensnac"  # the WebSocket's, beside which a browser's page gives its token
+PROTOCOL = "opensnac"  # WebSocket subprotocol; browsers send their token as another one
 BEARER = "bearer."
 LEAST_TOKEN = 16  # characters
-FIRST_REFUSAL = 400  # of the statuses
-UNREAD_BYTES, UNREAD_SECONDS = 1 << 20, 1.0  # of a refused request that are read
+FIRST_REFUSAL = 400  # HTTP status
+UNREAD_BYTES, UNREAD_SECONDS = 1 << 20, 1.0  # of a refused request's body that are read
 
 
 def read_tokens(path: Path) -> tuple[str, ...]:
-    """The tokens in a file, one a line, `#` before remarks. OpensnacError for short ones, or none."""
+    """The tokens in a file, one per line; `#` starts a comment. Raises OpensnacError for short tokens or none."""
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise OpensnacError(f"{path}: cannot be read as tokens ({error})") from error
+        raise OpensnacError(f"{path}: expected a text file of tokens ({error})") from error
     tokens = tuple(line for line in lines if line and not line.startswith("#"))
     if not tokens or min(map(len, tokens)) < LEAST_TOKEN:
-        raise OpensnacError(f"{path}: expected tokens of at least {LEAST_TOKEN} characters, one a line")
+        raise OpensnacError(f"{path}: expected tokens of at least {LEAST_TOKEN} characters, one per line")
     return tokens
 
 
@@ -43,7 +43,7 @@ def protocol_of(token: str) -> str:
 
 
 class Guard:
-    """Wraps an application; whoever may not come in gets a JSON error and reaches nothing of it."""
+    """ASGI middleware that answers refused requests with a JSON error."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app, self._service = app, service
@@ -74,40 +74,41 @@ class Guard:
         settings = self._service.settings
         host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
         if "*" not in settings.hosts and host not in settings.hosts:
-            return 403, "host", f"expected to be called {' or '.join(settings.hosts)}, got {host[:80]!r}"
+            return 403, "host", f"Host: expected {' or '.join(settings.hosts)}, got {host[:80]!r}"
         origin = headers.get("origin")
         if origin is not None and origin not in settings.origins and urlsplit(origin).netloc != headers.get("host"):
-            return 403, "origin", f"a page of {origin[:80]!r} may not use this server"
+            return 403, "origin", f"Origin: expected this server's or an allowed one, got {origin[:80]!r}"
         guarded = path.startswith("/v1/") or path == "/metrics"
         if guarded and settings.tokens and not self._knows(_token(headers, socket)):
             return 401, "token", "expected a bearer token that this server knows"
         if path.startswith("/v1/") and (self._service.draining or not self._service.ready):
-            return 503, "draining", "the server takes no new work; try another one"
+            return 503, "draining", "the server accepts no new work; try another one"
         return None
 
     def _knows(self, token: str) -> bool:
-        """Compare with every token, in a time that tells nothing of them."""
+        """Compare with every token in constant time."""
         known = [hmac.compare_digest(token.encode(), one.encode()) for one in self._service.settings.tokens]
         return any(known)
 
 
 class Body:
-    """A request's body. What is on its way when the request is refused is read before the answer, within bounds.
+    """A request's body. Before a refusal is sent, what the client is sending is read, within bounds.
 
-    Else the connection would be closed on it, and the client might never see why. `comes` is whether it comes unasked.
+    Otherwise the connection would be reset, and the client might never see the refusal. `unasked` is whether the client
+    sends the body without waiting for 100 Continue.
     """
 
-    def __init__(self, receive: Receive, comes: bool) -> None:
-        self._receive, self._more = receive, comes
+    def __init__(self, receive: Receive, unasked: bool) -> None:
+        self._receive, self._more = receive, unasked
 
     async def receive(self) -> Message:
-        """The next part of it."""
+        """The next part."""
         message = await self._receive()
         self._more = self._more and message.get("more_body", False)
         return message
 
     def answering(self, send: Send) -> Send:
-        """Send, after what there is to read."""
+        """`send`, after reading the rest of the body."""
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] >= FIRST_REFUSAL:
@@ -124,7 +125,7 @@ class Body:
 
 
 def _logged(scope: Scope, send: Send) -> Send:
-    """Send, and log what was answered."""
+    """`send`, and log the response's status."""
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":

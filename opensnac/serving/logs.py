@@ -1,4 +1,4 @@
-"""What the server logs: a JSON object a line on standard error."""
+"""Structured logs: one JSON object per line on standard error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LOG = logging.getLogger("opensnac.serving")
 
 
 class Lines(logging.Formatter):
-    """A record as one line of JSON: time, level, what happened, and the facts given as `extra={"facts": ...}`."""
+    """Formats a record as a line of JSON: time, level, event, and the fields in `extra={"facts": ...}`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
@@ -32,8 +32,8 @@ def event(what: str, facts: dict[str, Any] | None = None, level: int = logging.I
 
 
 def begin() -> None:
-    """Let everything that is logged in this process, the web server's own lines too, go out as such lines."""
+    """Log everything in this process, the web server's messages included, in this format."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Lines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # it tells of every connection
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # below that it logs every connection

@@ -1,6 +1,6 @@
-"""What client and server say to each other over a WebSocket, as JSON; docs/serving.md tells it in words.
+"""The JSON messages of the WebSockets; docs/serving.md describes them.
 
-Every message is a model here: it is checked by it, and the server's AsyncAPI document is made of it.
+Each message is a pydantic model, used for validation and for the AsyncAPI document.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ Token = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 
 
 class MessageError(OpensnacError):
-    """A message that is none of those expected."""
+    """An invalid message."""
 
 
 class Message(BaseModel):
-    """What all messages have in common: nothing but what is named, and of that type."""
+    """Base of all messages: unknown fields and wrong types are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Layout(Message):
-    """A layout of tokens other than one range of the vocabulary a slot; fields as in TokenLayout."""
+    """A layout of tokens other than one vocabulary range per slot; fields as in TokenLayout."""
 
     slots: list[Count] = Field(default=[], max_length=64)
     ranges: Literal["slot", "scale"] = "slot"
@@ -38,7 +38,7 @@ class Layout(Message):
 
 
 class SavedReader(Message):
-    """Where the reading of tokens stood, in a saved stream."""
+    """The token reader's state in a saved stream."""
 
     tokens: Count
     ignored: Count
@@ -50,7 +50,7 @@ class SavedReader(Message):
 
 
 class StartDecoding(Message):
-    """Begin a stream of tokens to sound; the first message, and the first again after `done` or `cancelled`."""
+    """Start a stream of tokens to sound; the first message, and the first after `done` or `cancelled`."""
 
     type: Literal["start"]
     model: str | None = Field(
@@ -58,24 +58,24 @@ class StartDecoding(Message):
     )
     offset: Token = Field(default=0, description="The codec's first token in the vocabulary.")
     layout: Layout = Layout()
-    repair: bool = Field(default=False, description="Conceal what a language model drops, doubles or gets wrong.")
+    repair: bool = Field(default=False, description="Conceal dropped, doubled or wrong tokens.")
     rate: Rate | None = Field(default=None, description="Of the sound, Hz; the model's own if null.")
     format: Literal["pcm16", "float32", "opus"] = Field(default="pcm16", description="Of binary messages with sound.")
     seed: int = Field(default=0, ge=-(2**63), lt=2**63)
     noise: bool = True
     resume: SavedReader | None = Field(
-        default=None, description="As `state` had it; that state follows as a binary message."
+        default=None, description="`reader` of the message `state`; the state itself follows as a binary message."
     )
 
 
 class StartEncoding(Message):
-    """Begin a stream of sound to codes."""
+    """Start a stream of sound to codes."""
 
     type: Literal["start"]
     model: str | None = Field(
         default=None, max_length=200, description="A bundled or cached model; the server's own if null."
     )
-    rate: Rate | None = Field(default=None, description="Of the sound that will come, Hz; the model's own if null.")
+    rate: Rate | None = Field(default=None, description="Of the input, Hz; the model's own if null.")
     format: Literal["pcm16", "float32"] = Field(default="pcm16", description="Of binary messages with sound.")
     output: Literal["codes", "tokens", "text", "int32"] = "codes"
     offset: Token = 0
@@ -91,26 +91,26 @@ class Tokens(Message):
 
 
 class Text(Message):
-    """Tokens as a language model writes them, such as `<custom_token_10>`, cut anywhere; other words are left out."""
+    """Tokens as a language model writes them, such as `<custom_token_10>`, cut anywhere; other text is skipped."""
 
     type: Literal["text"]
     text: str
 
 
 class Flush(Message):
-    """Nothing more comes: give out the rest, then say `done`."""
+    """End of input: send the rest, then `done`."""
 
     type: Literal["flush"]
 
 
 class Cancel(Message):
-    """Stop at once: what is unsaid stays so. The answer is `cancelled`."""
+    """Stop immediately and drop unsent output. The answer is `cancelled`."""
 
     type: Literal["cancel"]
 
 
 class Save(Message):
-    """Tell the state of the stream once everything before this is worked on; the answer is `state`."""
+    """Send the stream's state once everything before this message is processed; the answer is `state`."""
 
     type: Literal["save"]
 
@@ -122,33 +122,33 @@ class Ready(Message):
     model: str
     rate: int = Field(description="Of the sound, Hz.")
     format: str
-    look_ahead: float = Field(description="Seconds that sound comes after its codes, or codes after their sound.")
-    group: float = Field(description="Seconds of sound that a step makes certain.")
+    look_ahead: float = Field(description="Delay of the output after its input, in seconds.")
+    group: float = Field(description="Seconds of sound per step.")
     tokens_per_group: int
     strides: list[int]
     codebook_size: int
 
 
 class Codes(Message):
-    """Codes that have become certain, of each scale, coarse to fine."""
+    """New codes per scale, coarse to fine."""
 
     type: Literal["codes"] = "codes"
     codes: list[list[int]]
 
 
 class State(Message):
-    """What `save` asked for; the state follows as a binary message of so many bytes."""
+    """Answer to `save`; the state follows as a binary message of `bytes` bytes."""
 
     type: Literal["state"] = "state"
     bytes: int
-    samples: int = Field(description="That the server has sent, or taken, before.")
+    samples: int = Field(description="Sent (decoder) or received (encoder) by the server so far.")
     reader: SavedReader | None = Field(
-        default=None, description="For `resume`; go on with the tokens after its `tokens`."
+        default=None, description="For `resume`; continue with the tokens after the first `tokens` ones."
     )
 
 
 class Done(Message):
-    """All is said. Another `start` may follow."""
+    """The stream is complete. Another `start` may follow."""
 
     type: Literal["done"] = "done"
     samples: int
@@ -159,13 +159,13 @@ class Done(Message):
 
 
 class Cancelled(Message):
-    """The stream has ended as asked. Another `start` may follow."""
+    """The stream was cancelled. Another `start` may follow."""
 
     type: Literal["cancelled"] = "cancelled"
 
 
 class Error(Message):
-    """What went wrong; the server closes the connection after it."""
+    """An error; the server closes the connection after it."""
 
     type: Literal["error"] = "error"
     code: str = Field(description="bad_message, bad_codes, bad_audio, bad_state, no_model, limit or internal.")
@@ -181,7 +181,7 @@ ENCODING: TypeAdapter[Any] = TypeAdapter(FromEncoding)
 
 
 def parsed(text: str | bytes, kind: TypeAdapter[Any]) -> Any:
-    """A message, or a bare list of tokens. MessageError, saying where it is wrong, for anything else."""
+    """A message or a bare list of tokens. Raises MessageError, which names the wrong field."""
     try:
         return kind.validate_json(text)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""What Prometheus asks for: counters of the pools as they are, and histograms of ticks and of first sounds."""
+"""Metrics for Prometheus: the pools' counters, and histograms of model calls and of the time to first sound."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ENDS = ("finished", "cancelled", "idle", "failed", "refused")
 
 
 class Metrics:
-    """The figures of one service."""
+    """Metrics of one service."""
 
     def __init__(self, service: Service) -> None:
         self.registry = CollectorRegistry()
@@ -29,13 +29,13 @@ class Metrics:
         def histogram(name: str, what: str, buckets: tuple[float, ...]) -> Histogram:
             return Histogram(f"opensnac_{name}", what, ["kind"], buckets=buckets, registry=self.registry)
 
-        self._batch = histogram("batch_streams", "Streams that one call of the model stepped.", STREAMS)
-        self._tick = histogram("tick_seconds", "Time of one call of the model.", SECONDS)
-        self._wait = histogram("wait_seconds", "Time that a group of frames waited for its call.", SECONDS)
-        self.first = histogram("first_sound_seconds", "Time from a stream's start to what it first gave.", SECONDS)
+        self._batch = histogram("batch_streams", "Streams in one model call.", STREAMS)
+        self._tick = histogram("tick_seconds", "Duration of a model call.", SECONDS)
+        self._wait = histogram("wait_seconds", "Time that a group of frames waited for a model call.", SECONDS)
+        self.first = histogram("first_sound_seconds", "Time from a stream's start to its first output.", SECONDS)
 
     def ticked(self, kind: str) -> Callable[[Tick], None]:
-        """What a pool tells of its ticks."""
+        """A pool's `watch` function."""
         batch, seconds, wait = (one.labels(kind) for one in (self._batch, self._tick, self._wait))
 
         def watch(tick: Tick) -> None:
@@ -47,7 +47,7 @@ class Metrics:
         return watch
 
     def text(self) -> bytes:
-        """All of it, as Prometheus reads it."""
+        """All metrics, in the Prometheus text format."""
         return generate_latest(self.registry)
 
 
@@ -56,22 +56,22 @@ class _Pools(Collector):
         self._service = service
 
     def describe(self) -> list[Metric]:
-        """Nothing: the names are known once there is a pool."""
+        """Empty: the names are known once there is a pool."""
         return []
 
     def collect(self) -> Iterator[Metric]:
         labels = ["model", "kind"]
-        streams = GaugeMetricFamily("opensnac_streams", "Streams that are open.", labels=labels)
-        queue = GaugeMetricFamily("opensnac_queue_streams", "Streams whose next group waits for a call.", labels=labels)
+        streams = GaugeMetricFamily("opensnac_streams", "Open streams.", labels=labels)
+        queue = GaugeMetricFamily("opensnac_queue_streams", "Streams that wait for a model call.", labels=labels)
         factor = GaugeMetricFamily(
-            "opensnac_real_time_factor", "Seconds of sound for a second of a worker's time, so far.", labels=labels
+            "opensnac_real_time_factor", "Seconds of sound per second of worker time, so far.", labels=labels
         )
-        opened = CounterMetricFamily("opensnac_streams_opened", "Streams that began.", labels=labels)
-        ended = CounterMetricFamily("opensnac_streams_ended", "Streams that ended, and how.", labels=[*labels, "end"])
-        ticks = CounterMetricFamily("opensnac_ticks", "Calls of the model.", labels=labels)
-        groups = CounterMetricFamily("opensnac_groups", "Groups of frames that were stepped.", labels=labels)
-        sound = CounterMetricFamily("opensnac_sound_seconds", "Seconds of sound that streams gave.", labels=labels)
-        busy = CounterMetricFamily("opensnac_busy_seconds", "Seconds that workers worked.", labels=labels)
+        opened = CounterMetricFamily("opensnac_streams_opened", "Streams opened.", labels=labels)
+        ended = CounterMetricFamily("opensnac_streams_ended", "Streams ended, by cause.", labels=[*labels, "end"])
+        ticks = CounterMetricFamily("opensnac_ticks", "Model calls.", labels=labels)
+        groups = CounterMetricFamily("opensnac_groups", "Groups of frames processed.", labels=labels)
+        sound = CounterMetricFamily("opensnac_sound_seconds", "Seconds of sound output.", labels=labels)
+        busy = CounterMetricFamily("opensnac_busy_seconds", "Seconds of worker time.", labels=labels)
         for served in self._service.served.values():
             for kind, pool in (("decode", served.decoders), ("encode", served.encoders)):
                 names, counters = [served.engine.name, kind], pool.counters

@@ -1,9 +1,8 @@
-"""Many streams of one model, stepped together: whichever have a group of frames ready take one call of the model.
+"""Batched stepping of many streams of one model: streams with a complete group of frames share a model call.
 
-The event loop of asyncio schedules, threads compute. A worker that is free takes the streams that have waited longest,
-its fair share of those that are ready, and steps each by one group; a stream that has more goes to the end of the row.
-So the busier the process is, the larger the batches, which cost less for each stream. Every stream gives what it gives
-alone.
+The asyncio event loop schedules, threads compute. A free worker takes its fair share of the ready streams, oldest
+first, and steps each by one group; a stream with more groups goes to the end of the queue. So batches grow with load,
+which lowers the cost per stream. Every stream's output equals its output when run alone.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ from opensnac.streaming.streams import State, StreamDecoder, StreamEncoder
 
 @dataclass(frozen=True)
 class PoolLimits:
-    """What a pool bounds.
+    """Limits of a pool.
 
-    streams   open at once
-    buffered  seconds of sound of one stream that wait to be worked on, and as many that wait to be read
-    idle      seconds in which a stream may be neither pushed to nor read from
+    streams   open at the same time
+    buffered  seconds of one stream's sound that may be queued as input, and again as unread output
+    idle      seconds without a push or a read after which a stream is ended
     """
 
     streams: int = 64
@@ -41,7 +40,7 @@ class PoolLimits:
 
 @dataclass
 class Counters:
-    """What a pool has done since it began."""
+    """Totals of a pool since its start."""
 
     opened: int = 0
     refused: int = 0
@@ -50,14 +49,14 @@ class Counters:
     idle: int = 0
     failed: int = 0
     ticks: int = 0
-    steps: int = 0  # groups of frames of all streams
-    sound: float = 0.0  # seconds that these stand for
-    busy: float = 0.0  # seconds that workers worked
+    steps: int = 0  # groups of frames, over all streams
+    sound: float = 0.0  # seconds of sound in these groups
+    busy: float = 0.0  # seconds of worker time
 
 
 @dataclass(frozen=True)
 class Tick:
-    """One call of the model: how many streams it stepped, the seconds it took, and those each had waited before."""
+    """One model call: the number of streams in it, its duration, and how long each stream had waited (seconds)."""
 
     streams: int
     seconds: float
@@ -66,7 +65,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class _Job(Generic[Piece]):
-    """What a worker does next: a group of each stream, or the end of one."""
+    """Work for one model call: a group from each stream, or the end of one stream."""
 
     streams: list[Stream[Piece]]
     states: list[State]
@@ -75,10 +74,10 @@ class _Job(Generic[Piece]):
 
 
 class Pool(ABC, Generic[Piece]):
-    """What both pools do; `async with` it, or `close` it.
+    """Base of both pools; use `async with`, or `close` it.
 
-    `gather` is how many seconds a free worker lets a group wait for those of other streams, `batch` how many streams a
-    call takes at most, `workers` how many threads there are, each on a core of its own. `watch` is told of each tick.
+    `gather`: seconds that a free worker waits for more streams to join a batch. `batch`: the most streams in a call.
+    `workers`: number of threads, each using one core. `watch` is called with each tick.
     """
 
     def __init__(
@@ -97,8 +96,8 @@ class Pool(ABC, Generic[Piece]):
         self.engine, self.limits, self.counters = coder.engine, limits, Counters()
         self.group_seconds = config.frame_multiple * coder.engine.hop_length / config.sampling_rate
         self.look_ahead_seconds = coder.look_ahead / config.sampling_rate
-        self._sizes = tuple(sizes)  # of a group, of each of a stream's parts
-        self._group_steps = group_steps  # of a group, as states count what waits
+        self._sizes = tuple(sizes)  # of a group, per part of a stream
+        self._group_steps = group_steps  # of a group, in the unit of `State.waiting`
         self._gather, self._batch, self._watch = gather, batch, watch
         self._workers = workers or os.cpu_count() or 1
         self._threads = ThreadPoolExecutor(self._workers, "opensnac", torch.set_num_threads, (1,))
@@ -116,16 +115,16 @@ class Pool(ABC, Generic[Piece]):
 
     @property
     def open_streams(self) -> int:
-        """Streams that are open."""
+        """Number of open streams."""
         return len(self._streams)
 
     @property
     def queued(self) -> int:
-        """Streams that have a group ready and wait for a worker."""
+        """Number of streams with a complete group that wait for a worker."""
         return len(self._ready)
 
     async def close(self) -> None:
-        """Cancel all streams and end the threads."""
+        """Cancel all streams and stop the threads."""
         for stream in [*self._streams]:
             stream.cancel()
         for timer in (self._timer, self._sweeper):
@@ -136,24 +135,24 @@ class Pool(ABC, Generic[Piece]):
 
     @abstractmethod
     def _checked(self, parts: Any) -> Parts:
-        """What was pushed, if it is right."""
+        """Validate pushed input."""
 
     @abstractmethod
     def _stepped(self, parts: Parts, state: State) -> list[Piece]:
-        """Push to the streams of a state."""
+        """Push to all streams of a state."""
 
     @abstractmethod
     def _ended(self, parts: Parts, state: State, num_samples: int | None) -> list[Piece]:
-        """Push what fills no group, and end the stream."""
+        """Push an incomplete group and end the stream."""
 
     @abstractmethod
     def _seconds(self, piece: Piece) -> float:
-        """Of sound that a piece stands for."""
+        """Duration of a piece of output."""
 
     def _add(self, state: State) -> Stream[Piece]:
         if len(self._streams) >= self.limits.streams:
             self.counters.refused += 1
-            raise LimitError(f"all {self.limits.streams} streams are taken; come back when one has ended")
+            raise LimitError(f"expected at most {self.limits.streams} open streams; try again when one has ended")
         stream = Stream(self, state)
         self._streams.add(stream)
         self.counters.opened += 1
@@ -162,8 +161,8 @@ class Pool(ABC, Generic[Piece]):
         return stream
 
     def _wake(self, stream: Stream[Piece]) -> None:
-        """Let a stream stand in the row if it has something to do and does not stand there."""
-        if stream._due and not stream._busy and stream._since is None:
+        """Queue a stream if it has work to do and is not queued yet."""
+        if stream._has_work and not stream._busy and stream._since is None:
             stream._since = time.monotonic()
             self._ready.append(stream)
             self._dispatch()
@@ -175,7 +174,7 @@ class Pool(ABC, Generic[Piece]):
             stream._since = None
 
     def _dispatch(self) -> None:
-        """Give work to the workers that are free, unless it is too soon."""
+        """Start free workers, unless `gather` says to wait for more streams."""
         while self._ready and self._working < self._workers:
             waited = time.monotonic() - (self._ready[0]._since or 0.0)
             if waited < self._gather and len(self._ready) < min(self._batch, len(self._streams)):
@@ -189,10 +188,10 @@ class Pool(ABC, Generic[Piece]):
         self._dispatch()
 
     def _take(self) -> list[Stream[Piece]]:
-        """The streams that a worker steps next. The end of one, and a first group that is odd, go alone."""
+        """The streams of the next call. A stream's end, or a first group of odd size, is computed on its own."""
         share = min(self._batch, -(-len(self._ready) // (self._workers - self._working)))
         taken = [self._ready.popleft()]
-        while len(taken) < share and taken[0]._joins and self._ready[0]._joins:
+        while len(taken) < share and taken[0]._batchable and self._ready[0]._batchable:
             taken.append(self._ready.popleft())
         return taken
 
@@ -200,7 +199,7 @@ class Pool(ABC, Generic[Piece]):
         now = time.monotonic()
         waits = tuple(now - stream._since for stream in streams if stream._since is not None)
         end = not streams[0]._has_group
-        job = _Job(streams, [stream._state for stream in streams], [stream._taken() for stream in streams], end)
+        job = _Job(streams, [stream._state for stream in streams], [stream._take() for stream in streams], end)
         for stream in streams:
             stream._busy, stream._since = True, None
         self._working += 1
@@ -210,7 +209,7 @@ class Pool(ABC, Generic[Piece]):
         )
 
     def _work(self, job: _Job[Piece]) -> tuple[list[Piece], list[State], float]:
-        """In a thread: the new pieces and states, and the seconds that took."""
+        """Runs in a thread: new pieces and states, and the seconds it took."""
         began = time.perf_counter()
         states = job.states
         if job.end:
@@ -240,13 +239,13 @@ class Pool(ABC, Generic[Piece]):
         self._dispatch()
 
     def _sweep(self) -> None:
-        """End the streams that nobody has touched for too long."""
+        """End idle streams."""
         now = time.monotonic()
         for stream in [*self._streams]:
             if not stream._busy and stream._since is None and now - stream._touched > self.limits.idle:
                 self.counters.idle += 1
                 stream._end(
-                    LimitError(f"the stream was idle for {self.limits.idle:g} s and was ended; open another one")
+                    LimitError(f"expected a push or a read within {self.limits.idle:g} s; the stream was ended")
                 )
         self._sweeper = None
         if self._streams:

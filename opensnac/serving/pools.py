@@ -1,4 +1,4 @@
-"""Pools of a model's streams: codes to samples, and samples to codes."""
+"""Pools of decoder and encoder streams."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from opensnac.streaming.streams import State, StreamDecoder, StreamEncoder
 
 
 class DecoderPool(Pool[Tensor]):
-    """Streams of codes to samples; each gives what StreamDecoder gives it alone.
+    """Streams of codes to samples; each equals StreamDecoder's output for it alone.
 
     async with DecoderPool(model, PoolLimits(streams=100)) as pool:
         stream = pool.open(seed=7)
@@ -35,8 +35,8 @@ class DecoderPool(Pool[Tensor]):
         super().__init__(self._decoder, frames, sizes, limits or PoolLimits(), **options)
 
     def open(self, *, seed: int = 0, noise: bool = True, state: State | None = None) -> Stream[Tensor]:
-        """A new stream, or one that goes on from a state. LimitError where there is no place, OpensnacError for a state
-        that is none of a stream of this model."""
+        """A new stream, or one that continues from a state. Raises LimitError if the pool is full, OpensnacError for a
+        state that does not belong to a stream of this model."""
         start = self._decoder.start(seed=seed, noise=noise) if state is None else self._decoder.resume(state)
         return self._add(start)
 
@@ -46,7 +46,9 @@ class DecoderPool(Pool[Tensor]):
         return codes
 
     def _stepped(self, parts: Parts, state: State) -> list[Tensor]:
-        return [audio[0].clone() for audio in self._decoder.push(parts, state, check=False)]  # not the batch's memory
+        return [
+            audio[0].clone() for audio in self._decoder.push(parts, state, check=False)
+        ]  # does not keep the batch alive
 
     def _ended(self, parts: Parts, state: State, num_samples: int | None) -> list[Tensor]:
         if parts[0].numel():
@@ -58,7 +60,7 @@ class DecoderPool(Pool[Tensor]):
 
 
 class EncoderPool(Pool[list[Tensor]]):
-    """Streams of samples to codes; each gives what StreamEncoder gives it alone.
+    """Streams of samples to codes; each equals StreamEncoder's output for it alone.
 
     async with EncoderPool(model) as pool:
         stream = pool.open()
@@ -77,7 +79,7 @@ class EncoderPool(Pool[list[Tensor]]):
         super().__init__(self._encoder, samples, [samples], limits or PoolLimits(), **options)
 
     def open(self, *, state: State | None = None) -> Stream[list[Tensor]]:
-        """A new stream, or one that goes on from a state; errors as in DecoderPool."""
+        """A new stream, or one that continues from a state; errors as in DecoderPool."""
         return self._add(self._encoder.start() if state is None else self._encoder.resume(state))
 
     def _checked(self, parts: Any) -> Parts:

@@ -1,4 +1,4 @@
-"""Runs the application under uvicorn, until a signal lets it drain: running streams end, new ones are refused."""
+"""Runs the application under uvicorn. After a signal it drains: running streams may end, new ones are refused."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from opensnac.serving.logs import begin, event
 from opensnac.serving.service import Settings
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-DRAIN_LOOK = 0.05  # seconds between looks at what still runs
+DRAIN_POLL = 0.05  # seconds
 
 
 class Server(uvicorn.Server):
-    """A server that drains at the first signal, for up to `drain` seconds, and ends at once at the second."""
+    """A server that drains for up to `drain` seconds after the first signal and stops immediately at the second."""
 
     def __init__(self, config: uvicorn.Config, drain: float) -> None:
         super().__init__(config)
         self._drain, self._draining = drain, False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Called by uvicorn at SIGTERM and SIGINT."""
+        """Called by uvicorn on SIGTERM and SIGINT."""
         if self._draining:
             self.should_exit = True
             return
@@ -40,13 +40,13 @@ class Server(uvicorn.Server):
         event("draining", {"streams": state.service.open_streams})
         until = time.monotonic() + self._drain
         while (state.service.open_streams or state.transfers.running) and time.monotonic() < until:
-            await asyncio.sleep(DRAIN_LOOK)
+            await asyncio.sleep(DRAIN_POLL)
         event("drained", {"streams": state.service.open_streams})
         self.should_exit = True
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a host's address."""
+    """Whether an address is reachable from this machine only."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -54,10 +54,10 @@ def is_loopback(host: str) -> bool:
 
 
 def serve(settings: Settings, host: str, port: int, drain: float = 30.0, ping: float = 20.0) -> None:
-    """Serve until a signal. OpensnacError for an address that cannot be listened at.
+    """Serve until a signal. Raises OpensnacError if it cannot listen on the address.
 
-    `ping` is the number of seconds between two pings of a WebSocket. None has to be answered in time: the answer of a
-    client that is far ahead waits behind what it has sent. A client that is gone is found by its idleness.
+    `ping`: seconds between WebSocket pings. They have no deadline, because the answer of a client that is far ahead
+    queues behind the data it has sent; a client that vanished is detected by the idle limit.
     """
     begin()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -70,7 +70,7 @@ def serve(settings: Settings, host: str, port: int, drain: float = 30.0, ping: f
         raise OpensnacError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
     port = listening.getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
-    print(f"opensnac serves http://{shown}:{port}/, {_reach(host, settings)}; Ctrl-C ends", flush=True)
+    print(f"opensnac serves http://{shown}:{port}/, {_reach(host, settings)}; stop with Ctrl-C", flush=True)
     config = uvicorn.Config(
         application(settings),
         log_config=None,
@@ -88,5 +88,5 @@ def serve(settings: Settings, host: str, port: int, drain: float = 30.0, ping: f
 
 
 def _reach(host: str, settings: Settings) -> str:
-    who = "whoever has a token" if settings.tokens else "whoever reaches it, without a token"
+    who = "clients with a token" if settings.tokens else "any client that reaches it, without authentication"
     return "to this machine only" if is_loopback(host) and not settings.tokens else f"to {who}"

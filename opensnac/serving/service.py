@@ -1,4 +1,4 @@
-"""What a server serves: models by name, each with its pools, and whether it takes new work."""
+"""The served models, each with its pools, and whether new work is accepted."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from opensnac.serving.pools import DecoderPool, EncoderPool
 
 @dataclass(frozen=True)
 class Settings:
-    """What `opensnac serve` is told. `tokens`: who may use it, nobody is asked if there are none."""
+    """Settings of `opensnac serve`. Without `tokens` there is no authentication."""
 
     model: str | None = None
     device: str = "cpu"
     streams: PoolLimits = field(default_factory=PoolLimits)
     files: Limits = field(default_factory=Limits)
-    requests: int = 4  # recordings that are coded at once
-    message_bytes: int = 1 << 22  # over a WebSocket; a saved state is one
+    requests: int = 4  # recordings that are coded in parallel
+    message_bytes: int = 1 << 22  # of a WebSocket message; a saved state is one
     gather: float = 0.004
     tokens: tuple[str, ...] = ()
-    origins: tuple[str, ...] = ()  # of pages elsewhere that may use it
-    hosts: tuple[str, ...] = ("*",)  # by which it may be called
+    origins: tuple[str, ...] = ()  # of other pages that may use the server
+    hosts: tuple[str, ...] = ("*",)  # accepted Host headers
 
 
 @dataclass
@@ -41,8 +41,8 @@ class Served:
     encoders: EncoderPool
 
 
-class Shelf(ModelCache):
-    """Models by name; a `.snac` file may need one that is served already, whatever it is called."""
+class Models(ModelCache):
+    """Models by name. A `.snac` file may name any served model, whatever its name."""
 
     def __init__(self, service: Service) -> None:
         super().__init__(device=service.settings.device, runtime="torch")
@@ -56,9 +56,9 @@ class Shelf(ModelCache):
         return super().for_header(header)
 
     def named(self, name: str | None) -> Engine:
-        """The model of that name, if it is served, bundled or cached; the server's own for None. ModelError for others.
+        """A served, bundled or cached model; the server's own for None. Raises ModelError for other names.
 
-        Nothing is downloaded and no folder is opened because a client says so.
+        Clients cannot make the server download a model or open a folder.
         """
         own = self._service.settings.model
         served = self._service.serving(name)
@@ -66,14 +66,14 @@ class Shelf(ModelCache):
             return served.engine
         if name not in (None, own, *bundled_models()) and name not in cached_models():
             raise ModelError(
-                f"no model {(name or '')[:80]!r} here; expected one of {', '.join(bundled_models())} or a cached one"
+                f"model: expected one of {', '.join(bundled_models())} or a cached model, got {(name or '')[:80]!r}"
             )
         return cast(Engine, self.get(name or own))
 
 
 @dataclass
 class Service:
-    """Models that are loaded as they are asked for; `async with` it. `ready` once the first one is."""
+    """Loads models on demand; use `async with`. `ready` once the server's own model is loaded."""
 
     settings: Settings
     ready: bool = False
@@ -81,7 +81,7 @@ class Service:
     served: dict[str, Served] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.shelf = Shelf(self)
+        self.models = Models(self)
         self.metrics = Metrics(self)
 
     async def __aenter__(self) -> Service:
@@ -97,23 +97,23 @@ class Service:
 
     @property
     def open_streams(self) -> int:
-        """Of all models."""
+        """Open streams of all models."""
         return sum(served.decoders.open_streams + served.encoders.open_streams for served in self.served.values())
 
     def serving(self, name: str | None) -> Served | None:
-        """The model of that name if it is served, the server's own for None."""
+        """The model of that name if it is loaded; the server's own for None."""
         if name is None:
             return self.served.get(self.settings.model or "")
         named = (served for key, served in [*self.served.items()] if name in (key, served.engine.name))
         return next(named, None)
 
     async def model(self, name: str | None) -> Served:
-        """The model of that name with its pools; as Shelf.named."""
+        """A model and its pools; names and errors as in Models.named."""
         if (served := self.serving(name)) is not None:
             return served
-        engine = await asyncio.to_thread(self.shelf.named, name)
+        engine = await asyncio.to_thread(self.models.named, name)
         key = name or self.settings.model or ""
-        if key not in self.served:  # another task may have waited for it too
+        if key not in self.served:  # another task may have loaded it in the meantime
             options: dict[str, Any] = {"gather": self.settings.gather}
             decoders = DecoderPool(engine, self.settings.streams, watch=self.metrics.ticked("decode"), **options)
             encoders = EncoderPool(engine, self.settings.streams, watch=self.metrics.ticked("encode"), **options)
@@ -121,6 +121,8 @@ class Service:
         return self.served[key]
 
     def refuse_more(self) -> None:
-        """LimitError where no further stream may be opened, whichever its model."""
+        """Raise LimitError if no further stream may be opened, of any model."""
         if self.open_streams >= self.settings.streams.streams:
-            raise LimitError(f"all {self.settings.streams.streams} streams are taken; come back when one has ended")
+            raise LimitError(
+                f"expected at most {self.settings.streams.streams} open streams; try again when one has ended"
+            )

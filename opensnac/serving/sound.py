@@ -1,4 +1,4 @@
-"""Sound as clients send and hear it: 16-bit or float samples, Opus packets, at a rate of their own."""
+"""Audio formats of clients: 16-bit or float samples or Opus packets, at the client's sampling rate."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ OPUS_PACKETS_PER_SECOND = 50
 TYPES: dict[str, np.dtype[Any]] = {"pcm16": np.dtype("<i2"), "float32": np.dtype("<f4")}
 
 
-class Voice:
-    """A model's samples, piece by piece, as messages for a client; `samples` counts those of the client's rate."""
+class SoundWriter:
+    """Converts a model's samples to binary messages; `samples` counts the samples sent, at the client's rate."""
 
     def __init__(self, model_rate: int, rate: int, kind: str) -> None:
         self.samples = 0
@@ -25,15 +25,15 @@ class Voice:
         self._type = TYPES.get(kind)
 
     def push(self, samples: np.ndarray) -> list[bytes]:
-        """Messages that float32 samples (n,) make certain."""
-        return self._said(self._resampler.push(samples[None])[0])
+        """Messages for float32 samples (n,); the resampler holds some back."""
+        return self._messages(self._resampler.push(samples[None])[0])
 
     def finish(self) -> list[bytes]:
         """The rest."""
-        rest = self._said(self._resampler.finish()[0])
+        rest = self._messages(self._resampler.finish()[0])
         return rest if self._opus is None else rest + self._opus.finish()
 
-    def _said(self, samples: np.ndarray) -> list[bytes]:
+    def _messages(self, samples: np.ndarray) -> list[bytes]:
         self.samples += len(samples)
         if not len(samples):
             return []
@@ -45,11 +45,11 @@ class Voice:
 
 
 class Opus:
-    """Opus packets of 20 ms, one a message, by libopus. OpensnacError without PyAV, or for a rate Opus has not."""
+    """Opus packets of 20 ms, one per message, by libopus. Raises OpensnacError without PyAV or for other rates."""
 
     def __init__(self, rate: int) -> None:
         if rate not in OPUS_RATES:
-            raise OpensnacError(f"Opus has the rates {', '.join(map(str, OPUS_RATES))} Hz, got {rate}")
+            raise OpensnacError(f"expected a rate of {', '.join(map(str, OPUS_RATES))} Hz for Opus, got {rate}")
         try:
             import av
         except ImportError as error:
@@ -61,7 +61,7 @@ class Opus:
         self._waiting = np.zeros(0, np.int16)
 
     def push(self, samples: np.ndarray) -> list[bytes]:
-        """The packets that int16 samples (n,) fill."""
+        """The packets that int16 samples (n,) complete."""
         self._waiting = np.concatenate([self._waiting, samples])
         packets = []
         while len(self._waiting) >= self._size:
@@ -72,13 +72,13 @@ class Opus:
         return packets
 
     def finish(self) -> list[bytes]:
-        """The last packet, filled with silence, and what the coder holds."""
+        """The last packet, padded with silence, and what the encoder still holds."""
         rest = self.push(np.zeros(-len(self._waiting) % self._size, np.int16))
         return rest + [bytes(packet) for packet in self._coder.encode(None)]
 
 
-class Ear:
-    """A client's binary messages as a model's samples, (1, 1, n) within ±1; `samples` counts those of the client."""
+class SoundReader:
+    """Converts binary messages to a model's samples, (1, 1, n) within ±1; `samples` counts the client's samples."""
 
     def __init__(self, rate: int, model_rate: int, kind: str) -> None:
         self.samples = 0
@@ -86,7 +86,7 @@ class Ear:
         self._type = TYPES[kind]
 
     def push(self, message: bytes) -> np.ndarray:
-        """The samples that a message makes certain. AudioError for part of a sample, NaN or infinity."""
+        """Samples of a message, less what the resampler holds back. AudioError for partial samples, NaN or infinity."""
         if len(message) % self._type.itemsize:
             raise AudioError(f"expected whole samples of {self._type.itemsize} bytes, got {len(message)} bytes")
         samples = np.frombuffer(message, self._type).astype(np.float32)

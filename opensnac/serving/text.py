@@ -1,4 +1,4 @@
-"""Tokens in a text that comes in pieces, cut anywhere."""
+"""Tokens in text that arrives in pieces, cut anywhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MOST_DIGITS = 9
 
 
 class TextReader:
-    """Finds a layout's tokens in a language model's text; other words are left out."""
+    """Finds a layout's tokens in a language model's text and skips the rest."""
 
     def __init__(self, layout: TokenLayout) -> None:
         before, _, after = layout.text.partition("{}")
@@ -20,7 +20,7 @@ class TextReader:
         self._rest = ""
 
     def push(self, text: str) -> list[int]:
-        """The tokens that a piece of text makes whole, those of no code too."""
+        """The tokens that a piece of text completes, including those outside the codec's range."""
         text, end, tokens = self._rest + text, 0, []
         for found in self._token.finditer(text):
             tokens.append(int(found[1]) + self._shift)

@@ -1,4 +1,4 @@
-"""Recordings over HTTP, both ways piece by piece: a thread reads the request and writes the answer as it comes."""
+"""Recordings over HTTP, streamed both ways: a thread reads the request and writes the response piece by piece."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ import torch
 from opensnac.errors import LimitError
 from opensnac.serving.logs import event
 
-PIECES = 8  # that may wait to be sent
+PIECES = 8  # that may be queued for sending
 PIECE_BYTES = 1 << 16
 
 
-class Inlet(io.RawIOBase):
-    """A request's body as a file that a thread reads; LimitError for more than `most` bytes, or a body that stalls."""
+class RequestFile(io.RawIOBase):
+    """A request's body as a file for a thread. Raises LimitError beyond `most` bytes, or if the body stalls."""
 
     def __init__(self, body: AsyncIterator[bytes], loop: asyncio.AbstractEventLoop, most: int, idle: float) -> None:
         self._body, self._loop, self._most, self._idle = body, loop, most, idle
         self._rest, self._taken = b"", 0
 
     def readable(self) -> bool:
-        """It is."""
+        """Always."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """What has come, or what comes next."""
+        """Read what has arrived, or wait for more."""
         while not self._rest:
             future = asyncio.run_coroutine_threadsafe(self._next(), self._loop)
             piece = future.result()
@@ -53,54 +53,54 @@ class Inlet(io.RawIOBase):
         return piece
 
 
-class Outlet(io.RawIOBase):
-    """An answer as a file that a thread writes, and as pieces that the event loop sends."""
+class ResponseFile(io.RawIOBase):
+    """A response as a file that a thread writes, and as pieces that the event loop sends."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._pieces: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(PIECES)
         self._waiting = bytearray()
-        self.gone = False  # whether nobody wants the rest
+        self.gone = False  # whether the client has left
 
     def writable(self) -> bool:
-        """It is."""
+        """Always."""
         return True
 
     def write(self, data: Any) -> int:
-        """Hand on; waits while enough pieces wait to be sent. BrokenPipeError once the client is gone."""
+        """Queue data; waits while the queue is full. Raises BrokenPipeError once the client is gone."""
         self._waiting += data
         if len(self._waiting) >= PIECE_BYTES:
             self.flush()
         return len(data)
 
     def flush(self) -> None:
-        """Hand on what is gathered."""
+        """Queue what is buffered."""
         if self._waiting:
             self.put(bytes(self._waiting))
             self._waiting.clear()
 
     def put(self, piece: bytes | Exception | None) -> None:
-        """From the thread: a piece, what went wrong, or the end."""
+        """Called by the thread: queue a piece, an error, or None for the end."""
         if self.gone:
             raise BrokenPipeError("the client is gone")
         asyncio.run_coroutine_threadsafe(self._pieces.put(piece), self._loop).result()
 
     async def get(self) -> bytes | None:
-        """The next piece, None at the end; raises what went wrong."""
+        """The next piece, None at the end; raises the thread's error."""
         piece = await self._pieces.get()
         if isinstance(piece, Exception):
             raise piece
         return piece
 
     def abandon(self) -> None:
-        """Nobody wants the rest: let the thread end."""
+        """The client has left: let the thread end."""
         self.gone = True
         while not self._pieces.empty():
             self._pieces.get_nowait()
 
 
 class Transfers:
-    """So many recordings at once, each worked on by a thread of its own; ask whether they are `full` before."""
+    """Codes up to `most` recordings in parallel, one thread each; check `full` first."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -109,52 +109,52 @@ class Transfers:
 
     @property
     def full(self) -> bool:
-        """Whether there is no thread for one more."""
+        """Whether all threads are in use."""
         return self.running >= self._most
 
     async def run(
         self, body: AsyncIterator[bytes], work: Callable[[BinaryIO, BinaryIO], None], most: int, idle: float
     ) -> AsyncIterator[bytes]:
-        """Let `work` read the body and write the answer, whose first piece has come when this returns."""
+        """Let `work` read the body and write the response; returns once its first piece is there."""
         loop = asyncio.get_running_loop()
-        inlet, outlet = Inlet(body, loop, most, idle), Outlet(loop)
+        source, target = RequestFile(body, loop, most, idle), ResponseFile(loop)
         self.running += 1
 
         def job() -> None:
             try:
-                work(cast(BinaryIO, io.BufferedReader(inlet)), cast(BinaryIO, outlet))
-                outlet.flush()
-                outlet.put(None)
+                work(cast(BinaryIO, io.BufferedReader(source)), cast(BinaryIO, target))
+                target.flush()
+                target.put(None)
             except BrokenPipeError:
                 return
-            except Exception as error:  # handed to whoever waits for the answer
-                if not outlet.gone:
-                    outlet.put(error)
+            except Exception as error:  # raised where the response is awaited
+                if not target.gone:
+                    target.put(error)
 
         future = loop.run_in_executor(self._threads, job)
         future.add_done_callback(self._ended)
         try:
-            first = await outlet.get()
+            first = await target.get()
         except BaseException:
-            outlet.abandon()
+            target.abandon()
             raise
-        return self._pieces(first, outlet)
+        return self._pieces(first, target)
 
     def _ended(self, _: asyncio.Future[None]) -> None:
         self.running -= 1
 
-    async def _pieces(self, first: bytes | None, outlet: Outlet) -> AsyncIterator[bytes]:
+    async def _pieces(self, first: bytes | None, target: ResponseFile) -> AsyncIterator[bytes]:
         piece = first
         try:
             while piece is not None:
                 yield piece
-                piece = await outlet.get()
+                piece = await target.get()
         except Exception as error:
             event("cut off", {"error": str(error)}, logging.WARNING)
-            raise ConnectionAbortedError("the answer cannot be finished") from error  # the client sees that it is cut
+            raise ConnectionAbortedError("the response cannot be completed") from error  # so that the client notices
         finally:
-            outlet.abandon()
+            target.abandon()
 
     def close(self) -> None:
-        """End the threads."""
+        """Stop the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)

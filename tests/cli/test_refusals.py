@@ -61,6 +61,7 @@ soundfile.write(NAN_WAV, np.float32([0, np.nan, 0]), 8000, "FLOAT", format="WAV"
         (wav_bytes()[:44], "expected at least one sample"),
         (NAN_WAV.getvalue(), "got NaN or infinity"),
     ],
+    ids=["empty", "text", "cut header", "no samples", "NaN"],  # bytes as names would hold the time of writing
 )
 def test_broken_recordings(here: Path, model: list[str], content: bytes, message: str) -> None:
     (here / "a.wav").write_bytes(content)

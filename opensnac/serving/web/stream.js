@@ -24,7 +24,7 @@ export class Stream {
     socket.onmessage = ({ data }) => this.take(data instanceof ArrayBuffer ? data : JSON.parse(data));
     socket.onclose = () => {
       const refused = !this.ready && !this.error;
-      const text = refused ? "the server refused: it is full, or wants a token" : "the connection is gone";
+      const text = refused ? "the server refused: it is full or needs a token" : "the connection was lost";
       if (!this.done) this.error ??= Object.assign(new Error(text), { code: refused ? "token" : "closed" });
       this.look();
     };
