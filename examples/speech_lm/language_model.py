@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from opensnac import SNAC
@@ -205,7 +205,7 @@ class SpeechLM(nn.Module):
         with atomic_file(folder / "shape.json", force=True) as part:
             part.write_text(json.dumps(asdict(self.shape), indent=1) + "\n", encoding="utf-8")
         with atomic_file(folder / "model.safetensors", force=True) as part:
-            save_file(self.state_dict(), part)
+            part.write_bytes(save(self.state_dict()))
 
     @classmethod
     def load(cls, folder: Path) -> SpeechLM:

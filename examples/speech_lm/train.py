@@ -28,6 +28,7 @@ from opensnac.files import atomic_file
 
 RATE, SLOW_RATE = 2e-3, 3e-4  # peak learning rates: of most weights, and of the embeddings and biases of tokens
 WARM_UP, CLIP = 0.03, 1.0  # share of the time for warm-up; gradient norm
+DASHES = ("--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))  # line styles of the scales
 EVALUATIONS = 12  # on the held-out rows
 
 
@@ -179,8 +180,7 @@ def draw(curve: Curve, target: Path) -> None:
     axes.plot(minutes, [point["held_out"] for point in curve.points], color="C0", label="held-out rows, all codes")
     for scale in range(len(curve.points[0]["scales"])):
         losses = [point["scales"][scale] for point in curve.points]
-        axes.plot(minutes, losses, color="C0", alpha=0.35, linewidth=1)
-        axes.annotate(f"scale {scale}", (minutes[-1], losses[-1]), ha="right", va="top", color="C0", fontsize=8)
+        axes.plot(minutes, losses, color="C0", alpha=0.6, linewidth=1, linestyle=DASHES[scale], label=f"scale {scale}")
     axes.plot(minutes[1:], [point["train"] for point in curve.points[1:]], color="C1", label="training")
     axes.set(xlabel="minutes of processor time", ylabel="nats per code")
     axes.legend()
