@@ -56,13 +56,13 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def neon(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     emulated = Emulated(built)
-    plain_word = library.word
+    plain = library.as_word
 
-    def word(argument: Any) -> int:
+    def as_word(argument: Any) -> int:
         emulated.keep(argument)
-        return plain_word(argument)
+        return plain(argument)
 
-    monkeypatch.setattr(library, "word", word)
+    monkeypatch.setattr(library, "as_word", as_word)
     found = library.Library("neon", emulated, bfloat16=False)
     monkeypatch.setattr(library, "loaded", lambda: found)
     monkeypatch.setattr(kernels, "loaded", lambda: found)
