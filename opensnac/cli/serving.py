@@ -22,6 +22,12 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 8000,
     model: Model = None,
     device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda or cuda:N.")] = "cpu",
+    reduced: Annotated[
+        bool,
+        typer.Option(
+            "--reduced", help="Multiply in bfloat16 where the CPU can: more streams; a third of the codes change."
+        ),
+    ] = False,
     max_streams: Annotated[int, typer.Option(min=1, help="Streams open at once.")] = 64,
     max_seconds: Annotated[float, typer.Option(min=1.0, help="Longest recording over HTTP, in seconds.")] = 600.0,
     buffered: Annotated[
@@ -64,6 +70,7 @@ def serve(
         settings = Settings(
             model=model,
             device=device,
+            reduced=reduced,
             streams=PoolLimits(max_streams, buffered, idle),
             files=Limits(seconds=max_seconds),
             tokens=read_tokens(token_file) if token_file else (),

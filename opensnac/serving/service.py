@@ -22,6 +22,7 @@ class Settings:
 
     model: str | None = None
     device: str = "cpu"
+    reduced: bool = False  # products in bfloat16
     streams: PoolLimits = field(default_factory=PoolLimits)
     files: Limits = field(default_factory=Limits)
     requests: int = 4  # recordings that are coded in parallel
@@ -45,7 +46,8 @@ class Models(ModelCache):
     """Models by name. A `.snac` file may name any served model, whatever its name."""
 
     def __init__(self, service: Service) -> None:
-        super().__init__(device=service.settings.device, runtime="torch")
+        settings = service.settings
+        super().__init__(reduced=settings.reduced, device=settings.device, runtime="torch")
         self._service = service
 
     def for_header(self, header: Header) -> Any:

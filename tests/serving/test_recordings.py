@@ -11,6 +11,7 @@ import tracemalloc
 import warnings
 import zipfile
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -22,7 +23,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from running import Running, sound
 
-from opensnac import Engine, bitstream
+from opensnac import SNAC, Engine, bitstream, kernels
 from opensnac.bitstream import Limits
 from opensnac.errors import ModelError, OpensnacError
 from opensnac.recordings import transcode
@@ -308,6 +309,18 @@ def test_no_page_elsewhere_is_allowed_by_default(server: Running) -> None:
     response = httpx.get(f"{server.url}/healthz", headers={"Origin": server.url})
     assert response.status_code == 200
     assert not [name for name in response.headers if name.startswith("access-control")]
+
+
+@pytest.mark.skipif(not kernels.has_bfloat16(), reason="the kernels here do not multiply in bfloat16")
+def test_reduced_products_are_those_of_a_reduced_engine(serve: Callable[..., Running], folder: Path) -> None:
+    reduced = SNAC.from_pretrained(folder).freeze(dtype=torch.bfloat16)
+    recording, offline = wav(sound(1.0)), io.BytesIO()
+    with Client(serve(reduced=True).url) as client:
+        coded = client.encode(recording)
+    transcode.encode_file(io.BytesIO(recording), offline, reduced)
+    assert coded == offline.getvalue()
+    with Client(serve().url) as client:
+        assert client.encode(recording) != coded
 
 
 def test_figures_for_prometheus(server: Running, client: Client) -> None:
