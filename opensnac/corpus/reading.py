@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from typing import Any
 
 from opensnac.config import CodecConfig
 from opensnac.corpus.loading import Excluded, Loaded, load
@@ -18,6 +19,7 @@ from opensnac.corpus.sources import Entry
 from opensnac.errors import OpensnacError
 
 AHEAD = 2  # recordings that each process reads ahead
+POLL_SECONDS = 1.0  # between checks that the readers are alive
 
 Found = Loaded | Excluded | str  # as read, excluded by the selection, or why it cannot be read
 
@@ -60,9 +62,9 @@ class Readers:
             for entry in entries:
                 waiting.append(pool.submit(self._loader, entry))
                 if len(waiting) > AHEAD * self._count:
-                    yield waiting.popleft().result()
+                    yield _result(waiting.popleft(), pool)
             while waiting:
-                yield waiting.popleft().result()
+                yield _result(waiting.popleft(), pool)
         except BrokenProcessPool as error:
             self.stop()
             raise ReaderDied from error
@@ -75,6 +77,29 @@ class Readers:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
         self._pool = None
+
+
+def _result(future: Future[Found], pool: ProcessPoolExecutor) -> Found:
+    """What a reader found; BrokenProcessPool if one died."""
+    while True:
+        try:
+            return future.result(POLL_SECONDS)
+        except TimeoutError:
+            _unblock(pool)
+
+
+def _unblock(pool: ProcessPoolExecutor) -> None:
+    """End a pool whose reader was killed while it sent a result.
+
+    The pool's thread would wait forever for the rest of the message, since this process holds the pipe's other end too.
+    """
+    inner: Any = pool
+    processes = [*(inner._processes or {}).values()]
+    if all(process.is_alive() for process in processes):
+        return
+    for process in processes:
+        process.kill()
+    inner._result_queue._writer.close()
 
 
 def reason(error: Exception, entry: Entry) -> str:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
@@ -20,16 +21,19 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
-from recordings_of import files, sing, spawned
+from recordings_of import TINY, files, sing, spawned
 
 from opensnac import SNAC, bitstream
 from opensnac.corpus import Corpus, work
 from opensnac.corpus.check import check_corpus
 from opensnac.corpus.levels import Loudness
+from opensnac.corpus.loading import Loaded
+from opensnac.corpus.places import Place
 from opensnac.corpus.plan import Plan, make_plan
 from opensnac.corpus.readers import Tokens
-from opensnac.corpus.reading import Found, ReaderDied, Readers
+from opensnac.corpus.reading import Found, Loader, ReaderDied, Readers
 from opensnac.corpus.settings import ORPHEUS_OFFSET, Settings
+from opensnac.corpus.sources import Entry
 from opensnac.corpus.stats import write_stats
 from opensnac.corpus.store import Store
 from opensnac.corpus.tokenize import Totals, tokenize
@@ -108,6 +112,22 @@ def test_readers_do_not_change_the_files_and_their_deaths_are_reported(
     make("two", own, readers=1, on=on)
     assert said == ["a reader died at shard 0; the shard is read again"]
     assert files(here / "one") == files(here / "two")
+
+
+def test_a_reader_killed_while_it_sends_is_noticed(talks: Path) -> None:
+    """Half of its message has arrived; the rest never will."""
+    config = SNAC(**TINY).config
+    readers = Readers(Loader(Settings((str(talks),)), config), 1)
+    found = readers.read([Entry("1", Place(str(talks / "anna/1.wav")))] * 9)
+    assert isinstance(next(found), Loaded)
+    pool = readers._pool
+    for reader in pool._processes:
+        os.kill(reader, signal.SIGSTOP)
+    os.write(pool._result_queue._writer.fileno(), struct.pack("!i", 1000) + b"half")
+    for reader in pool._processes:
+        os.kill(reader, signal.SIGKILL)
+    with pytest.raises(ReaderDied):
+        list(found)
 
 
 def test_a_shard_that_kills_readers_is_read_without_them(
