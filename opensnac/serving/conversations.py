@@ -94,6 +94,7 @@ class Conversation(ABC):
         self._service.refuse_more()
         self._served = await self._service.model(start.model)
         began, outcome = time.monotonic(), "failed"
+        self._service.serving_streams += 1
         try:
             await self._open(start)
             async with self._stream:
@@ -104,6 +105,7 @@ class Conversation(ABC):
         finally:
             facts = {"kind": self.kind, "model": self._served.engine.name, "end": outcome}
             event("stream", facts | {"seconds": round(time.monotonic() - began, 3)} | self._counts())
+            self._service.serving_streams -= 1
 
     async def _exchange(self) -> str:
         """Receive and send until the stream is done or cancelled; returns which."""

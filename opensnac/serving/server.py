@@ -39,7 +39,7 @@ class Server(uvicorn.Server):
         state.service.draining = True
         event("draining", {"streams": state.service.open_streams})
         until = time.monotonic() + self._drain
-        while (state.service.open_streams or state.transfers.running) and time.monotonic() < until:
+        while (state.service.serving_streams or state.transfers.running) and time.monotonic() < until:
             await asyncio.sleep(DRAIN_POLL)
         event("drained", {"streams": state.service.open_streams})
         self.should_exit = True

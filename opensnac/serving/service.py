@@ -80,6 +80,7 @@ class Service:
     settings: Settings
     ready: bool = False
     draining: bool = False
+    serving_streams: int = 0  # whose last message may not have been sent yet
     served: dict[str, Served] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
