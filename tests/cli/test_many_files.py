@@ -196,8 +196,10 @@ def seconds_for(folder: Path, count: int) -> float:
 
 
 def test_the_time_grows_with_the_number_of_files_and_no_faster(tmp_path: Path) -> None:
-    few, many = seconds_for(tmp_path / "few", 1_500), seconds_for(tmp_path / "many", 6_000)
-    assert many < 8 * few + 0.2
+    def least(name: str, count: int) -> float:  # of three runs: a busy machine only adds
+        return min(seconds_for(tmp_path / f"{name}{run}", count) for run in range(3))
+
+    assert least("many", 6_000) < 8 * least("few", 1_500) + 0.2
 
 
 def test_a_bar_costs_the_same_for_each_report(tmp_path: Path) -> None:
