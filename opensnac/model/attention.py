@@ -19,8 +19,11 @@ class RotaryPosition(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        exponents = torch.arange(0, HEAD_CHANNELS, 2).float() / HEAD_CHANNELS
-        self.register_buffer("inv_freq", 1.0 / ROTARY_BASE**exponents)
+        inv_freq = torch.empty(HEAD_CHANNELS // 2)
+        if not inv_freq.is_meta:  # there PyTorch would import its compiler to compute nothing
+            exponents = torch.arange(0, HEAD_CHANNELS, 2).float() / HEAD_CHANNELS
+            inv_freq = 1.0 / ROTARY_BASE**exponents
+        self.register_buffer("inv_freq", inv_freq)
 
     def forward(self, x: Tensor) -> Tensor:
         """Rotate x (..., window, head channels) by its positions 0 .. window - 1."""

@@ -18,6 +18,7 @@ from opensnac.config import CodecConfig
 from opensnac.engine.codec import SNAC
 from opensnac.errors import ModelError
 from opensnac.files import atomic_file
+from opensnac.training.adapt import adapt
 from opensnac.training.step import Trainer
 from opensnac.training.widen import can_widen, widen
 
@@ -166,7 +167,8 @@ def start_from(trainer: Trainer, name: str) -> tuple[float, float]:
     """Start from a trained model: a bundled name, a folder, a hub id or a slim checkpoint; returns (elapsed, best).
 
     A slim checkpoint continues its run at its step. A model starts a new run with the model's codebooks, which
-    quantises from the first step. A narrower model than the configuration's is widened.
+    quantises from the first step. A narrower model than the configuration's is widened. With `adapt`, what fits of a
+    model of another layout is kept, and codebooks are initialised from data as in a run from random weights.
     """
     if is_slim(Path(name)):
         return load_slim(Path(name), trainer)
@@ -175,10 +177,16 @@ def start_from(trainer: Trainer, name: str) -> tuple[float, float]:
         raise ModelError(f"the model {name}: expected weight norm for training, got folded weights")
     if model.config != trainer.config.model and can_widen(model.config, trainer.config.model):
         model = widen(model, trainer.config.model, torch.Generator().manual_seed(trainer.config.seed))
+    if trainer.config.adapt:
+        trainer.generator.load_state_dict(adapt(model, trainer.config.model).state_dict())
+        trainer.sync_ema()
+        return 0.0, float("inf")
     if model.config != trainer.config.model:
         came, wanted = model.config.to_dict(), trainer.config.model.to_dict()
         differ = [f"{key} {came[key]} instead of {wanted[key]}" for key in came if came[key] != wanted[key]]
-        raise ModelError(f"the model {name}: expected that of [model], got {', '.join(differ)}")
+        raise ModelError(
+            f"the model {name}: expected that of [model], got {', '.join(differ)}; adapt = true keeps what fits"
+        )
     trainer.generator.load_state_dict(model.state_dict())
     trainer.sync_ema()
     trainer.quantize_from = -1  # in the past: codebooks are not initialised

@@ -143,6 +143,7 @@ class TrainConfig:
     precision: str = "fp32"  # of matrix products; tf32: 10-bit mantissa on a GPU; bf16: autocast to bfloat16
     compile: bool = False  # torch.compile, if it turns out to be faster
     init: str = ""  # a bundled model, folder, hub id or slim checkpoint to start from
+    adapt: bool = False  # init may have another layout: what fits is kept, and codebooks are initialised from data
     freeze: tuple[str, ...] = ()  # encoder, codebooks, or both, which keeps existing tokens valid
 
     def __post_init__(self) -> None:
@@ -179,6 +180,8 @@ class TrainConfig:
                     raise ConfigError(f"{key}: expected {' or '.join(choices[key])}, got {text!r}")
         if self.freeze and not self.init:
             raise ConfigError(f"freeze: expected init with it, got {', '.join(self.freeze)} of random weights")
+        if self.adapt and (self.freeze or not self.init):
+            raise ConfigError("adapt: expected init with it, and no freeze")
         if schedule.adversarial_from < schedule.discriminate_from:
             raise ConfigError(
                 f"[schedule] adversarial_from: expected at least discriminate_from {schedule.discriminate_from}, as "
