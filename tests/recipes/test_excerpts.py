@@ -10,16 +10,18 @@ from opensnac.recordings import audio
 RATE = 24_000
 
 
-def test_the_middle_of_every_recording_is_cut(load_recipe, monkeypatch, tmp_path, capsys):
-    ramp = np.linspace(0, 0.9, 3 * RATE)[None]
+def test_the_middle_of_every_recording_is_cut_and_mixed(load_recipe, monkeypatch, tmp_path, capsys):
+    ramp = np.stack([np.linspace(0, 0.9, 3 * RATE), np.zeros(3 * RATE)])
     audio.write(tmp_path / "in" / "album" / "long.wav", ramp, RATE)
     audio.write(tmp_path / "in" / "short.flac", ramp[:, : RATE // 2], RATE)
     recipe = load_recipe("cut_excerpts")
-    monkeypatch.setattr(sys, "argv", ["cut_excerpts", str(tmp_path / "in"), str(tmp_path / "out"), "--seconds", "1"])
+    monkeypatch.setattr(
+        sys, "argv", ["cut_excerpts", str(tmp_path / "in"), str(tmp_path / "out"), "--seconds", "1", "--mono"]
+    )
     recipe.main()
     samples, rate = audio.read(tmp_path / "out" / "album" / "long.flac")
     assert (samples.shape, rate) == ((1, RATE), RATE)
-    assert samples.mean() == pytest.approx(0.45, abs=1e-3)
+    assert samples.mean() == pytest.approx(0.225, abs=1e-3)
     assert audio.read(tmp_path / "out" / "short.flac")[0].shape == (1, RATE // 2)
     assert "2 excerpts" in capsys.readouterr().out
 
