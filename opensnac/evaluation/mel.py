@@ -37,12 +37,16 @@ def triangles(scale: Scale, sample_rate: int, window: int, bands: int, *, points
     A filter is averaged over `points` positions in a bin: 1 takes its centre; with more, no band is empty where bands
     are narrower than bins.
     """
-    edges = scale.edges(sample_rate, bands + 1)
     offsets = ((np.arange(points) + 0.5) / points - 0.5) * sample_rate / window
-    hertz = (np.fft.rfftfreq(window, 1 / sample_rate)[:, None] + offsets)[..., None]
-    rising = (hertz - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    falling = (edges[2:] - hertz) / (edges[2:] - edges[1:-1])
-    return np.maximum(0, np.minimum(rising, falling)).mean(axis=1)
+    hertz = np.fft.rfftfreq(window, 1 / sample_rate)[:, None] + offsets
+    # Between two edges, the filter that peaks at the upper one rises and the one that peaks at the lower one falls.
+    place = np.interp(hertz, scale.edges(sample_rate, bands + 1), np.arange(bands + 2))
+    edge = np.minimum(place.astype(int), bands)
+    rows = np.arange(len(hertz))[:, None]
+    filters = np.zeros((len(hertz), bands + 2))
+    np.add.at(filters, (rows, edge), 1 - (place - edge))
+    np.add.at(filters, (rows, edge + 1), place - edge)
+    return filters[:, 1:-1] / points
 
 
 def normalise_area(filters: np.ndarray, scale: Scale, sample_rate: int) -> np.ndarray:
