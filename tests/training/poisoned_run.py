@@ -1,8 +1,9 @@
-"""Trains in 64 bits as a TOML file says, with one crop full of NaN: `poisoned_run.py CONFIG OUT CROP`."""
+"""Trains in 64 bits as a TOML file says, with one crop full of NaN."""
 
 from __future__ import annotations
 
-import sys
+import contextlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,9 +14,8 @@ from opensnac.training import loop
 from opensnac.training.data import TRAINING, Crops
 
 
-def main() -> None:
-    """Run."""
-    config, out, poisoned = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+def train(config: Path, out: Path, poisoned: int) -> None:
+    """Run in a process of its own, whose lines go to a file in `out`, named by the process's rank."""
     draw = Crops.draw
 
     def draw_poison(crops: Crops, numbers: Iterable[int], sequence: int = TRAINING) -> Tensor:
@@ -28,8 +28,7 @@ def main() -> None:
     torch.set_default_dtype(torch.float64)
     torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
     Crops.draw = draw_poison  # type: ignore[method-assign]
-    loop.train_from_file(config, out)
-
-
-if __name__ == "__main__":
-    main()
+    out.mkdir(exist_ok=True)
+    said = out / f"said_{os.environ.get('RANK', '0')}.txt"
+    with said.open("w") as lines, contextlib.redirect_stdout(lines):
+        loop.train_from_file(config, out)

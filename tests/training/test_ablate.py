@@ -16,7 +16,7 @@ RECIPE = """
 base = "{base}"
 seeds = [0, 1]
 [set]
-"schedule.steps" = 6
+"schedule.steps" = 4
 [variants.plain]
 [variants.one_scale]
 "model.vq_strides" = [1]
@@ -25,7 +25,7 @@ seeds = [0, 1]
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
-    values = values_of(write_corpus(tmp_path / "corpus"), 99, quantize_from=2, discriminate_from=4, adversarial_from=5)
+    values = values_of(write_corpus(tmp_path / "corpus"), 99, quantize_from=1, discriminate_from=2, adversarial_from=3)
     (tmp_path / "base.toml").write_text(to_toml(values))
     (tmp_path / "recipe.toml").write_text(RECIPE.format(base=tmp_path / "base.toml"))
     return tmp_path / "recipe.toml"

@@ -36,12 +36,12 @@ def test_the_dry_run_prints_the_configuration_and_derived_values(corpus: Path) -
     again = TrainConfig.from_dict(tomllib.loads(text))
     assert again == config_of(corpus, 150)
     for line in (
-        "# training data   4 recordings, 0.01 h",
+        "# training data   4 recordings, 0.00 h",
         "# left out        2 broken files",
         "# generator       62,690 parameters",
         "# bitrate         3750 b/s: 250.0, 500.0 codes per second of 5 bits",
         "# step            4 clips of 0.256 s (2048 samples), 1.0 s of audio",
-        "# length          150 steps, 6.4 passes over the data",
+        "# length          150 steps, 19.2 passes over the data",
         "# memory          about ",
     ):
         assert line in text
@@ -132,11 +132,15 @@ def test_nothing_is_compiled_where_the_c_kernels_run(trainer: Trainer, monkeypat
 
 TRACED = """
 import torch
-from miniature import config_of
+from miniature import values_of
+from opensnac.training.config import TrainConfig
 from opensnac.training.processes import Processes
 from opensnac.training.step import Trainer
 
-trainer = Trainer(config_of("nowhere", 9), Processes("cpu"))
+values = values_of("nowhere", 9)
+values["model"] |= {"encoder_rates": [4], "decoder_rates": [4]}
+values["discriminator"]["periods"] = [2]
+trainer = Trainer(TrainConfig.from_dict(values), Processes("cpu"))
 audio, seeds = 0.1 * torch.randn(1, 1, 2048), torch.tensor([2**40 + 7])
 with torch.no_grad():
     latent = trainer.encode(audio)

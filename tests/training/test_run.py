@@ -1,4 +1,4 @@
-"""A whole miniature run: losses fall, codes stay in use, a run resumes exactly, bad configurations are named."""
+"""Miniature runs: what they keep, refuse and put off; bad configurations are named."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import soundfile
 import torch
 from miniature import config_of, entries, values_of, write_corpus
 
-from opensnac import SNAC
 from opensnac.errors import ConfigError, ModelError, OpensnacError
 from opensnac.training import checkpoint, loop
 from opensnac.training.config import TrainConfig
@@ -21,22 +20,6 @@ from opensnac.training.step import Trainer
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_corpus(tmp_path_factory.mktemp("corpus"))
-
-
-def test_a_run_learns_and_writes_a_model(corpus: Path, tmp_path: Path) -> None:
-    out = loop.train(config_of(corpus, 150), tmp_path / "run")
-    log = [entry for entry in entries(out) if "mel" in entry]
-    assert log[-1]["mel"] < 0.6 * log[0]["mel"]
-    assert min(log[-1]["codes_used"]) > 0.5
-    assert 0.1 < log[-1]["discriminator"] < 2.8  # of three discriminators: 3 at the start, 1.5 undecided, 0 perfect
-    assert {"adversarial", "feature", "codebook", "commitment", "gradient_norm"} <= log[-1].keys()
-    assert log[-1]["skipped"] == 0
-    validation = [entry for entry in entries(out) if "valid_mel" in entry]
-    assert len(validation) == 1
-    for name in ("best", "last"):
-        model = SNAC.from_pretrained(out / name)
-        audio = torch.zeros(1, 1, 1000)
-        assert model.decode(model.encode(audio), 1000).shape == audio.shape
 
 
 def test_a_run_is_not_overwritten(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,24 +1,26 @@
-"""A tiny model trained for some hundred steps stays in balance."""
+"""A whole miniature run: losses fall, codes stay in use, adversaries stay in balance, a model is written."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+import torch
 from miniature import entries, values_of, write_corpus
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from opensnac import SNAC
 from opensnac.training import loop
 from opensnac.training.config import TrainConfig
 
-STEPS, ADVERSARIAL = 240, 90
+STEPS, ADVERSARIAL = 120, 45
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stability")
-    stages = {"quantize_from": 30, "discriminate_from": 60, "adversarial_from": ADVERSARIAL}
-    values = values_of(write_corpus(folder / "corpus"), STEPS, log_every=20, validate_every=120, **stages)
+    stages = {"quantize_from": 15, "discriminate_from": 30, "adversarial_from": ADVERSARIAL}
+    values = values_of(write_corpus(folder / "corpus"), STEPS, log_every=10, validate_every=60, **stages)
     values["data"] |= {"batch_size": 2, "in_memory": True}
     values["codebooks"] |= {"ema_rate": 0.4}  # the encoder moves quickly at such rates
     values["losses"] = {"commitment": 1.0}
@@ -31,6 +33,13 @@ def test_losses_fall(out: Path) -> None:
     valid = [entry["valid_mel"] for entry in entries(out) if "valid_mel" in entry]
     assert valid[-1] < valid[0]
     assert log[-1]["skipped"] == 0
+    assert {"adversarial", "feature", "codebook", "commitment", "gradient_norm"} <= log[-1].keys()
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_a_model_is_written(out: Path, name: str) -> None:
+    model, audio = SNAC.from_pretrained(out / name), torch.zeros(1, 1, 1000)
+    assert model.decode(model.encode(audio), 1000).shape == audio.shape
 
 
 def test_every_scale_uses_its_codes(out: Path) -> None:
@@ -53,7 +62,7 @@ def test_curves_pictures_and_sound(out: Path) -> None:
     curves = {"mel", "perplexity/0", "codes_used/1", "gradient_norm", "data_wait_seconds"}
     curves |= {"valid_stft_distance", "valid_si_sdr"}
     assert curves <= set(board.Tags()["scalars"])
-    assert [event.step for event in board.Scalars("mel")] == list(range(20, STEPS + 1, 20))
-    assert [event.step for event in board.Images("clip_0/original_above")] == [120, 240]
+    assert [event.step for event in board.Scalars("mel")] == list(range(10, STEPS + 1, 10))
+    assert [event.step for event in board.Images("clip_0/original_above")] == [60, 120]
     assert {f"clip_{i}" for i in range(4)} == set(board.Tags()["audio"])
     assert board.Audio("clip_0")[0].sample_rate == 8000
