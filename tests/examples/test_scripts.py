@@ -53,7 +53,7 @@ def test_tokens_to_speech(run: Callable[..., None]) -> None:
 
 
 def test_fine_tune(run: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
-    run("fine_tune.py", "--steps", "2")
+    run("fine_tune.py", "--steps", "1")
     before, after = SNAC.from_pretrained("speech_24khz_tiny"), SNAC.from_pretrained("runs/my_voice/last")
     assert after.config == before.config
     assert after.fingerprint != before.fingerprint

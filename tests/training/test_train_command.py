@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from miniature import entries, values_of, write_corpus
 from typer.testing import CliRunner, Result
 
 from opensnac import cli
-from opensnac.training import loop
+from opensnac.training import benchmark, loop
 from opensnac.training.config import TrainConfig, to_toml
 
 
@@ -47,7 +48,8 @@ def test_train_with_changes_then_resume_then_tune(config: Path, tmp_path: Path) 
     assert entries(tmp_path / "again")[-1]["step"] == 8
 
 
-def test_dry_run_and_benchmark_leave_nothing(config: Path, tmp_path: Path) -> None:
+def test_dry_run_and_benchmark_leave_nothing(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "run_benchmark", partial(benchmark.run_benchmark, rounds=1))
     before = sorted(tmp_path.rglob("*"))
     shown = run("train", config, "--dry-run", "--set", "data.batch_size=2")
     assert shown.exit_code == 0, shown.output
