@@ -50,7 +50,7 @@ def measured(monkeypatch):
 
 def test_one_call_writes_scores_rates_and_codebook_use(folder, few_metrics, model_folder, tmp_path, capfd):
     name = f"opensnac:{model_folder}"
-    results = evaluate_folder(folder, [name, "opensnac:nowhere"], tmp_path / "out", jobs=2)
+    results = evaluate_folder(folder, [name, "opensnac:nowhere"], tmp_path / "out", jobs=1)
 
     assert results == json.loads((tmp_path / "out" / "results.json").read_text())
     assert all(key in SCHEMA for key in results)

@@ -39,7 +39,7 @@ def alive(pid: int) -> bool:
 
 def test_unresponsive_workers_are_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("opensnac.evaluation.workers.GRACE_SECONDS", 0.2)
-    results = map_in_processes(deaf, [0, 60, 60], jobs=1)
+    results = map_in_processes(deaf, [0, 60, 60], jobs=2)
     worker = next(results)
     assert alive(worker)
     start = time.monotonic()
