@@ -20,7 +20,7 @@ def noise_audio(model: SNAC, samples: int, batch: int = 1, seed: int = 0) -> tor
 
 
 @settings(max_examples=25, deadline=None)
-@given(samples=st.integers(1, 3000))
+@given(samples=st.integers(1, 1000))
 def test_lengths(tiny: SNAC, samples: int) -> None:
     codes = tiny.encode(noise_audio(tiny, samples))
     frames = tiny.config.num_frames(samples)
@@ -42,9 +42,9 @@ def test_a_batch_equals_single_runs(small: SNAC) -> None:
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("piece_seconds", [0.01, 0.13, 0.4])
+@pytest.mark.parametrize("piece_seconds", [0.01, 0.03, 0.1])
 def test_pieces_equal_the_whole(small: SNAC, piece_seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    audio = noise_audio(small, small.config.sampling_rate + 77)
+    audio = noise_audio(small, small.config.sampling_rate // 4 + 77)
     monkeypatch.setattr(run_whole, "CPU_PIECE_SECONDS", 1e6)
     whole = small.encode(audio)
     whole_audio = small.decode(whole, seed=9)
@@ -89,15 +89,14 @@ def test_silence_and_one_sample(tiny: SNAC) -> None:
 
 
 def test_properties() -> None:
-    model = SNAC(**configs.SPEECH_24KHZ)
+    with torch.device("meta"):
+        model, music = SNAC(**configs.SPEECH_24KHZ), SNAC(**configs.MUSIC_32KHZ)
     assert sum(p.numel() for p in model.parameters()) == 19_842_914
     assert model.hop_length == 512
     assert model.frame_rate == 46.875
     assert model.code_rates == (11.71875, 23.4375, 46.875)
     assert model.bits_per_second == 984.375
     assert model.latent_dim == 768
-    with torch.device("meta"):
-        music = SNAC(**configs.MUSIC_32KHZ)
     assert sum(p.numel() for p in music.parameters()) == 54_546_338
     assert music.bits_per_second == 1875
 

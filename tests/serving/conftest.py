@@ -51,9 +51,9 @@ def server(serve: Callable[..., Running]) -> Running:
     return serve()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def program(folder: Path) -> Iterator[Callable[..., Program]]:
-    """Start `opensnac serve`; whatever runs at the end is killed."""
+    """Start `opensnac serve`; whatever runs at the end of the module is killed."""
     running: list[Program] = []
 
     def start(*options: str, model: str | Path = folder) -> Program:
@@ -71,7 +71,7 @@ def client(server: Running) -> Iterator[Client]:
         yield client
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def codes(engine: Engine) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     return [torch.randint(64, (1, 80 // stride), generator=generator) for stride in engine.config.vq_strides]

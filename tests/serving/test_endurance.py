@@ -29,20 +29,30 @@ THOROUGH = MINUTES > 0
 MODEL = "speech_24khz_tiny"
 SOUND_SECONDS = 3600 if THOROUGH else 20
 CONNECTIONS = 1000 if THOROUGH else 100
-CHURN_SECONDS = 60 * MINUTES if THOROUGH else 5
+PLACES = 10  # for streams
+CHURN_SECONDS = 60 * MINUTES if THOROUGH else 2
 FLAT = (8 if THOROUGH else 32) << 20  # bytes that a process may grow by, once it has warmed up
 
-Serving = Callable[..., Program]
+WAYS = ["whole", "cancel", "vanish", "error", "recording"]  # to come and go
 
 
-def test_a_stream_of_an_hour_sounds_as_offline_and_takes_no_more_memory(program: Serving) -> None:
-    engine = SNAC.from_pretrained(MODEL).freeze()
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return SNAC.from_pretrained(MODEL).freeze()
+
+
+@pytest.fixture(scope="module")
+def server(program: Callable[..., Program]) -> Program:
+    return program("--max-streams", str(PLACES), model=MODEL)
+
+
+def test_a_stream_of_an_hour_sounds_as_offline_and_takes_no_more_memory(server: Program, engine: Engine) -> None:
     config, generator = engine.config, torch.Generator().manual_seed(1)
     frames = round(SOUND_SECONDS * config.sampling_rate / engine.hop_length / config.coarse_stride)
     shapes = [(1, frames * config.coarse_stride // stride) for stride in config.vq_strides]
     codes = [torch.randint(config.codebook_size, shape, generator=generator) for shape in shapes]
     tokens = TokenLayout.of(config).flatten(codes)[0]
-    whole, server = engine.decode(codes)[0, 0].numpy(), program(model=MODEL)
+    whole = engine.decode(codes)[0, 0].numpy()
     heard, sizes = 0, []
     with Client(server.url) as client, client.decoding(format="float32") as stream:
 
@@ -64,10 +74,8 @@ def test_a_stream_of_an_hour_sounds_as_offline_and_takes_no_more_memory(program:
 
 
 def test_many_connections_are_held_and_served_up_to_the_limit(
-    program: Serving, engine: Engine, codes: list[torch.Tensor]
+    server: Program, engine: Engine, codes: list[torch.Tensor]
 ) -> None:
-    most = CONNECTIONS // 10
-    server = program("--max-streams", str(most))
     address = server.url.replace("http", "ws") + "/v1/decode"
     doors = asyncio.Semaphore(50)
 
@@ -87,14 +95,14 @@ def test_many_connections_are_held_and_served_up_to_the_limit(
             assert server.ready()
             answers = await asyncio.gather(*(begin(connection) for connection in connections))
             assert {answer: answers.count(answer) for answer in set(answers)} == {
-                "ready": most,
-                "limit": CONNECTIONS - most,
+                "ready": PLACES,
+                "limit": CONNECTIONS - PLACES,
             }
             async with AsyncClient(server.url) as client:
-                with pytest.raises(ServerError, match=rf"expected at most {most} open streams"):
+                with pytest.raises(ServerError, match=rf"expected at most {PLACES} open streams"):
                     await hear(client, [])
                 await connections[answers.index("ready")].close()
-                until(lambda: server.streams < most)
+                until(lambda: server.streams < PLACES)
                 tokens = TokenLayout.of(engine.config).flatten(codes)[0].tolist()
                 assert np.array_equal(await hear(client, tokens), engine.decode(codes)[0, 0].numpy())
 
@@ -110,8 +118,7 @@ async def hear(client: AsyncClient, tokens: list[int]) -> np.ndarray:
         return np.concatenate([piece async for piece in stream])
 
 
-def test_coming_and_going_leaves_nothing_behind(program: Serving, engine: Engine, codes: list[torch.Tensor]) -> None:
-    server = program("--max-streams", "6")
+def test_coming_and_going_leaves_nothing_behind(server: Program, engine: Engine, codes: list[torch.Tensor]) -> None:
     tokens = TokenLayout.of(engine.config).flatten(codes)[0].tolist()
     whole = engine.decode(codes)[0, 0].numpy()
     recording = (sound(0.2) * 32767).astype("<i2").tobytes()
@@ -139,19 +146,19 @@ def test_coming_and_going_leaves_nothing_behind(program: Serving, engine: Engine
     async def visitor() -> None:
         async with AsyncClient(server.url) as client:
             while time.monotonic() < until_when:
-                how = random.choice(["whole", "cancel", "vanish", "error", "recording"])
-                try:
-                    await visit(client, how)
-                except ServerError as error:
-                    if error.code != "limit":
-                        raise
-                    how = "limit"
-                done[how] = done.get(how, 0) + 1
+                for how in random.sample(WAYS, len(WAYS)):
+                    try:
+                        await visit(client, how)
+                    except ServerError as error:
+                        if error.code != "limit":
+                            raise
+                        how = "limit"
+                    done[how] = done.get(how, 0) + 1
 
     async def watched() -> list[int]:
         sizes = []
         async with asyncio.TaskGroup() as tasks:
-            for _ in range(8):
+            for _ in range(PLACES + 6):
                 tasks.create_task(visitor())
             while time.monotonic() < until_when:
                 await asyncio.sleep(CHURN_SECONDS / 20)
@@ -161,6 +168,6 @@ def test_coming_and_going_leaves_nothing_behind(program: Serving, engine: Engine
     before = server.files
     sizes = asyncio.run(watched())
     print(done, [size >> 20 for size in sizes])
-    assert {"whole", "cancel", "vanish", "error", "recording", "limit"} == set(done)
+    assert {*WAYS, "limit"} == set(done)
     assert max(sizes[-4:]) - max(sizes[6:10]) < FLAT, [size >> 20 for size in sizes]
     until(lambda: server.streams == 0 and server.files <= before)

@@ -73,13 +73,13 @@ async def pushed(stream: Stream, engine: Engine, codes: list[torch.Tensor], cuts
 
 SCHEDULE = st.lists(
     st.tuples(
-        st.integers(1, 6),  # groups of frames
+        st.integers(1, 4),  # groups of frames
         st.lists(st.integers(0, 30), max_size=4),  # where pushes end
         st.lists(st.integers(0, 40), min_size=4, max_size=4),  # turns of the loop before each
         st.one_of(st.none(), st.integers(0, 3)),  # pieces after which the listener goes away
     ),
     min_size=1,
-    max_size=7,
+    max_size=5,
 )
 
 
@@ -118,7 +118,7 @@ def test_decoding_is_as_if_alone(name: str, schedule: list[Any], workers: int, b
 
 @pytest.mark.parametrize("name", configs.SMALL)
 @settings(max_examples=6, deadline=None)
-@given(lengths=st.lists(st.integers(1, 1200), min_size=1, max_size=5), block=st.integers(30, 900), data=st.data())
+@given(lengths=st.lists(st.integers(1, 800), min_size=1, max_size=4), block=st.integers(30, 600), data=st.data())
 def test_encoding_is_as_if_alone(name: str, lengths: list[int], block: int, data: st.DataObject) -> None:
     engine = engine_of(name)
     pauses = [data.draw(st.integers(0, 30)) for _ in lengths]

@@ -21,7 +21,7 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from running import Running, sound
+from running import HTTP, Running, sound
 
 from opensnac import SNAC, Engine, bitstream, kernels
 from opensnac.bitstream import Limits
@@ -87,8 +87,8 @@ def test_codes_in_every_form_sound_as_the_snac_file(client: Client, server: Runn
     heard = client.decode(given, form, format="raw", seed=3, **offset)
     assert heard[: len(whole)] == whole
     assert len(heard) == len(whole) if not offset else len(heard) >= len(whole)
-    media = httpx.post(f"{server.url}/v1/encode?format={form}", content=recording).headers["content-type"]
-    told = httpx.post(
+    media = HTTP.post(f"{server.url}/v1/encode?format={form}", content=recording).headers["content-type"]
+    told = HTTP.post(
         f"{server.url}/v1/decode",
         params={"format": "raw", "seed": 3} | offset,
         content=given,
@@ -156,7 +156,7 @@ HUGE = b"{'descr': '<i8', 'fortran_order': False, 'shape': (1000000000000,), }\n
     ],
 )  # fmt: skip
 def test_what_is_no_such_form_is_said(server: Running, form: str, body: bytes, status: int) -> None:
-    response = httpx.post(f"{server.url}/v1/decode?from={form}", content=body, timeout=60)
+    response = HTTP.post(f"{server.url}/v1/decode?from={form}", content=body)
     assert response.status_code == status
     assert len(response.json()["message"]) > 10
 
@@ -164,7 +164,7 @@ def test_what_is_no_such_form_is_said(server: Running, form: str, body: bytes, s
 def test_an_archive_that_unpacks_to_more_than_it_says_is_not_unpacked() -> None:
     bomb = io.BytesIO()
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as made, made.open("codes_0.npy", "w") as member:
-        for _ in range(256):
+        for _ in range(64):
             member.write(bytes(1 << 20))
     data = bytearray(bomb.getvalue())
     at = data.rindex(b"PK\1\2") + 24
@@ -200,7 +200,7 @@ def test_raw_samples_are_coded_as_they_come(server: Running, engine: Engine) -> 
             time.sleep(0.05)  # so that the answer begins before the end
             yield samples[start : start + 4800].tobytes()
 
-    with httpx.stream("POST", f"{server.url}/v1/encode?raw=24000", content=body(), timeout=60) as response:
+    with HTTP.stream("POST", f"{server.url}/v1/encode?raw=24000", content=body()) as response:
         coded = b"".join(response.iter_bytes())
         heard.append(response.status_code)
     assert heard == [200]
@@ -227,7 +227,7 @@ def test_an_answer_that_cannot_be_finished_is_cut_off(client: Client) -> None:
     ],
 )
 def test_what_cannot_be_served_is_said(server: Running, path: str, body: bytes, status: int, code: str) -> None:
-    response = httpx.post(server.url + path, content=body, timeout=60)
+    response = HTTP.post(server.url + path, content=body)
     assert response.status_code == status
     assert response.json()["code"] == code
     assert len(response.json()["message"]) >= len("Not Found")
@@ -260,8 +260,8 @@ def test_tokens_are_asked_for(serve: Callable[..., Running], tmp_path) -> None:
                 client.encode(b"")
             with pytest.raises(ServerError, match=r"bearer token.*\(token\)"), client.decoding():
                 pass
-    assert httpx.get(f"{server.url}/metrics").status_code == 401
-    assert httpx.get(f"{server.url}/readyz").status_code == 200
+    assert HTTP.get(f"{server.url}/metrics").status_code == 401
+    assert HTTP.get(f"{server.url}/readyz").status_code == 200
     with Client(server.url, TOKEN) as client, client.decoding() as stream:
         assert stream.ready["rate"] == 24_000
     for text in ("", "short", "# nothing"):
@@ -293,12 +293,12 @@ def test_pages_elsewhere_may_not_use_it_unless_allowed(serve: Callable[..., Runn
     server = serve(origins=("https://good.example",), hosts=("127.0.0.1",))
 
     def status(**headers: str) -> int:
-        return httpx.get(f"{server.url}/healthz", headers=headers).status_code
+        return HTTP.get(f"{server.url}/healthz", headers=headers).status_code
 
     assert status() == status(Origin=server.url) == status(Origin="https://good.example") == 200
     assert status(Origin="https://bad.example") == status(Origin="null") == 403
     assert status(Host="rebound.example") == status(Host="rebound.example", Origin="http://rebound.example") == 403
-    response = httpx.options(
+    response = HTTP.options(
         f"{server.url}/v1/encode",
         headers={"Origin": "https://good.example", "Access-Control-Request-Method": "POST"},
     )
@@ -306,7 +306,7 @@ def test_pages_elsewhere_may_not_use_it_unless_allowed(serve: Callable[..., Runn
 
 
 def test_no_page_elsewhere_is_allowed_by_default(server: Running) -> None:
-    response = httpx.get(f"{server.url}/healthz", headers={"Origin": server.url})
+    response = HTTP.get(f"{server.url}/healthz", headers={"Origin": server.url})
     assert response.status_code == 200
     assert not [name for name in response.headers if name.startswith("access-control")]
 
@@ -329,7 +329,7 @@ def test_figures_for_prometheus(server: Running, client: Client) -> None:
         stream.push([layout.offset + 64 * slot for slot in range(7)])
         stream.finish()
         list(stream)
-    text = httpx.get(f"{server.url}/metrics").text
+    text = HTTP.get(f"{server.url}/metrics").text
     for name in (
         "opensnac_streams{", "opensnac_queue_streams{", "opensnac_real_time_factor{", "opensnac_ticks_total{",
         "opensnac_batch_streams_bucket{", "opensnac_tick_seconds_bucket{", "opensnac_first_sound_seconds_count{",
@@ -339,10 +339,10 @@ def test_figures_for_prometheus(server: Running, client: Client) -> None:
 
 
 def test_health_and_documents(server: Running) -> None:
-    assert httpx.get(f"{server.url}/healthz").json() == {"alive": True}
-    assert httpx.get(f"{server.url}/readyz").json() == {"ready": True, "streams": 0}
-    openapi = httpx.get(f"{server.url}/openapi.json").json()
+    assert HTTP.get(f"{server.url}/healthz").json() == {"alive": True}
+    assert HTTP.get(f"{server.url}/readyz").json() == {"ready": True, "streams": 0}
+    openapi = HTTP.get(f"{server.url}/openapi.json").json()
     assert {"/v1/encode", "/v1/decode", "/healthz", "/readyz", "/metrics"} <= set(openapi["paths"])
-    page = httpx.get(server.url)
+    page = HTTP.get(server.url)
     assert page.headers["content-security-policy"].startswith("default-src 'self'")
-    assert httpx.get(f"{server.url}/../server.py").status_code == 404
+    assert HTTP.get(f"{server.url}/../server.py").status_code == 404
