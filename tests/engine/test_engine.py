@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
-import sys
 import threading
 
 import configs
@@ -20,6 +18,10 @@ from opensnac.errors import BackendError, OpensnacError
 
 KERNELS = pytest.mark.skipif(kernels.level() is None, reason="the kernels are not there or are switched off")
 WIDE = configs.TINY | {"encoder_dim": 16, "decoder_dim": 256}
+SHALLOW = [  # every kind of layer, once
+    configs.ODD_ATTENTION | {"encoder_dim": 32, "encoder_rates": [3], "decoder_rates": [3]},
+    configs.ODD_STRIDES | {"encoder_rates": [3], "decoder_rates": [3]},
+]
 
 
 def audio_of(samples: int, batch: int = 1, seed: int = 0) -> torch.Tensor:
@@ -118,16 +120,6 @@ def test_float64_is_the_same_in_any_batch() -> None:
         assert all(torch.equal(a[n : n + 1], b) for a, b in zip(together, engine.encode(clip), strict=True))
 
 
-def test_a_first_decode_needs_no_compiler() -> None:
-    """PyTorch's compiler, which is slow to import."""
-    script = (
-        "import sys, torch\nfrom opensnac import SNAC\n"
-        "engine = SNAC.from_pretrained().freeze()\nengine.decode(engine.encode(torch.zeros(1, 1, 3000)))\n"
-        "sys.exit('torch._dynamo' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
-
-
 def test_threads_share_an_engine() -> None:
     model = configs.model_of(configs.TINY)
     audio = [audio_of(3000, seed=n) for n in range(4)]
@@ -209,14 +201,15 @@ class Decoding(Encoding):
         return self.model.decode(codes, seed=3)
 
 
-def test_encode_and_decode_are_exported(small: SNAC) -> None:
-    multiple = small.config.frame_multiple * small.hop_length
-    audio = audio_of(8 * multiple)
-    codes = small.encode(audio)
-    encoding = torch.export.export(Encoding(small), (audio,)).module()
+@pytest.mark.parametrize("config", SHALLOW, ids=["attention", "odd"])
+def test_encode_and_decode_are_exported(config: configs.Config) -> None:
+    model = configs.model_of(config)
+    audio = audio_of(8 * model.config.frame_multiple * model.hop_length)
+    codes = model.encode(audio)
+    encoding = torch.export.export(Encoding(model), (audio,)).module()
     assert all(torch.equal(a, b) for a, b in zip(encoding(audio), codes, strict=True))
-    decoding = torch.export.export(Decoding(small), (codes,)).module()
-    torch.testing.assert_close(decoding(codes), small.decode(codes, seed=3), atol=1e-5, rtol=0)
+    decoding = torch.export.export(Decoding(model), (codes,)).module()
+    torch.testing.assert_close(decoding(codes), model.decode(codes, seed=3), atol=1e-5, rtol=0)
 
 
 def test_a_step_of_tensors_equals_a_push(small: SNAC) -> None:

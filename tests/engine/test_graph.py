@@ -86,7 +86,7 @@ def test_shapes_are_few(tiny: SNAC, monkeypatch: pytest.MonkeyPatch) -> None:
     assert graphs.encode(audio_of(100, 1))[0].shape == (1, 1)
 
 
-def test_encode_and_decode_are_one_graph_each() -> None:
+def test_a_first_decode_needs_no_compiler_and_encode_and_decode_are_one_graph_each() -> None:
     """By the tracer alone, which raises at the first break; OPENSNAC_TEST_INDUCTOR=1 generates code too (minutes)."""
     compiler = "inductor" if os.environ.get("OPENSNAC_TEST_INDUCTOR") == "1" else "eager"
     script = Path(__file__).parent / "compiled_whole.py"

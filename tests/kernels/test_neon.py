@@ -48,6 +48,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("aarch64")
     flags = ast.literal_eval(re.search(r"^FLAGS = (\[.*\])$", SETUP.read_text(), re.MULTILINE)[1])
     sources = [path for path in processor.FOLDER.glob("*.c") if path.name != "probe.c"]
+    flags.append("-O1")  # as in standin.py
     subprocess.run([COMPILER, *flags, "-fPIC", "-shared", *sources, "-o", folder / "_neon.so"], check=True)
     subprocess.run([COMPILER, "-O1", Path(__file__).with_name("emulated.c"), "-o", folder / "call", "-ldl"], check=True)
     return folder
