@@ -12,8 +12,9 @@ import torch
 
 from opensnac import SNAC, Engine
 
-AUDIO = 0.3 * torch.randn(1, 1, 1500, generator=torch.Generator().manual_seed(0))
-OTHER = configs.model_of(configs.TINY, seed=1).state_dict()
+AUDIO = 0.3 * torch.randn(1, 1, 300, generator=torch.Generator().manual_seed(0))
+SHALLOW = configs.TINY | {"encoder_rates": [2], "decoder_rates": [2]}
+OTHER = configs.model_of(SHALLOW, seed=1).state_dict()
 
 
 def in_place(model: SNAC) -> None:
@@ -64,7 +65,7 @@ def results(model: SNAC) -> list[torch.Tensor]:
 @pytest.mark.parametrize("loaded", ["plainly", "in inference mode"])
 def test_every_change_is_seen(change: str, loaded: str) -> None:
     with torch.inference_mode(loaded == "in inference mode"):
-        model = configs.model_of(configs.TINY)
+        model = configs.model_of(SHALLOW)
         before = results(model)
         CHANGES[change](model)
         after, fresh = results(model), results(copy.deepcopy(model))  # which has no engine yet
@@ -75,7 +76,7 @@ def test_every_change_is_seen(change: str, loaded: str) -> None:
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
 def test_an_unchanged_model_keeps_its_engine(mode: type) -> None:
     with mode():
-        model = configs.model_of(configs.TINY)
+        model = configs.model_of(SHALLOW)
         model.encode(AUDIO)
         engine = model.freeze()
         model.decode(model.encode(AUDIO))
@@ -83,7 +84,7 @@ def test_an_unchanged_model_keeps_its_engine(mode: type) -> None:
 
 
 def test_a_frozen_engine_keeps_its_weights() -> None:
-    model = configs.model_of(configs.TINY)
+    model = configs.model_of(SHALLOW)
     engine, before = model.freeze(), results(model)
     through_data(model)
     assert all(torch.equal(a, b) for a, b in zip(engine.encode(AUDIO), before[:-1], strict=True))
@@ -91,7 +92,7 @@ def test_a_frozen_engine_keeps_its_weights() -> None:
 
 
 def test_copies_share_nothing() -> None:
-    model = configs.model_of(configs.TINY)
+    model = configs.model_of(SHALLOW)
     before = results(model)
     other = copy.deepcopy(model)
     other.fold_weight_norm()
@@ -103,7 +104,7 @@ def test_copies_share_nothing() -> None:
 
 @pytest.mark.parametrize("folded", [False, True])
 def test_models_are_pickled_without_their_engine(folded: bool) -> None:
-    model = configs.model_of(configs.TINY)
+    model = configs.model_of(SHALLOW)
     if folded:
         model.fold_weight_norm()
     before = results(model)
@@ -116,7 +117,7 @@ def test_models_are_pickled_without_their_engine(folded: bool) -> None:
 
 
 def test_a_changed_folded_model_has_another_fingerprint() -> None:
-    model = configs.model_of(configs.TINY)
+    model = configs.model_of(SHALLOW)
     named = model.fingerprint
     assert model.fold_weight_norm().fingerprint == named
     through_data(model)
