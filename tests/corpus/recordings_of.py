@@ -12,9 +12,9 @@ import soundfile
 TINY = {
     "sampling_rate": 8000,
     "encoder_dim": 4,
-    "encoder_rates": [2, 4, 4],
+    "encoder_rates": [4, 8],
     "decoder_dim": 16,
-    "decoder_rates": [4, 4, 2],
+    "decoder_rates": [8, 4],
     "attn_window_size": None,
     "codebook_size": 64,
     "vq_strides": [4, 2, 1],

@@ -6,6 +6,7 @@ import gc
 import glob
 import io
 import json
+from itertools import zip_longest
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -165,16 +166,21 @@ def test_ranks_share_all_rows(corpora: Path, world: int) -> None:
     assert read == whole
 
 
-def test_workers_resume_too(corpora: Path) -> None:
-    def loader() -> TokenLoader:
-        return TokenLoader(PackedTokens(str(corpora / "parquet"), CONTEXT), 1, workers=2)
-
-    first, second = loader(), loader()
-    walk = iter(first)
-    for _ in range(3):
-        next(walk)
-    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
-    assert batches(second) == [batch["input_ids"].tolist() for batch in walk] != []
+def test_workers_resume_too(corpora: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two give batches in turn; a state with an odd number of them begins with the second's."""
+    dataset = PackedTokens(str(corpora / "parquet"), CONTEXT)
+    shares = []
+    for worker in range(2):
+        with monkeypatch.context() as patched:
+            patched.setattr(packing, "get_worker_info", lambda id=worker: SimpleNamespace(num_workers=2, id=id))
+            shares.append([[item["input_ids"].tolist()] for item in dataset])
+    whole = [batch for turn in zip_longest(*shares) for batch in turn if batch is not None]
+    loader = TokenLoader(dataset, 1, workers=2)
+    loader.load_state_dict(loader.state_dict() | {"taken": [2, 1], "turn": 1})
+    walk = iter(loader)
+    assert [next(walk)["input_ids"].tolist() for _ in range(2)] == whole[3:5]
+    assert (loader.state_dict()["taken"], loader.state_dict()["turn"]) == ([3, 2], 1)
+    assert [batch["input_ids"].tolist() for batch in walk] == whole[5:] != []
 
 
 @pytest.mark.parametrize(("world", "workers"), [(2, 3), (3, 1), (5, 4)])
