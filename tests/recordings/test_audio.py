@@ -181,10 +181,11 @@ def test_writing_keeps_length_rate_and_channels(tmp_path: Path, ending: str, cha
         assert np.abs(samples - tone(num_samples, rate, channels)).max() <= 1 / 32768
 
 
-def test_an_hour_of_ogg_does_not_overflow_the_stack() -> None:
+def test_minutes_of_ogg_do_not_overflow_the_stack() -> None:
+    """As they would if libsndfile got them at once."""
     target = io.BytesIO()
-    audio.write(target, np.zeros((1, 8000 * 3600), np.float32), 8000, ".ogg")
-    assert soundfile.info(io.BytesIO(target.getvalue())).frames == 8000 * 3600
+    audio.write(target, np.zeros((1, 8000 * 600), np.float32), 8000, ".ogg")
+    assert soundfile.info(io.BytesIO(target.getvalue())).frames == 8000 * 600
 
 
 def test_samples_beyond_full_scale_are_clipped_and_never_wrap() -> None:

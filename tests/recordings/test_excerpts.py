@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_odd_files import CONTAINERS, SAMPLES, crashed, encoded, flac_total
+from test_odd_files import CONTAINERS, SAMPLES, crashed, encoded, flac_total, written
 
 from opensnac.recordings.excerpts import read_excerpt, scan
 from opensnac.recordings.source import Source
@@ -18,7 +18,7 @@ LOSSLESS = {
     **{f"a crashed {kind}": crashed(kind) for kind in CONTAINERS},
     "a flac of a pipe": flac_total(encoded("flac"), 0),
     "a flac that counts wrongly": flac_total(encoded("flac"), 7),
-    "two flacs": encoded("flac", SAMPLES[:20_000]) + flac_total(encoded("flac"), 0),
+    "two flacs": written("flac", SAMPLES[:20_000]) + flac_total(encoded("flac"), 0),
 }
 
 

@@ -9,6 +9,7 @@ import contextlib
 import io
 import struct
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,13 @@ CONTAINERS = {  # kind and coding, and how far samples may be from what was writ
 LOSSY = {"vorbis": ("OGG", "VORBIS"), "opus": ("OGG", "OPUS"), "mp3": ("MP3", None), "flac": ("FLAC", None)}
 
 
-def encoded(kind: str, samples: np.ndarray = SAMPLES, rate: int = RATE) -> bytes:
+@cache
+def encoded(kind: str, rate: int = RATE) -> bytes:
+    """The file of all samples."""
+    return written(kind, SAMPLES, rate)
+
+
+def written(kind: str, samples: np.ndarray, rate: int = RATE) -> bytes:
     container, subtype = (CONTAINERS | LOSSY)[kind]
     content = io.BytesIO()
     soundfile.write(content, samples.T, rate, subtype, format=container)
@@ -74,14 +81,14 @@ def test_concatenated_recordings_are_all_read(kind: str, count: int) -> None:
 
 
 def test_links_of_different_codecs_and_lengths_are_all_read() -> None:
-    chain = encoded("vorbis", SAMPLES[:30_000]) + encoded("opus", SAMPLES[:7]) + encoded("vorbis")
+    chain = written("vorbis", SAMPLES[:30_000]) + written("opus", SAMPLES[:7]) + encoded("vorbis")
     assert len(read(chain)) == 30_000 + 7 + 60_000
 
 
 @pytest.mark.parametrize("kind", LOSSY)
 def test_concatenated_recordings_of_different_formats_are_refused(kind: str) -> None:
     other_rate = encoded(kind) + encoded(kind, rate=48000)
-    stereo = encoded(kind) + encoded(kind, np.stack([SAMPLES, SAMPLES]))
+    stereo = encoded(kind) + written(kind, np.stack([SAMPLES, SAMPLES]))
     for content in (other_rate, stereo):
         with pytest.raises(
             AudioError, match=r"expected 1 channels at 24000 Hz throughout, got .* from byte \d+; split it there"
@@ -246,7 +253,7 @@ def test_streams_of_unknown_length_in_other_containers() -> None:
 def test_an_empty_recording_is_not_taken_for_a_crashed_one() -> None:
     for kind in CONTAINERS:
         with pytest.raises(AudioError, match="expected at least one sample"):
-            read(encoded(kind, SAMPLES[:0]))
+            read(written(kind, SAMPLES[:0]))
 
 
 def test_chunks_and_tags_after_the_samples_are_skipped() -> None:
@@ -345,7 +352,7 @@ def test_noise_in_a_file_ends_in_an_error_or_in_samples(kind: str, seed: int) ->
     """No content of a file causes an unexpected error or an endless loop."""
     rng = np.random.default_rng(seed)
     for _ in range(10):
-        content = bytearray(encoded(kind, SAMPLES[:3000]))
+        content = bytearray(written(kind, SAMPLES[:3000]))
         where = rng.integers(0, min(200, len(content)), 8)
         for at in where:
             content[at] = rng.integers(256)
