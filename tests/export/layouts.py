@@ -20,8 +20,8 @@ LAYOUTS = {
     "music_32khz": small(configs.MUSIC_32KHZ),
     "music_44khz": small(MUSIC_44KHZ),
     **configs.SMALL,
-    **{
-        name: small(CodecConfig.from_json(folder / "config.json").to_dict())
-        for name, folder in bundled_models().items()
-    },
 }
+SHIPPED = {
+    name: small(CodecConfig.from_json(folder / "config.json").to_dict()) for name, folder in bundled_models().items()
+}
+LAYOUTS |= {name: layout for name, layout in SHIPPED.items() if layout not in LAYOUTS.values()}

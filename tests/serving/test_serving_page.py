@@ -121,7 +121,7 @@ def test_what_is_no_recording_is_said(tab: Any, tmp_path: Path) -> None:
 
 
 def test_a_token_is_asked_for_and_taken(serve: Callable[..., Running], context: Any, voice: Path) -> None:
-    server = serve(tokens=("a+token/of-the_page==",))
+    server = serve(model=MODEL, tokens=("a+token/of-the_page==",))
     page = context.new_page()
     page.goto(server.url)
     page.set_input_files("#file", voice)
