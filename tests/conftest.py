@@ -3,8 +3,10 @@
 And a browser for the tests of pages, if the system has one.
 """
 
+import multiprocessing
 import shutil
 import signal
+from contextlib import contextmanager
 
 import configs
 import pytest
@@ -18,6 +20,10 @@ install_import_hook(["opensnac.training.losses", "opensnac.training.discriminato
 
 # Started in the background by a shell, the tests would inherit an ignored SIGINT and pass it on.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Processes that tests start as forks come from one that has imported all of this, once.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["opensnac.training.loop", "torch._dynamo", "torch.utils.tensorboard", "pystoi"])
 
 # The browser itself does not use the network; sound may start without a user gesture.
 BROWSER_OPTIONS = [
@@ -38,6 +44,13 @@ def _threads_as_before():
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def forks(monkeypatch):
+    """Start as such forks the processes that are otherwise spawned and import PyTorch each."""
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: FORKS)
+    return FORKS
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +75,19 @@ def browser(browser_options):
 @pytest.fixture
 def context(browser):
     """A separate browser profile without network; a page that raises an error or uses the network fails the test."""
+    with _profile(browser) as profile:
+        yield profile
+
+
+@pytest.fixture(scope="module")
+def shared_context(browser):
+    """The same for all tests of a module: a new profile or page takes the browser long."""
+    with _profile(browser) as profile:
+        yield profile
+
+
+@contextmanager
+def _profile(browser):
     complaints = []
     profile = browser.new_context(viewport={"width": 1280, "height": 900})
     profile.on("weberror", lambda error: complaints.append(str(error.error)))

@@ -122,7 +122,7 @@ def run_bench(
         "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
         "timings": {name: {task: asdict(t) for task, t in tasks.items()} for name, tasks in timings.items()},
     }
-    Console(width=100).print(
+    Console(width=110).print(
         _table(timings, seconds, f"{model.name}, {seconds:g} s of audio, {_place(device, threads)}")
     )
     if out is not None:

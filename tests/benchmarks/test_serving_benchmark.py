@@ -43,7 +43,10 @@ def test_messages_are_found_in_pieces(size: int, width: int) -> None:
     assert found == [(2, bytes(size)), (1, b"{}")]
 
 
-def test_both_ways_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_both_ways_are_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "WORK", 5)
     serving.main(["--quick", "--out", str(tmp_path / "serving.json")])
     (ways,) = json.loads((tmp_path / "serving.json").read_text())["results"].values()
     for alone in (found["alone"] for found in ways.values()):

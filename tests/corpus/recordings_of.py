@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,6 @@ def files(folder: Path) -> dict[str, str]:
     }
 
 
-def spawned() -> list[int]:
-    """Running child processes."""
-    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-    return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+def children() -> list[int]:
+    """Running processes that Python has started."""
+    return [process.pid for process in multiprocessing.active_children() if process.pid is not None]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from recordings_of import files, sing, spawned
+from recordings_of import children, files, sing
 
 from opensnac import cli
 from opensnac.corpus import local
@@ -63,14 +63,14 @@ def _require_end_of_group(group: int) -> None:
     pytest.fail("workers outlive their run")
 
 
-def test_a_dying_worker_does_not_change_the_files(many: Path, here: Path, settings: Make) -> None:
+def test_a_dying_worker_does_not_change_the_files(many: Path, here: Path, settings: Make, forks: object) -> None:
     own = settings("many", shard_megabytes=0.01)
     tokenize("whole", own, workers=0)
     said, killed = [], []
 
     def on(event: str, value: object) -> None:
         if event == "shard" and not killed:
-            killed.append(spawned()[0])
+            killed.append(children()[0])
             os.kill(killed[0], signal.SIGKILL)
         if event == "died":
             said.append(value)
@@ -90,7 +90,7 @@ def test_a_recording_that_kills_workers_is_skipped_the_third_time() -> None:
 
 
 def test_workers_that_die_without_a_cause_stop_the_run(
-    many: Path, here: Path, settings: Make, monkeypatch: pytest.MonkeyPatch
+    many: Path, here: Path, settings: Make, monkeypatch: pytest.MonkeyPatch, forks: object
 ) -> None:
     monkeypatch.setattr(local, "_work", _die)
     monkeypatch.setattr(local, "MAX_DEATHS", 0)

@@ -6,6 +6,7 @@ import gc
 import glob
 import io
 import json
+import pickle
 from itertools import zip_longest
 from pathlib import Path
 from types import SimpleNamespace
@@ -168,14 +169,14 @@ def test_ranks_share_all_rows(corpora: Path, world: int) -> None:
 
 def test_workers_resume_too(corpora: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two give batches in turn; a state with an odd number of them begins with the second's."""
-    dataset = PackedTokens(str(corpora / "parquet"), CONTEXT)
+    dataset = pickle.loads(pickle.dumps(PackedTokens(str(corpora / "parquet"), CONTEXT)))  # as spawned workers get it
     shares = []
     for worker in range(2):
         with monkeypatch.context() as patched:
             patched.setattr(packing, "get_worker_info", lambda id=worker: SimpleNamespace(num_workers=2, id=id))
             shares.append([[item["input_ids"].tolist()] for item in dataset])
     whole = [batch for turn in zip_longest(*shares) for batch in turn if batch is not None]
-    loader = TokenLoader(dataset, 1, workers=2)
+    loader = TokenLoader(dataset, 1, workers=2, multiprocessing_context="fork")
     loader.load_state_dict(loader.state_dict() | {"taken": [2, 1], "turn": 1})
     walk = iter(loader)
     assert [next(walk)["input_ids"].tolist() for _ in range(2)] == whole[3:5]

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
-from recordings_of import TINY, files, sing, spawned
+from recordings_of import TINY, children, files, sing
 
 from opensnac import SNAC, bitstream
 from opensnac.corpus import Corpus, work
@@ -96,7 +96,7 @@ def test_channels_that_cancel_are_mixed_as_encode_does(
 
 
 def test_readers_do_not_change_the_files_and_their_deaths_are_reported(
-    talks: Path, here: Path, settings: Make, monkeypatch: pytest.MonkeyPatch
+    talks: Path, here: Path, settings: Make, monkeypatch: pytest.MonkeyPatch, forks: object
 ) -> None:
     own = settings(talks, shard_megabytes=1.0)
     make("one", own)
@@ -107,7 +107,7 @@ def test_readers_do_not_change_the_files_and_their_deaths_are_reported(
         if event == "died":
             said.append(value)
         elif event == "done" and not said:
-            for reader in spawned():
+            for reader in children():
                 os.kill(reader, signal.SIGKILL)
 
     make("two", own, readers=1, on=on)
@@ -115,7 +115,7 @@ def test_readers_do_not_change_the_files_and_their_deaths_are_reported(
     assert files(here / "one") == files(here / "two")
 
 
-def test_a_reader_killed_while_it_sends_is_noticed(talks: Path) -> None:
+def test_a_reader_killed_while_it_sends_is_noticed(talks: Path, forks: object) -> None:
     """Half of its message has arrived; the rest never will."""
     config = SNAC(**TINY).config
     readers = Readers(Loader(Settings((str(talks),)), config), 1)

@@ -48,7 +48,7 @@ def measured(monkeypatch):
     return seen
 
 
-def test_one_call_writes_scores_rates_and_codebook_use(folder, few_metrics, model_folder, tmp_path, capfd):
+def test_one_call_writes_scores_rates_and_codebook_use(folder, few_metrics, model_folder, tmp_path, capfd, forks):
     name = f"opensnac:{model_folder}"
     results = evaluate_folder(folder, [name, "opensnac:nowhere"], tmp_path / "out", jobs=1)
 

@@ -48,12 +48,16 @@ def engine() -> Engine:
     return SNAC.from_pretrained(MODEL).freeze()
 
 
+@pytest.fixture(scope="module")
+def window(shared_context: Any) -> Any:
+    return shared_context.new_page()
+
+
 @pytest.fixture
-def tab(server: Running, context: Any) -> Any:
-    page = context.new_page()
-    page.goto(server.url)
-    page.wait_for_selector("body[data-ready]")
-    return page
+def tab(server: Running, window: Any) -> Any:
+    window.goto(server.url)
+    window.wait_for_selector("body[data-ready]")
+    return window
 
 
 def eventually(tab: Any, condition: str) -> None:
@@ -133,7 +137,7 @@ def test_a_token_is_asked_for_and_taken(serve: Callable[..., Running], context: 
     page.wait_for_selector("#compare:enabled", timeout=60_000)
 
 
-@pytest.mark.parametrize("width", [375, 1280])
-def test_nothing_is_wider_than_the_screen(tab: Any, width: int) -> None:
-    tab.set_viewport_size({"width": width, "height": 800})
-    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+def test_nothing_is_wider_than_the_screen(tab: Any) -> None:
+    for width in (375, 1280):
+        tab.set_viewport_size({"width": width, "height": 800})
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,6 @@ import soundfile
 from opensnac.training.config import TrainConfig
 
 RATE, SECONDS = 8000, 2
-# Processes that train start as forks of one that has imported all of it, once.
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["opensnac.training.loop", "torch._dynamo", "torch.utils.tensorboard", "pystoi"])
 
 
 def write_corpus(folder: Path) -> Path:

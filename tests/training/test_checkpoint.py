@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 import time
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import pytest
 import torch
-from miniature import FORKS, config_of, entries, untimed, values_of, write_corpus
+from miniature import config_of, entries, untimed, values_of, write_corpus
 
 from opensnac import SNAC
 from opensnac.errors import ConfigError, ModelError
@@ -30,13 +31,15 @@ def finished(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return loop.train(config_of(corpus, 24, **STAGES, log_every=3, checkpoint_every=4, validate_every=8), out)
 
 
-def test_a_run_killed_at_any_moment_resumes_exactly(corpus: Path, finished: Path, tmp_path: Path) -> None:
+def test_a_run_killed_at_any_moment_resumes_exactly(
+    corpus: Path, finished: Path, tmp_path: Path, forks: BaseContext
+) -> None:
     """Repeated SIGKILL at different points; the log and the weights are those of the uninterrupted run."""
     values = values_of(corpus, 24, **STAGES, log_every=3, checkpoint_every=4, validate_every=8)
     config, out = tmp_path / "run.toml", tmp_path / "killed"
     config.write_text(to_toml(values))
     for lines in (2, 5):  # after that many lines of the log; between steps, in a step or during a write
-        process = FORKS.Process(target=loop.train_from_file, args=(config, out, True))
+        process = forks.Process(target=loop.train_from_file, args=(config, out, True))
         process.start()
         while process.is_alive() and (not (log := out / "log.jsonl").exists() or _lines(log) < lines):
             time.sleep(0.005)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import poisoned_run
 import pytest
 import torch
-from miniature import FORKS, config_of, untimed, values_of, write_corpus
+from miniature import config_of, untimed, values_of, write_corpus
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from opensnac.errors import ConfigError
@@ -30,14 +31,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
-def test_two_processes_train_the_weights_of_one(corpus: Path, tmp_path: Path) -> None:
+def test_two_processes_train_the_weights_of_one(corpus: Path, tmp_path: Path, forks: BaseContext) -> None:
     """Codebooks are initialised, updated and revived, a step is skipped due to one process's clip, all is logged."""
     values = values_of(corpus, STEPS, validate_every=4, checkpoint_every=4, **STAGES)
     values |= {"losses": {"complex": 1.0, "tones": 1.0}, "codebooks": {"revive_every": 3, "patience": 2}}
     config = tmp_path / "run.toml"
     config.write_text(to_toml(values))
     poisoned = 4 * POISONED_STEP + 3  # the last clip of that step: the second process's
-    alone = FORKS.Process(target=poisoned_run.train, args=(config, tmp_path / "one", poisoned))
+    alone = forks.Process(target=poisoned_run.train, args=(config, tmp_path / "one", poisoned))
     alone.start()
     # As torchrun --standalone --nproc_per_node=2 does.
     both = LaunchConfig(1, 1, 2, rdzv_backend="c10d", rdzv_endpoint="localhost:0", start_method="forkserver")

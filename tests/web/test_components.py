@@ -26,15 +26,22 @@ PAGE = f"""
 """
 
 
-@pytest.fixture
-def tab(context, serve):
-    """A page with the components' exports in its globals."""
+@pytest.fixture(scope="module")
+def window(shared_context, serve):
+    """A window for all tests, and the address of the page."""
     with serve(COMPONENTS) as address:
-        page = context.new_page()
+        page = shared_context.new_page()
         page.route("**/page", lambda route: route.fulfill(content_type="text/html", body=PAGE))
-        page.goto(f"{address}/page")
-        page.wait_for_selector("body[data-ready]")
-        yield page
+        yield page, f"{address}/page"
+
+
+@pytest.fixture
+def tab(window):
+    """A fresh page with the components' exports in its globals."""
+    page, address = window
+    page.goto(address)
+    page.wait_for_selector("body[data-ready]")
+    return page
 
 
 def noise(samples: int, seed: int = 0) -> np.ndarray:
