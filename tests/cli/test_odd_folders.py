@@ -96,15 +96,15 @@ def test_two_runs_on_one_folder_write_complete_files(here: Path, model: list[str
     for number in range(6):
         record(here / f"in/{number}.wav", 20_000)
     words = ["opensnac", "encode", "in", "-o", "out", *model]
-    both = [forks.Process(target=_say_into, args=(here / f"{run}.txt", words)) for run in range(2)]
+    both = [forks.Process(target=_say_into, args=(here / f"{number}.txt", words)) for number in range(2)]
     for process in both:
         process.start()
     for process in both:
         process.join(timeout=120)
     assert tree(here / "out") == [f"{number}.snac" for number in range(6)]
     succeed("info", "out")
-    for run, process in enumerate(both):
-        said = (here / f"{run}.txt").read_text()
+    for number, process in enumerate(both):
+        said = (here / f"{number}.txt").read_text()
         failed = sum("exists; --force replaces it" in line for line in said.splitlines())
         assert process.exitcode == (failed > 0)
         assert "Traceback" not in said

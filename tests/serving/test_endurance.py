@@ -30,7 +30,7 @@ MODEL = "speech_24khz_tiny"
 SOUND_SECONDS = 3600 if THOROUGH else 20
 CONNECTIONS = 1000 if THOROUGH else 100
 PLACES = 10  # for streams
-CHURN_SECONDS = 60 * MINUTES if THOROUGH else 2
+CHURN_SECONDS = 60 * MINUTES if THOROUGH else 1.2
 FLAT = (8 if THOROUGH else 32) << 20  # bytes that a process may grow by, once it has warmed up
 
 WAYS = ["whole", "cancel", "vanish", "error", "recording"]  # to come and go

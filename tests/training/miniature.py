@@ -33,7 +33,10 @@ def values_of(corpus: Path, steps: int, **schedule: int) -> dict[str, Any]:
             "sampling_rate": RATE, "encoder_dim": 16, "encoder_rates": [4, 4], "decoder_dim": 64,
             "decoder_rates": [4, 4], "attn_window_size": False, "codebook_size": 32, "vq_strides": [2, 1],
         },
-        "data": {"train": [str(corpus)], "valid": [str(corpus)], "crop_seconds": 0.256, "batch_size": 4},
+        "data": {
+            "train": [str(corpus)], "valid": [str(corpus / f"{i}.wav") for i in (0, 3)],
+            "crop_seconds": 0.256, "batch_size": 4,
+        },
         "discriminator": {"periods": [2, 3], "period_channels": [4, 8], "windows": [256], "window_channels": 4},
         "codebooks": {"revive_every": 10},
         "optimizer": {

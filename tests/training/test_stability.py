@@ -21,7 +21,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stability")
     stages = {"quantize_from": 15, "discriminate_from": 30, "adversarial_from": ADVERSARIAL}
     values = values_of(write_corpus(folder / "corpus"), STEPS, log_every=10, validate_every=60, **stages)
-    values["data"] |= {"batch_size": 2, "in_memory": True}
+    values["data"] |= {"valid": values["data"]["train"], "batch_size": 2, "in_memory": True}
     values["codebooks"] |= {"ema_rate": 0.4}  # the encoder moves quickly at such rates
     values["losses"] = {"commitment": 1.0}
     return loop.train(TrainConfig.from_dict(values), folder / "run")

@@ -53,6 +53,7 @@ def test_the_log_has_qualities_by_label_where_there_are_several(tmp_path: Path, 
     for label in labels:
         write_corpus(tmp_path / "corpus" / label)
     values = values_of(tmp_path / "corpus", 3, quantize_from=1, validate_every=2)
+    values["data"]["valid"] = values["data"]["train"]
     out = loop.train(TrainConfig.from_dict(values), tmp_path / "run")
     entry = next(entry for entry in entries(out) if "valid_mel" in entry)
     assert ("valid_by_label" in entry) == (len(labels) > 1)

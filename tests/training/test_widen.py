@@ -74,7 +74,7 @@ def test_copies_of_a_channel_learn_apart() -> None:
 
 def test_a_run_starts_from_a_narrower_model(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus")
-    values = values_of(corpus, 16, quantize_from=8)
+    values = values_of(corpus, 8, quantize_from=4)
     narrow = loop.train(TrainConfig.from_dict(values), tmp_path / "narrow")
     values = values_of(corpus, 2, validate_every=1) | {"init": str(narrow / "last")}
     values["model"] = values["model"] | {"encoder_dim": 32, "decoder_dim": 128}
