@@ -10,6 +10,7 @@ from opensnac.config import CodecConfig
 from opensnac.errors import ConfigError, ModelError
 
 DEFAULT_MODEL = "speech_24khz_small"
+SHORT_NAMES = {"speech": DEFAULT_MODEL, "music": "music_32khz_small"}  # of bundled models, by what they are for
 BUNDLE = Path(__file__).parent / "weights"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -49,8 +50,8 @@ def locate(
     local_files_only: bool = False,
     token: str | bool | None = None,
 ) -> tuple[Path, str]:
-    """The folder of a model, and its name. ModelError when there is none."""
-    name = DEFAULT_MODEL if name is None else name
+    """The folder of a model, and its full name. ModelError when there is none."""
+    name = DEFAULT_MODEL if name is None else SHORT_NAMES.get(str(name), name)
     bundled = bundled_models()
     if str(name) in bundled:
         return bundled[str(name)], str(name)
@@ -59,8 +60,8 @@ def locate(
         return Path(name), Path(name).resolve().name
     if str(name).count("/") != 1 or str(name).startswith(("/", ".", "~")):
         raise ModelError(
-            f"model: expected a bundled name ({', '.join(bundled) or 'none'}), a folder or a hub id such as "
-            f"hubertsiuzdak/snac_24khz, got {str(name)!r}; `opensnac models` lists what is available"
+            f"model: expected {', '.join(SHORT_NAMES)}, a bundled name ({', '.join(bundled) or 'none'}), a folder or a "
+            f"hub id such as hubertsiuzdak/snac_24khz, got {str(name)!r}; `opensnac models` lists what is available"
         )
     return _download(str(name), revision, cache_dir, local_files_only, token), str(name)
 

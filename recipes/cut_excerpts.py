@@ -1,8 +1,8 @@
 """Cuts the middle of every recording of a folder tree, for evaluation: seconds instead of whole pieces.
 
 python recipes/fetch_corpus.py music corpus
-python recipes/cut_excerpts.py corpus/test music_test --seconds 10 --mono
-opensnac evaluate music_test --codec opensnac:music --codec opus:6 --codec opus:12
+python recipes/cut_excerpts.py corpus/test music_test/music --mono
+opensnac evaluate music_test --codec opensnac:music --codec opus:6 --codec opus:12@music
 """
 
 from __future__ import annotations

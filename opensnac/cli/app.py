@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import sys
@@ -23,7 +24,8 @@ app = typer.Typer(
 
 CODE, CORPORA, ELSEWHERE, TRAIN, MEASURE = "Code", "Corpora", "Serve and export", "Train", "Measure"
 
-Model = Annotated[str | None, typer.Option(help="A bundled model's name, a folder, or a hub id.")]
+MODELS = "speech (default), music (music and other sound), another model's name or hub id, or a folder."
+Model = Annotated[str | None, typer.Option(help=MODELS)]
 
 
 class Command(typer.core.TyperCommand):
@@ -48,6 +50,8 @@ def command(panel: str, example: str) -> Callable[[Callable[..., Any]], Callable
 def main() -> None:
     """The `opensnac` command."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # unwind, to clean up temporary files
+    # OpenMP's waiting threads sleep: spinning, they hold up the work they wait for on a busy machine. PyTorch reads it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()
 
 
@@ -55,7 +59,7 @@ def main() -> None:
 def opensnac(
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
-    """opensnac, a neural audio codec: speech at about one kilobit a second.
+    """opensnac, a neural audio codec: speech at one kilobit a second, music at two.
 
     Exit codes: 0 success, 1 some inputs failed and are listed (the others are done), 2 wrong usage.
     OPENSNAC_DEBUG=1 in the environment prints the traceback of an unexpected error.

@@ -152,7 +152,9 @@ def decode(
     out: Out = None,
     model: Annotated[
         str | None,
-        typer.Option(help="A bundled model's name, a folder, or a hub id. Default: the model that each file names."),
+        typer.Option(
+            help="speech, music, another model's name or hub id, or a folder. Default: the model that each file names."
+        ),
     ] = None,
     sample_rate: Annotated[
         int | None,
@@ -253,10 +255,11 @@ def info(
 def models() -> None:
     """List the models available without a download: bundled ones, and those in the hub's cache."""
     with reporting():
-        from opensnac.models import DEFAULT_MODEL, bundled_models, cached_models
+        from opensnac.models import DEFAULT_MODEL, SHORT_NAMES, bundled_models, cached_models
 
+        short = {full: f", --model {name}" for name, full in SHORT_NAMES.items()}
         for name in bundled_models():
-            print(f"{name}  bundled{', default' if name == DEFAULT_MODEL else ''}")
+            print(f"{name}  bundled{', default' if name == DEFAULT_MODEL else ''}{short.get(name, '')}")
         for name in cached_models():
             print(f"{name}  cached")
         print(f"\nBackend on this CPU: {processor.backend()}.")

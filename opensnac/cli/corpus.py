@@ -287,7 +287,9 @@ def detokenize(
     form: Annotated[str, typer.Option("--format", metavar="wav|flac|ogg", help="Format of the audio files.")] = "wav",
     model: Annotated[
         str | None,
-        typer.Option(help="A bundled model's name, a folder, or a hub id. Default: the model that the corpus names."),
+        typer.Option(
+            help="speech, music, another model's name or hub id, or a folder. Default: the model that the corpus names."
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace existing outputs.")] = False,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from opensnac.cli.app import ELSEWHERE, command
+from opensnac.cli.app import ELSEWHERE, MODELS, command
 from opensnac.cli.reporting import needs_extra, reporting
 
 if TYPE_CHECKING:
@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 @command(ELSEWHERE, "opensnac export speech_24khz_small -o onnx/ --stream --weights fp16")
 def export(
-    model: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="A bundled model's name, a folder, or a hub id.")
-    ] = None,
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help=MODELS)] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="A new folder.")] = Path("onnx"),
     weights: Annotated[
         list[str] | None,

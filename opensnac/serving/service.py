@@ -9,7 +9,7 @@ from typing import Any, cast
 from opensnac.bitstream import Header, Limits
 from opensnac.engine.engine import Engine
 from opensnac.errors import LimitError, ModelError
-from opensnac.models import bundled_models, cached_models
+from opensnac.models import SHORT_NAMES, bundled_models, cached_models
 from opensnac.recordings.model_cache import ModelCache
 from opensnac.serving.metrics import Metrics
 from opensnac.serving.pool import PoolLimits
@@ -63,6 +63,7 @@ class Models(ModelCache):
         Clients cannot make the server download a model or open a folder.
         """
         own = self._service.settings.model
+        name = SHORT_NAMES.get(name, name) if name else name
         served = self._service.serving(name)
         if served is not None:
             return served.engine

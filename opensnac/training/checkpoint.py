@@ -177,7 +177,7 @@ def start_from(trainer: Trainer, name: str) -> tuple[float, float]:
         raise ModelError(f"the model {name}: expected weight norm for training, got folded weights")
     if model.config != trainer.config.model and can_widen(model.config, trainer.config.model):
         model = widen(model, trainer.config.model, torch.Generator().manual_seed(trainer.config.seed))
-    if trainer.config.adapt:
+    if trainer.config.adapt and model.config != trainer.config.model:
         trainer.generator.load_state_dict(adapt(model, trainer.config.model).state_dict())
         trainer.sync_ema()
         return 0.0, float("inf")

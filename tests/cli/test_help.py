@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import pytest
 import typer
 from commands import run
@@ -29,3 +32,15 @@ def test_a_command_without_arguments_shows_an_example(words: list[str]) -> None:
 
 def test_a_command_with_wrong_arguments_does_not() -> None:
     assert "Example:" not in run("encode", "--no-such-option").output
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_that_wait_sleep(monkeypatch: pytest.MonkeyPatch, given: str | None, expected: str) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    monkeypatch.setattr(sys, "argv", ["opensnac", "--version"])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert os.environ["OMP_WAIT_POLICY"] == expected

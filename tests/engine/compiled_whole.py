@@ -30,8 +30,9 @@ TOLERANCE = 1e-6
 
 if __name__ == "__main__":
     compiler = sys.argv[1] if len(sys.argv) > 1 else "eager"
-    engine = SNAC.from_pretrained().freeze()
-    engine.decode(engine.encode(torch.zeros(1, 1, 3000)))
+    for name in ("speech", "music"):  # without attention and with it
+        engine = SNAC.from_pretrained(name).freeze()
+        engine.decode(engine.encode(torch.zeros(1, 1, 3000)))
     if "torch._dynamo" in sys.modules:
         sys.exit("expected a first decode without PyTorch's compiler, which is slow to import")
     model = configs.model_of(MODEL)

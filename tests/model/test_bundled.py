@@ -12,7 +12,7 @@ import torch
 
 from opensnac import SNAC, bitstream, kernels
 from opensnac.evaluation.metrics import METRICS
-from opensnac.models import DEFAULT_MODEL, bundled_models
+from opensnac.models import DEFAULT_MODEL, SHORT_NAMES, bundled_models, locate
 from opensnac.recordings import audio
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -27,6 +27,25 @@ def test_the_default_is_bundled_and_needs_no_network(monkeypatch: pytest.MonkeyP
     model = SNAC.from_pretrained()
     assert model.name == DEFAULT_MODEL
     assert SNAC.from_pretrained(DEFAULT_MODEL).fingerprint == model.fingerprint
+
+
+def test_short_names_say_what_a_model_is_for() -> None:
+    names = {short: locate(short) for short in SHORT_NAMES}
+    assert names == {short: (bundled_models()[name], name) for short, name in SHORT_NAMES.items()}
+    assert SNAC.from_pretrained("music").config.sampling_rate == 32_000
+
+
+@torch.inference_mode()
+def test_the_music_model_is_better_at_music() -> None:
+    samples, rate = audio.read(EXAMPLES / "music/ivory.flac")
+    scores = {}
+    for name in ("speech", "music"):
+        model = SNAC.from_pretrained(name)
+        there = torch.from_numpy(audio.resample(samples, rate, model.sampling_rate))[:, None]
+        decoded = model.decode(model.encode(there), there.shape[-1])[:, 0].numpy()
+        back = audio.resample(decoded, model.sampling_rate, rate)
+        scores[name] = METRICS["mel_distance"].measure(samples[0], back[0, : samples.shape[1]], rate)
+    assert scores["music"] < 0.9 * scores["speech"]
 
 
 @pytest.mark.parametrize("name", bundled_models())
@@ -84,11 +103,13 @@ def test_the_default_keeps_speech_intelligible(example: str) -> None:
     assert coded(example).stoi(coded(example).decoded) > STOI_FLOOR[example]
 
 
-@pytest.mark.parametrize("example", STOI_FLOOR)
+@pytest.mark.parametrize(
+    ("example", "name"), [*((each, "speech") for each in STOI_FLOOR), ("music/ivory.flac", "music")]
+)
 @torch.inference_mode()
-def test_what_a_visitor_hears_is_what_the_default_decodes(example: str) -> None:
+def test_what_a_visitor_hears_is_what_the_bundled_models_decode(example: str, name: str) -> None:
     """examples/decoded/ was made by these weights, to the step of 16 bits."""
-    model, stored = SNAC.from_pretrained(), EXAMPLES / "decoded" / example
+    model, stored = SNAC.from_pretrained(name), EXAMPLES / "decoded" / example
     with stored.with_suffix(".snac").open("rb") as file:
         recording = bitstream.read(file)
     assert model.fingerprint.startswith(recording.header.weights_hash)

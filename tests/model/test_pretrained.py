@@ -129,7 +129,9 @@ def test_broken_folders_are_named(tiny: SNAC, tmp_path: Path, kind: str, error: 
 
 
 def test_unknown_names_list_the_known_ones() -> None:
-    with pytest.raises(ModelError, match="expected a bundled name .* or a hub id .*, got 'speech_25khz'"):
+    with pytest.raises(
+        ModelError, match="expected speech, music, a bundled name .* or a hub id .*, got 'speech_25khz'"
+    ):
         SNAC.from_pretrained("speech_25khz")
 
 

@@ -14,7 +14,10 @@ from opensnac.config import CodecConfig
 from opensnac.errors import ConfigError, ModelError
 from opensnac.training import loop
 from opensnac.training.adapt import adapt
+from opensnac.training.checkpoint import start_from
 from opensnac.training.config import TrainConfig
+from opensnac.training.processes import Processes
+from opensnac.training.step import Trainer
 
 LAYOUT = {
     "sampling_rate": 8000, "encoder_dim": 16, "encoder_rates": [2, 4], "decoder_dim": 64, "decoder_rates": [4, 2],
@@ -98,8 +101,8 @@ def test_what_does_not_fit_is_refused(changes: dict[str, Any], said: str) -> Non
 
 def test_a_run_from_another_layout_is_ahead(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus")
-    first = loop.train(TrainConfig.from_dict(values_of(corpus, 60, quantize_from=10)), tmp_path / "first")
-    values = values_of(corpus, 12, quantize_from=8, validate_every=12)
+    first = loop.train(TrainConfig.from_dict(values_of(corpus, 24, quantize_from=8)), tmp_path / "first")
+    values = values_of(corpus, 6, quantize_from=4, validate_every=6)
     values["model"] = values["model"] | {"encoder_rates": [2, 8], "decoder_rates": [8, 2], "attn_window_size": 4}
     random = loop.train(TrainConfig.from_dict(values), tmp_path / "random")
     values |= {"init": str(first / "last")}
@@ -108,6 +111,9 @@ def test_a_run_from_another_layout_is_ahead(tmp_path: Path) -> None:
     adapted = loop.train(TrainConfig.from_dict(values | {"adapt": True}), tmp_path / "adapted")
     before, after = ([e["valid_mel"] for e in entries(run) if "valid_mel" in e][-1] for run in (random, adapted))
     assert after < 0.9 * before
+    continued = Trainer(TrainConfig.from_dict(values | {"adapt": True}), Processes("cpu"))
+    start_from(continued, str(adapted / "last"))  # of the same layout
+    assert continued.quantize_from < 0  # with its codebooks
 
 
 def test_adapt_needs_a_model() -> None:
