@@ -63,7 +63,7 @@ class Models(ModelCache):
         Clients cannot make the server download a model or open a folder.
         """
         own = self._service.settings.model
-        name = SHORT_NAMES.get(name, name) if name else name
+        name = SHORT_NAMES.get(name or "", name)
         served = self._service.serving(name)
         if served is not None:
             return served.engine
@@ -113,6 +113,7 @@ class Service:
 
     async def model(self, name: str | None) -> Served:
         """A model and its pools; names and errors as in Models.named."""
+        name = SHORT_NAMES.get(name or "", name)
         if (served := self.serving(name)) is not None:
             return served
         engine = await asyncio.to_thread(self.models.named, name)

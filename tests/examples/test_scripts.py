@@ -65,5 +65,6 @@ def test_fine_tune(run: Callable[..., None], capsys: pytest.CaptureFixture[str])
 def test_the_readme_lists_every_script_and_recording() -> None:
     page = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     listed = set(re.findall(r"^\| \[?`([\w/.]+)`", page, re.MULTILINE))
-    here = {path.name for path in EXAMPLES.iterdir() if path.suffix in (".py", ".flac")}
+    own = [path for pattern in ("*.py", "*.flac", "music/*.flac") for path in EXAMPLES.glob(pattern)]
+    here = {path.relative_to(EXAMPLES).as_posix() for path in own}
     assert listed == here | {"speech_lm/"}

@@ -63,6 +63,13 @@ def test_a_recording_there_and_back_is_as_offline(client: Client, engine: Engine
     assert (samples.shape, rate) == ((72_000, 2), 48_000)
 
 
+def test_a_model_is_asked_for_by_its_short_name(client: Client) -> None:
+    recording = wav(sound(0.4, 32_000)[:, None], 32_000)
+    coded = client.encode(recording, model="music")
+    assert coded == coded_offline(recording, SNAC.from_pretrained("music").freeze())
+    assert client.encode(recording, model="music_32khz_small") == coded
+
+
 def test_codes_and_tokens_of_a_recording(client: Client, engine: Engine) -> None:
     recording = wav(sound(1.0))
     codes = bitstream.read(io.BytesIO(client.encode(recording))).codes
