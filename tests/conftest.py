@@ -25,6 +25,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["opensnac.training.loop", "torch._dynamo", "torch.utils.tensorboard", "pystoi"])
 
+LONG = ("training", "serving", "benchmarks", "web", "cli", "corpus")  # tests that train, or wait for other processes
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the long files first, so that parallel processes end at about the same time."""
+    items.sort(key=lambda item: item.path.parent.name not in LONG)
+
+
 # The browser itself does not use the network; sound may start without a user gesture.
 BROWSER_OPTIONS = [
     "--no-sandbox",
