@@ -38,6 +38,7 @@ def test_short_names_say_what_a_model_is_for() -> None:
 @torch.inference_mode()
 def test_the_music_model_is_better_at_music() -> None:
     samples, rate = audio.read(EXAMPLES / "music/ivory.flac")
+    samples = samples[:, 3 * rate : 6 * rate]
     scores = {}
     for name in ("speech", "music"):
         model = SNAC.from_pretrained(name)
