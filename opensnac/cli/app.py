@@ -6,7 +6,9 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -49,10 +51,24 @@ def command(panel: str, example: str) -> Callable[[Callable[..., Any]], Callable
 
 def main() -> None:
     """The `opensnac` command."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # unwind, to clean up temporary files
+    signal.signal(signal.SIGTERM, _stop)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where the shell has it ignored
+        signal.signal(signal.SIGINT, _stop)
     # OpenMP's waiting threads sleep: spinning, they hold up the work they wait for on a busy machine. PyTorch reads it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Unwind, to clean up temporary files; a little later within soundfile's callbacks, which swallow exceptions."""
+    while frame is not None:
+        if frame.f_code.co_name.startswith("vio_") and frame.f_code.co_filename.endswith("soundfile.py"):
+            threading.Timer(0.01, signal.raise_signal, [number]).start()
+            return
+        frame = frame.f_back
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(TERMINATED)
 
 
 @app.callback(invoke_without_command=True)

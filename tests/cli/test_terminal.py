@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 from commands import record, succeed, tree, wav_bytes
 
 from opensnac import __version__, processor
+from opensnac.cli.app import _stop
 
 
 def start(*arguments: str | Path, **options: object) -> subprocess.Popen[bytes]:
@@ -86,3 +92,31 @@ def test_every_command_shows_an_example(command: str) -> None:
 
 def test_the_version() -> None:
     assert succeed("--version").stdout == f"opensnac {__version__}\n"
+
+
+@pytest.mark.parametrize(("sent", "raised"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_signal_while_libsndfile_reads_is_not_lost(sent: signal.Signals, raised: type[BaseException]) -> None:
+    """Its callbacks swallow what is raised in them."""
+    content = io.BytesIO()
+    soundfile.write(content, np.zeros(100_000), 8000, format="WAV")
+
+    class Interrupted(io.BytesIO):
+        reads = 0
+
+        def readinto(self, buffer: Any) -> int:
+            self.reads += 1
+            if self.reads == 5:
+                os.kill(os.getpid(), sent)
+            return super().readinto(buffer)
+
+    def work() -> None:
+        with soundfile.SoundFile(Interrupted(content.getvalue())) as file:
+            file.read()
+        time.sleep(5)
+
+    before = signal.signal(sent, _stop)
+    try:
+        with pytest.raises(raised):
+            work()
+    finally:
+        signal.signal(sent, before)

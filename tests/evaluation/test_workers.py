@@ -69,7 +69,7 @@ def programs(tmp_path: Path) -> Path:
     folder.mkdir()
     for name in ("opusenc", "opusdec"):
         (folder / name).write_text(f"""#!/bin/sh
-            case "$*" in *-[vV]*) exit;; esac
+            case "$1" in -[vV]*|--version) exit;; esac
             touch "$TMPDIR/left"
             echo $$ > {tmp_path}/begun
             exec sleep 60
