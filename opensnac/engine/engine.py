@@ -100,6 +100,11 @@ class Engine:
         """Channels of a latent frame."""
         return self.config.encoder_dim * 2 ** len(self.config.encoder_rates)
 
+    @property
+    def piece_samples(self) -> int:
+        """Samples of one signal that suit the device at a time: 2 s on a CPU, else what its memory allows."""
+        return self._decoding.steps_at_once(1, self.config.sampling_rate) * self.hop_length
+
     @torch.no_grad()
     def encode(
         self,

@@ -45,6 +45,7 @@ class Codec(Protocol):
     name: str
     fingerprint: str
     config: CodecConfig
+    piece_samples: int  # of all streams together, that suit its device at a time
 
     def stream_encoder(self, streams: int = 1) -> Encoder:
         """An encoder for `streams` parallel streams."""

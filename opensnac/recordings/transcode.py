@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from opensnac.recordings.codec import Model
 
 MAX_CHANNELS = 255  # that a header can store
-PIECE_SAMPLES = 1 << 15  # of all channels together, per call of the model
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class Coding:
             self._preprocessor.rate,
             self._preprocessor.remarks,
         )
-        self._model, self._report = model, report
+        self._model, self._report, self._gather = model, report, recording.repeatable
 
     @property
     def num_samples(self) -> int:
@@ -91,7 +90,7 @@ class Coding:
         return self._preprocessor.num_samples
 
     def __iter__(self) -> Iterator[list[np.ndarray]]:
-        return encode_blocks(self._preprocessor.blocks(self._report), self._model, self.channels)
+        return encode_blocks(self._preprocessor.blocks(self._report), self._model, self.channels, self._gather)
 
 
 def write_codes(
@@ -178,10 +177,10 @@ def decode_file(
         check_model(header, model)
         rate = sample_rate or header.original_rate
         check_rate(rate, "the header")
-        playback = _Playback(reader, model, seed if noise else None, salvage)
+        size = Path(source).stat().st_size if isinstance(source, str | Path) else None
+        playback = _Playback(reader, model, seed if noise else None, salvage, gather=bool(size) and limits is None)
         blocks = playback.blocks()
         first = next(blocks)  # fails before a file is created
-        size = Path(source).stat().st_size if isinstance(source, str | Path) else None
         at_most = None if size is None else int(8 * size / header.bits_per_second * rate)
         resampler = Resampler(header.sampling_rate, rate, header.channels)
         with Sink(target, header.channels, rate, ending, force, at_most) as sink:
@@ -226,41 +225,68 @@ def check_model(header: Header, model: Model) -> None:
             )
 
 
-def encode_blocks(blocks: Iterable[np.ndarray], model: Model, channels: int) -> Iterator[list[np.ndarray]]:
+def encode_blocks(
+    blocks: Iterable[np.ndarray], model: Model, channels: int, gather: bool = True
+) -> Iterator[list[np.ndarray]]:
     """Encode (channels, samples) blocks at the model's rate within ±1, each channel independently.
 
-    Yields codes as they become final: one int64 array (channels, n_i) per scale, coarse to fine.
+    Yields codes as they become final: one int64 array (channels, n_i) per scale, coarse to fine. `gather` joins blocks
+    that are shorter than suits the model's device.
     """
-    encoder = in_arrays(model).stream_encoder(channels)
-    at_once = -(-PIECE_SAMPLES // channels)
-    for block in blocks:
-        for start in range(0, block.shape[1], at_once):
-            yield encoder.push(block[:, start : start + at_once])
+    codec = in_arrays(model)
+    encoder = codec.stream_encoder(channels)
+    for (piece,) in in_pieces(([block] for block in blocks), [1], -(-codec.piece_samples // channels), gather):
+        yield encoder.push(piece)
     yield encoder.flush()
 
 
-class _Playback:
-    """Decodes a stream as its packets arrive."""
+def in_pieces(
+    parts: Iterable[list[np.ndarray]], strides: Sequence[int], steps: int, gather: bool
+) -> Iterator[list[np.ndarray]]:
+    """Cut a signal's parts, arrays (channels, n / stride), to at most `steps`; `gather` joins shorter ones first."""
+    waiting: list[list[np.ndarray]] = []
+    there = 0
+    for part in parts:
+        waiting.append(part)
+        there += part[-1].shape[1] * strides[-1]
+        if gather and there < steps:
+            continue
+        joined, start = [np.concatenate(arrays, axis=1) for arrays in zip(*waiting, strict=True)], 0
+        while there >= (steps if gather else 1):
+            yield [x[:, start // s : (start + steps) // s] for x, s in zip(joined, strides, strict=True)]
+            start, there = start + steps, max(0, there - steps)
+        waiting = [[x[:, start // s :] for x, s in zip(joined, strides, strict=True)]] if there else []
+    if there:
+        yield [np.concatenate(arrays, axis=1) for arrays in zip(*waiting, strict=True)]
 
-    def __init__(self, reader: bitstream.Reader, model: Model, seed: int | None, salvage: bool) -> None:
+
+class _Playback:
+    """Decodes a stream as its packets arrive; `gather` joins those that are shorter than suits the model's device."""
+
+    def __init__(self, reader: bitstream.Reader, model: Model, seed: int | None, salvage: bool, gather: bool) -> None:
         self.damage: str | None = None
-        self._reader, self._model, self._salvage = reader, model, salvage
+        self._reader, self._config, self._salvage, self._gather = reader, model.config, salvage, gather
         self._clock = None if reader.limits is None else reader.limits.clock()
-        channels, noise = reader.header.channels, seed is not None
-        self._decoder = in_arrays(model).stream_decoder(channels, seed=seed or 0, noise=noise)
+        channels, codec = reader.header.channels, in_arrays(model)
+        self._at_once = codec.piece_samples // channels
+        self._decoder = codec.stream_decoder(channels, seed=seed or 0, noise=seed is not None)
 
     def blocks(self) -> Iterator[np.ndarray]:
         """(channels, samples) blocks at the codec's rate, of the recording's length in total."""
-        config, header = self._model.config, self._reader.header
+        config, header = self._config, self._reader.header
         # The last group may be padding beyond the recording's end, so it is held back until that end is known.
         held_back = max(0, config.frame_multiple * config.hop_length - self._decoder.look_ahead)
         held, given = np.zeros((header.channels, 0), np.float32), 0
-        for codes in self._packets():
+        coarse = max(1, self._at_once // (config.hop_length * config.vq_strides[0]))
+        at_once = coarse * config.vq_strides[0]
+        for codes in in_pieces(self._packets(), config.vq_strides, at_once, self._gather):
             held = np.concatenate([held, self._decoder.push(codes)], axis=1)
             ready = max(0, held.shape[1] - held_back)
             given += ready
             yield held[:, :ready]
             held = held[:, ready:]
+            if self._clock is not None:
+                self._clock.check()
         if self._reader.usable_samples == 0:
             raise BitstreamError("expected at least one sample to decode, got none")
         length = resampled_length(self._reader.usable_samples, header.original_rate, header.sampling_rate)
@@ -268,18 +294,12 @@ class _Playback:
         yield np.concatenate([held, rest], axis=1)[:, : length - given]
 
     def _packets(self) -> Iterator[list[np.ndarray]]:
-        """Codes in pieces of limited size, (channels, n_i) per scale; with `salvage` damage ends the iteration."""
-        strides = self._reader.header.vq_strides
-        coarse = max(1, PIECE_SAMPLES // self._reader.header.channels // (self._model.config.hop_length * strides[0]))
+        """The codes of each packet, (channels, n_i) per scale; with `salvage` damage ends the iteration."""
         try:
             for packet in self._reader:
                 if self._clock is not None:
                     self._clock.begin(f"packet {self._reader.num_packets} decoded")
-                for start in range(0, packet[0].shape[1], coarse):
-                    frames = slice(start * strides[0], (start + coarse) * strides[0])
-                    yield [c[:, frames.start // s : frames.stop // s] for c, s in zip(packet, strides, strict=True)]
-                    if self._clock is not None:
-                        self._clock.check()
+                yield packet
         except DamagedStreamError as error:
             if not self._salvage or not self._reader.usable_frames:
                 raise

@@ -21,6 +21,7 @@ class ArrayCodec:
     def __init__(self, model: Coder) -> None:
         self.engine = frozen(model)
         self.name, self.fingerprint, self.config = self.engine.name, self.engine.fingerprint, self.engine.config
+        self.piece_samples = self.engine.piece_samples
 
     def stream_encoder(self, streams: int = 1) -> ArrayEncoder:
         """An encoder for `streams` parallel streams of samples."""
