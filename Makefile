@@ -7,6 +7,7 @@ PIP_INSTALL := $(BIN)/pip install --quiet -c constraints.txt
 # there are cores works while others wait for servers and browsers.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1))) --maxprocesses 4 \
 	--dist loadfile --no-loadscope-reorder
+unexport PYTHONDONTWRITEBYTECODE  # each of the processes that tests start would compile opensnac again
 BUILT_FROM := pyproject.toml setup.py $(wildcard opensnac/kernels/*.[ch])
 
 .DEFAULT_GOAL := help

@@ -13,14 +13,14 @@ from opensnac import SNAC
 from opensnac.training import loop
 from opensnac.training.config import TrainConfig
 
-STEPS, ADVERSARIAL = 120, 45
+STEPS, ADVERSARIAL = 80, 30
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stability")
-    stages = {"quantize_from": 15, "discriminate_from": 30, "adversarial_from": ADVERSARIAL}
-    values = values_of(write_corpus(folder / "corpus"), STEPS, log_every=10, validate_every=60, **stages)
+    stages = {"quantize_from": 15, "discriminate_from": 20, "adversarial_from": ADVERSARIAL}
+    values = values_of(write_corpus(folder / "corpus"), STEPS, log_every=10, validate_every=40, **stages)
     values["data"] |= {"valid": values["data"]["train"], "batch_size": 2, "in_memory": True}
     values["codebooks"] |= {"ema_rate": 0.4}  # the encoder moves quickly at such rates
     values["losses"] = {"commitment": 1.0}
@@ -51,7 +51,7 @@ def test_every_scale_uses_its_codes(out: Path) -> None:
 
 def test_the_discriminators_neither_win_nor_die(out: Path) -> None:
     """Three of them: the loss is 3 if blind, 1.5 if undecided, 0 if perfect; and the generator reacts to them."""
-    log = [entry for entry in entries(out) if "adversarial" in entry and entry["step"] > ADVERSARIAL + 40]
+    log = [entry for entry in entries(out) if "adversarial" in entry and entry["step"] > ADVERSARIAL + 20]
     assert all(0.3 < entry["discriminator"] < 2.9 for entry in log)
     assert all(0.1 < entry["adversarial"] < 3.2 for entry in log)
     assert all(entry["discriminator_gradient_norm"] > 1e-3 for entry in log)
@@ -63,6 +63,6 @@ def test_curves_pictures_and_sound(out: Path) -> None:
     curves |= {"valid_stft_distance", "valid_si_sdr"}
     assert curves <= set(board.Tags()["scalars"])
     assert [event.step for event in board.Scalars("mel")] == list(range(10, STEPS + 1, 10))
-    assert [event.step for event in board.Images("clip_0/original_above")] == [60, 120]
+    assert [event.step for event in board.Images("clip_0/original_above")] == [40, 80]
     assert {f"clip_{i}" for i in range(4)} == set(board.Tags()["audio"])
     assert board.Audio("clip_0")[0].sample_rate == 8000
