@@ -33,6 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.parent.name not in LONG)
 
 
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")  # the first starts fastest
 # The browser itself does not use the network; sound may start without a user gesture.
 BROWSER_OPTIONS = [
     "--no-sandbox",
@@ -71,9 +72,9 @@ def browser_options():
 def browser(browser_options):
     """A headless Chromium of the system, driven by playwright."""
     playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
     if program is None:
-        pytest.skip("no Chromium found; apt-get install chromium")
+        pytest.skip("no Chromium found; apt-get install chromium-headless-shell")
     with playwright.sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=program, args=browser_options)
         yield chromium

@@ -156,8 +156,11 @@ def test_threads_give_the_same_on_an_isolated_page(browser, isolated_site, model
 @pytest.mark.thorough
 @pytest.mark.parametrize("folder", ["model"], indirect=True)
 def test_webgpu_gives_the_same(browser, site, model):
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("Chromium's headless shell has no WebGPU; apt-get install chromium")
     program = browser.browser_type.launch(
-        executable_path=shutil.which("chromium"),
+        executable_path=chromium,
         args=["--no-sandbox", "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"],
     )
     page = opened_page(program, site)
