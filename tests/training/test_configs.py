@@ -19,7 +19,7 @@ TRAINING_PAGE = Path(__file__).parents[2] / "docs" / "training.md"
 SHIPPED = sorted(CONFIGS.glob("*.toml"))
 RECIPE = RECIPES / "speech_24khz.toml"
 MINIATURE = [
-    "device=cpu", "precision=fp32", "model.encoder_dim=16", "model.decoder_dim=256", "data.batch_size=1",
+    "device=cpu", "precision=fp32", "model.encoder_dim=4", "model.decoder_dim=64", "data.batch_size=1",
     "data.crop_seconds=0.09", "data.accumulate=1", "discriminator.periods=[2]", "discriminator.period_channels=[4, 4]",
     "discriminator.windows=[1024]", "discriminator.window_channels=2", "optimizer.warmup_steps=0",
     "schedule.quantize_from=0", "schedule.discriminate_from=0", "schedule.adversarial_from=0",
