@@ -12,7 +12,7 @@ BUILT_FROM := pyproject.toml setup.py $(wildcard opensnac/kernels/*.[ch])
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-plain test-ray test-web test-serving lint docs train-smoke quality quality-update web wheel package clean
+.PHONY: help demo test test-plain test-ray test-triton test-web test-serving lint docs train-smoke quality quality-update web wheel package clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -28,6 +28,10 @@ test-plain: $(VENV)/test.stamp  ## Run the tests of the model and the engine wit
 
 test-ray: $(VENV)/test.stamp  ## Run the test that starts Ray: half a minute
 	OPENSNAC_TEST_RAY=1 $(BIN)/pytest tests/corpus/test_corpus_ray.py
+
+test-triton: $(VENV)/test.stamp  ## Run the Triton kernel in Triton's interpreter
+	$(PIP_INSTALL) -e '.[triton]'
+	$(BIN)/pytest tests/engine/test_graph.py -k fused_units
 
 test-web: web  ## Run all browser tests: minutes
 	OPENSNAC_TEST_WEB=1 $(BIN)/pytest tests/web
