@@ -103,11 +103,17 @@ def test_opcheck() -> None:
     def leaves(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tuple(tensor.clone().requires_grad_() for tensor in tensors)
 
-    ops = torch.ops.opensnac
-    for odd in (x, x[:0], x[:, :0], x.mT.contiguous().mT):
-        torch.library.opcheck(ops.snake.default, leaves(odd, alpha))
-        torch.library.opcheck(ops.depthwise.default, (*leaves(odd, taps, bias), 3))
-        torch.library.opcheck(ops.residual.default, (*leaves(odd, *random_unit(48)), 3))
+    ops, shapes = torch.ops.opensnac, ("test_schema", "test_faketensor")
+    everything = (*shapes, "test_autograd_registration", "test_aot_dispatch_dynamic")
+    for odd, utils in (
+        (x, everything),
+        (x[:0], shapes),
+        (x[:, :0], shapes),
+        (x.mT.contiguous().mT, everything),
+    ):
+        torch.library.opcheck(ops.snake.default, leaves(odd, alpha), test_utils=utils)
+        torch.library.opcheck(ops.depthwise.default, (*leaves(odd, taps, bias), 3), test_utils=utils)
+        torch.library.opcheck(ops.residual.default, (*leaves(odd, *random_unit(48)), 3), test_utils=utils)
     torch.library.opcheck(ops.depthwise.default, (*leaves(x, taps), None, 3))
     torch.library.opcheck(ops.residual_backward.default, (x, x, *random_unit(48)[:5], 3))
     matrices = torch.randn(2, 20, 48)

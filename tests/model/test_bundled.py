@@ -18,7 +18,7 @@ from opensnac.recordings import audio
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LARGEST_BYTES = 15_000_000
 BFLOAT16 = pytest.mark.skipif(not kernels.has_bfloat16(), reason="the kernels here do not multiply in bfloat16")
-STOI_FLOOR = {"lj_speech.flac": 0.88, "thorsten.flac": 0.848}  # a little below the weights' scores
+STOI_FLOOR = {"lj_speech.flac": 0.89, "thorsten.flac": 0.878}  # a little below the weights' scores
 
 
 def test_the_default_is_bundled_and_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,9 +85,8 @@ def coded(example: str) -> Coded:
 
 
 @BFLOAT16
-@pytest.mark.parametrize("example", STOI_FLOOR)
-def test_reduced_precision_stays_close_and_as_intelligible(example: str) -> None:
-    exact, reduced = coded(example), SNAC.from_pretrained().freeze(dtype=torch.bfloat16)
+def test_reduced_precision_stays_close_and_as_intelligible() -> None:
+    exact, reduced = coded("thorsten.flac"), SNAC.from_pretrained().freeze(dtype=torch.bfloat16)
     close = reduced.decode(exact.codes, exact.samples.shape[1])
     error = float((close - exact.decoded).square().sum() / exact.decoded.square().sum())
     assert 0 < error < 10**-3.5  # 35 dB below

@@ -1,0 +1,22 @@
+"""Whole runs go unchecked by jaxtyping: the tests of single steps, losses and discriminators check the same calls."""
+
+import jaxtyping
+import pytest
+
+RUNS = (
+    "test_adapt",
+    "test_checkpoint",
+    "test_processes",
+    "test_run",
+    "test_stability",
+    "test_train_command",
+    "test_widen",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _unchecked_runs(request):
+    """Checks cost a run of hundreds of steps an eighth of its time."""
+    jaxtyping.config.update("jaxtyping_disable", request.path.stem in RUNS)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
