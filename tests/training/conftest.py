@@ -4,14 +4,6 @@ import jaxtyping
 import pytest
 
 RUNS = ("adapt", "checkpoint", "processes", "run", "stability", "train_command", "widen")
-    "test_adapt",
-    "test_checkpoint",
-    "test_processes",
-    "test_run",
-    "test_stability",
-    "test_train_command",
-    "test_widen",
-)
 
 
 @pytest.fixture(scope="module", autouse=True)
