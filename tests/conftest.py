@@ -1,4 +1,4 @@
-"""Shapes and types in the signatures of the model and the losses are checked at every call in the tests.
+"""Shapes and types in the signatures of the model and the losses are checked at every call, but in whole training runs.
 
 And a browser for the tests of pages, if the system has one.
 """

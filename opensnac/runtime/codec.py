@@ -25,7 +25,7 @@ class Codec:
 
     def __init__(self, model: Model, threads: int | None = None) -> None:
         self.name, self.fingerprint, self.config = model.name, model.fingerprint, model.config
-        self.piece_samples = 2 * model.config.sampling_rate
+        self.piece_samples = 2 * model.config.sampling_rate  # as an engine on a CPU
         self._model, self._threads = model, threads or os.cpu_count() or 1
         self._graphs: dict[str, Graph] = {}
         self._lock = threading.Lock()

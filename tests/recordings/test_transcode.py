@@ -17,11 +17,9 @@ from hypothesis import strategies as st
 
 from opensnac import SNAC, bitstream
 from opensnac.bitstream import Limits
-from opensnac.engine.engine import Engine
 from opensnac.errors import AudioError, BitstreamError, LimitError, ModelError, ModelMismatchError
 from opensnac.recordings import audio, model_cache, transcode
 from opensnac.streaming import StreamDecoder
-from opensnac.streaming.arrays import ArrayDecoder
 
 TINY = {
     "sampling_rate": 24000,
@@ -103,45 +101,6 @@ def test_channels_are_encoded_independently(model: SNAC) -> None:
         together = model.encode(torch.from_numpy(samples)[:, None])
     for scale, expected in zip(recording.codes, together, strict=True):
         np.testing.assert_array_equal(scale, expected.numpy())
-
-
-@pytest.mark.parametrize("gather", [False, True])
-@given(lengths=st.lists(st.integers(0, 9), max_size=9), steps=st.integers(1, 5))
-@settings(deadline=None, max_examples=50)
-def test_pieces_are_the_signal_and_no_longer_than_asked(gather: bool, lengths: list[int], steps: int) -> None:
-    fine = np.split(np.arange(8 * sum(lengths))[None], np.cumsum(lengths)[:-1] * 8, axis=1)
-    pieces = [*transcode.in_pieces(([x[:, ::4], x] for x in fine), [4, 1], 4 * steps, gather)]
-    sizes = [piece[1].shape[1] for piece in pieces]
-    assert all(0 < size <= 4 * steps for size in sizes)
-    assert sum(sizes) == 8 * sum(lengths)
-    if gather:
-        assert all(size == 4 * steps for size in sizes[:-1])
-    for stride, arrays in zip([4, 1], zip(*pieces, strict=True), strict=False):
-        np.testing.assert_array_equal(np.concatenate(arrays, axis=1)[0], np.arange(8 * sum(lengths))[::stride])
-
-
-def test_a_device_with_more_memory_takes_longer_pieces(
-    model: SNAC, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def code(name: str) -> tuple[bytes, np.ndarray, list[int]]:
-        pushed: list[int] = []
-        push = ArrayDecoder.push
-        with monkeypatch.context() as patch:
-            patch.setattr(
-                ArrayDecoder, "push", lambda self, codes: [pushed.append(codes[-1].size), push(self, codes)][1]
-            )
-            transcode.encode_file(tmp_path / "a.wav", tmp_path / f"{name}.snac", model)
-            transcode.decode_file(tmp_path / f"{name}.snac", tmp_path / f"{name}.wav", model)
-        return (tmp_path / f"{name}.snac").read_bytes(), soundfile.read(tmp_path / f"{name}.wav")[0], pushed
-
-    soundfile.write(tmp_path / "a.wav", speech(300_000)[0], 24000)
-    short, expected, several = code("short")
-    monkeypatch.setattr(Engine, "piece_samples", property(lambda engine: 400_000))
-    long, audio_of_long, one = code("long")
-    assert short == long
-    np.testing.assert_allclose(audio_of_long, expected, atol=1 / 32768 + 1e-5)
-    assert len(one) == 1
-    assert len(several) == 7  # pieces of 2 s, one shorter
 
 
 def test_decoding_equals_the_model(model: SNAC) -> None:
