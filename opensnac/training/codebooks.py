@@ -54,8 +54,7 @@ def _with_trace(weight: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _kmeans(vectors: Tensor, entries: int, generator: torch.Generator) -> Tensor:
-    picks = torch.randperm(len(vectors), generator=generator)[:entries].to(vectors.device)
-    centres = vectors[picks.repeat(-(-entries // len(picks)))[:entries]].clone()
+    centres = vectors[_draw(entries, vectors, generator)].clone()
     for _ in range(KMEANS_ROUNDS):
         nearest = torch.cat([torch.cdist(part, centres).argmin(1) for part in vectors.split(16384)])
         counts = torch.bincount(nearest, minlength=entries)
@@ -64,9 +63,14 @@ def _kmeans(vectors: Tensor, entries: int, generator: torch.Generator) -> Tensor
         centres[used] = sums[used] / counts[used, None]
         empty = int((~used).sum())
         if empty:
-            redraw = torch.randint(len(vectors), (empty,), generator=generator).to(vectors.device)
-            centres[~used] = vectors[redraw]
+            centres[~used] = vectors[_draw(empty, vectors, generator)]
     return centres
+
+
+def _draw(count: int, vectors: Tensor, generator: torch.Generator) -> Tensor:
+    """Indices of `count` random vectors, none twice unless they are fewer: of equal entries only one would be used."""
+    order = torch.randperm(len(vectors), generator=generator)
+    return order.repeat(-(-count // len(order)))[:count].to(vectors.device)
 
 
 @torch.no_grad()
@@ -121,10 +125,9 @@ class CodebookHealth:
         for i, since in enumerate(self.since_use):
             dead = torch.nonzero(since > self.patience * len(since)).flatten()
             if len(dead) and len(self.pools[i]):
-                draw = torch.randint(len(self.pools[i]), (len(dead),), generator=generator).to(dead.device)
+                recent = self.pools[i][_draw(len(dead), self.pools[i], generator)]
                 for quantizer in quantizers:
-                    weight = quantizer.scales[i].codebook.weight
-                    weight[dead] = self.pools[i][draw]
+                    quantizer.scales[i].codebook.weight[dead] = recent
                 since[dead] = 0
             self.revived.append(len(dead))
 
