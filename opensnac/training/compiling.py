@@ -50,6 +50,7 @@ def _seconds(trainer: Trainer, clips: Tensor, parts: tuple[str, ...]) -> float:
     def work() -> None:
         with trainer.matrix_precision():
             audio = trainer.decode(trainer.encode(clips), seeds).float()
+        with trainer.matrix_precision(discriminators=True):
             scores = trainer.discriminate(audio) if "discriminate" in parts else [[audio]]
         torch.stack([features[-1].float().square().mean() for features in scores]).sum().backward()
 

@@ -17,7 +17,7 @@ Section = TypeVar("Section")
 
 CONFIGS = Path(__file__).parent / "configs"  # shipped configurations
 NULLABLE = ("attn_window_size", "latent_dim")
-PRECISIONS = ("fp32", "tf32", "bf16")
+PRECISIONS = ("fp32", "tf32", "mixed", "bf16")
 FREEZABLE = ("encoder", "codebooks")
 QUALITIES = ("mel", "stft_distance", "pesq_wb", "stoi")
 RENAMED = {"codebooks": {"follow": "ema_rate"}, "losses": {"offset": "dc"}}  # keys in older runs' files
@@ -140,7 +140,9 @@ class TrainConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     seed: int = 0
     device: str = "auto"
-    precision: str = "fp32"  # of matrix products; tf32: 10-bit mantissa on a GPU; bf16: autocast to bfloat16
+    # Of matrix products. tf32: 10-bit mantissa on a GPU; mixed: tf32, and the discriminators in bfloat16; bf16: all in
+    # bfloat16, to which the decoder's audio is rounded too.
+    precision: str = "fp32"
     compile: bool = False  # torch.compile, if it turns out to be faster
     init: str = ""  # a bundled model, folder, hub id or slim checkpoint to start from
     adapt: bool = False  # init may have another layout: what fits is kept, and codebooks are initialised from data

@@ -63,7 +63,8 @@ def log_mel(audio: Sound, sample_rate: int, window: int, bands: int) -> Float[Te
     filters = mel_filters(sample_rate, window, bands, spectrum.device)
     # sqrt of the power with a floor: the plain magnitude has no gradient at zero
     magnitude = (spectrum.real.square() + spectrum.imag.square()).clamp(min=1e-12).sqrt()
-    return (filters.T @ magnitude).clamp(min=MEL_FLOOR).log10()
+    # In this order MKL sums a frame alike whatever the batch and the threads, and on one thread twice as fast.
+    return (magnitude.mT @ filters).clamp(min=MEL_FLOOR).log10().mT
 
 
 def mel_loss(audio_hat: Sound, audio: Sound, sample_rate: int) -> Tensor:
@@ -142,20 +143,22 @@ def _above_neighbours(power: Float[Tensor, " bins"]) -> Float[Tensor, " bins"]:
 def discriminator_loss(fake: Features, real: Features) -> Tensor:
     """Least squares (arXiv 1611.04076), summed over discriminators: real scores to 1, fake ones to 0."""
     return sum(
-        (f[-1].square().mean() + (1 - r[-1]).square().mean() for f, r in zip(fake, real, strict=True)),
-        start=fake[0][-1].new_zeros(()),
+        (f[-1].float().square().mean() + (1 - r[-1].float()).square().mean() for f, r in zip(fake, real, strict=True)),
+        start=fake[0][-1].new_zeros((), dtype=torch.float32),
     )
 
 
 def adversarial_loss(fake: Features) -> Tensor:
     """Least squares, summed over discriminators: fake scores to 1."""
-    return sum(((1 - f[-1]).square().mean() for f in fake), start=fake[0][-1].new_zeros(()))
+    none = fake[0][-1].new_zeros((), dtype=torch.float32)
+    return sum(((1 - f[-1].float()).square().mean() for f in fake), start=none)
 
 
 def feature_loss(fake: Features, real: Features) -> Tensor:
     """Mean absolute difference of the discriminators' inner features (arXiv 1910.06711), summed over all layers."""
     pairs = [(f, r) for fs, rs in zip(fake, real, strict=True) for f, r in zip(fs[:-1], rs[:-1], strict=True)]
-    return sum((F.l1_loss(f, r.detach()) for f, r in pairs), start=fake[0][-1].new_zeros(()))
+    none = fake[0][-1].new_zeros((), dtype=torch.float32)
+    return sum((F.l1_loss(f, r.detach()).float() for f, r in pairs), start=none)
 
 
 def codebook_loss(z_e: Sequence[Tensor], z_q: Sequence[Tensor]) -> Tensor:

@@ -59,7 +59,7 @@ def loudness(audio: Audio, gain: Float[Tensor, "batch 1 1"], sample_rate: int) -
     spectrum = torch.stft((audio * gain)[:, 0].float(), window, window // 2, window=hann, return_complex=True)
     bins = spectrum[:, : len(heard.members)]
     # A Hann window has 3/8 of the power, and one-sided spectra half of it.
-    power = heard.members.T @ ((bins.real.square() + bins.imag.square()) / (window**2 * 3 / 16))
+    power = (((bins.real.square() + bins.imag.square()) / (window**2 * 3 / 16)).mT @ heard.members).mT
     above = (0.5 + 0.5 * power / heard.threshold).clamp(min=1)
     return power, SONE * (2 * heard.threshold) ** heard.exponent * (above**heard.exponent - 1)
 

@@ -134,12 +134,16 @@ class Trainer:
         return report
 
     @contextmanager
-    def matrix_precision(self) -> Iterator[None]:
-        """A context in which matrix products have the configured precision; elsewhere they are float32."""
+    def matrix_precision(self, discriminators: bool = False) -> Iterator[None]:
+        """A context in which the generator's or the discriminators' products have the configured precision.
+
+        Elsewhere they are float32.
+        """
         before, precision = torch.get_float32_matmul_precision(), self.config.precision
-        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        torch.set_float32_matmul_precision("high" if precision in ("tf32", "mixed") else "highest")
+        rounded = precision == "bf16" or (precision == "mixed" and discriminators)
         try:
-            with torch.autocast(self.processes.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            with torch.autocast(self.processes.device.type, torch.bfloat16, enabled=rounded):
                 yield
         finally:
             torch.set_float32_matmul_precision(before)
@@ -157,8 +161,8 @@ class Trainer:
         return audio_hat.float(), quantized
 
     def _backward(self, loss: Tensor) -> None:
-        """Backward pass; autocast precisions carry over from the forward pass, but tf32 must be set again."""
-        with self.matrix_precision() if self.config.precision == "tf32" else nullcontext():
+        """Backward pass; bfloat16 carries over from the forward pass, but tf32 must be set again."""
+        with self.matrix_precision() if self.config.precision in ("tf32", "mixed") else nullcontext():
             loss.backward()
 
     def _tone_loss(self, decoded: losses.Spectra, original: losses.Spectra) -> Tensor:
@@ -171,9 +175,9 @@ class Trainer:
         self, clips: Tensor, audio_hat: Tensor, values: dict[str, Tensor], is_last: bool
     ) -> losses.Features:
         """Compute the discriminators' gradients; returns their features of the real clips."""
-        with self.matrix_precision():
+        with self.matrix_precision(discriminators=True):
             features = self.discriminate(torch.cat([clips, audio_hat]))
-        both = [[layer.float().chunk(2) for layer in layers] for layers in features]
+        both = [[layer.chunk(2) for layer in layers] for layers in features]
         real, fake = ([[layer[side] for layer in layers] for layers in both] for side in (0, 1))
         values["discriminator"] = losses.discriminator_loss(fake, real)
         if is_last:
@@ -184,10 +188,10 @@ class Trainer:
     def _discriminate_fake(self, audio_hat: Tensor) -> losses.Features:
         """The discriminators' features of the generator's audio, with their weights before this step."""
         self.discriminators.requires_grad_(False)
-        with self.matrix_precision():
+        with self.matrix_precision(discriminators=True):
             features = self.discriminate(audio_hat)
         self.discriminators.requires_grad_(True)
-        return [[layer.float() for layer in layers] for layers in features]
+        return features
 
     def _shared_norms(self) -> dict[str, Tensor]:
         """Average the gradients over all processes and clip them; returns their norms before clipping."""
