@@ -2,8 +2,9 @@
 
     python benchmarks/gpu_inference.py --config speech_24khz --device cuda --out inference.json
 
-Models have random weights. Recordings: batches of ten seconds in float32, float16 and bfloat16, eager and with graphs
-(CUDA's; with --compiled also inductor's, which take minutes per shape), and the reference's in float32. Streams: a step
+Models have random weights. Recordings: batches of ten seconds in float32, float16 and bfloat16, eager, with CUDA
+graphs, and with graphs of Triton's residual units (with --compiled also of inductor's code, which takes minutes per
+shape), and the reference's in float32. Streams: a step
 of a DecoderPool, which on a GPU is one captured graph, and how many streams that would serve in real time. It also runs
 on a CPU, slowly (--seconds 1 --batches 1 --streams 4).
 """
@@ -65,27 +66,38 @@ def measure(
     model = bench_model(None, config)
     reference = reference_of(model).to(device)
     print_row(task="parity", **parity(model, reference, device))
-    forms = {"eager": False, "graphs": True} | ({"compiled": "inductor"} if compiled else {})
-    engines = {
-        (form, dtype): model.freeze(backend="torch", dtype=dtype, device=device, graphs=graphs)
-        for form, graphs in forms.items()
-        for dtype in TYPES
+    forms: dict[str, dict[str, Any]] = {
+        "eager": {"backend": "torch"},
+        "graphs": {"backend": "torch", "graphs": True},
+        "Triton, graphs": {"backend": "triton", "graphs": True},
+        "compiled": {"backend": "torch", "graphs": "inductor"},
     }
+    if not compiled:
+        del forms["compiled"]
+    if not device.startswith("cuda"):
+        del forms["Triton, graphs"]
+    kinds = [(form, dtype) for form in forms for dtype in TYPES]
+
+    def engine_of(form: str, dtype: torch.dtype) -> Engine:
+        """A new one each time, so that only one holds captured memory."""
+        return model.freeze(dtype=dtype, device=device, **forms[form])
+
     for batch in batches:
         audio = 0.1 * torch.randn(batch, 1, round(seconds * model.sampling_rate), device=device)
-        codes = engines["eager", torch.float32].encode(audio)
+        codes = engine_of("eager", torch.float32).encode(audio)
         for task, value in (("encode", audio), ("decode", codes)):
             theirs = timed(lambda v=value, t=task: getattr(reference, t)(v), device, rounds)
             print_row(task=task, batch=batch, form="reference", times_real_time=round(batch * seconds / theirs, 1))
-            for (form, dtype), engine in engines.items():
-                ours = timed(lambda v=value, t=task, e=engine: getattr(e, t)(v, check=False), device, rounds)
+            for form, dtype in kinds:
+                call = getattr(engine_of(form, dtype), task)
+                ours = timed(lambda v=value, call=call: call(v, check=False), device, rounds)
                 speed = {"times_real_time": round(batch * seconds / ours, 1), "ratio": round(theirs / ours, 2)}
                 print_row(task=task, batch=batch, form=f"{form} {name_of(dtype)}", **speed)
     for count in streams:
-        for dtype in TYPES:
-            print_row(
-                task="streams", streams=count, form=name_of(dtype), **step_of(engines["eager", dtype], count, rounds)
-            )
+        for form, dtype in kinds:
+            if form in ("eager", "Triton, graphs"):  # a pool's step is a graph in any case
+                name = f"{'PyTorch' if form == 'eager' else 'Triton'} {name_of(dtype)}"
+                print_row(task="streams", streams=count, form=name, **step_of(engine_of(form, dtype), count, rounds))
     return rows
 
 

@@ -13,9 +13,11 @@ from opensnac.engine import layers
 from opensnac.engine.layers import Layer, Spans, Tails, snake
 from opensnac.engine.span import DeviceSpan, Span
 from opensnac.model.layers import Signal
+from opensnac.model.triton import bend
 
 STEPS, DEPTH = 64, 16  # output steps per program, input channels per step of its matrix product
 MAX_COLUMNS = 128  # output channels per program
+WARPS, STAGES = 4, 3
 
 
 def to_triton(plain: Sequence[Layer]) -> list[Layer]:
@@ -52,7 +54,10 @@ def unit_of(unit: layers.Unit, x: Signal, tail: Signal, span: DeviceSpan) -> Sig
     precision = "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
     if y.numel():
         numbers = time, channels, tail.shape[1], unit.conv.dilation, alike
-        _unit[programs](x, tail, y, *weights, span.starts, span.lengths, *numbers, STEPS, columns, DEPTH, precision)
+        tile = STEPS, columns, DEPTH, precision
+        _unit[programs](
+            x, tail, y, *weights, span.starts, span.lengths, *numbers, *tile, num_warps=WARPS, num_stages=STAGES
+        )
     return y
 
 
@@ -72,12 +77,6 @@ def _load_masked(x, tail, clip, j, c, start, length, time, channels, keep):
         other=0.0,
     )
     return old.to(tl.float32) + new.to(tl.float32)
-
-
-@triton.jit
-def _snake(v, alpha):
-    s = tl.sin(v * alpha)
-    return v + s * s / (alpha + 1e-9)
 
 
 @triton.jit
@@ -120,11 +119,11 @@ def _unit(
         for k in tl.static_range(7):
             v = _load_masked(x, tail, clip, t + k * dilation, c, start, length, time, channels, keep)
             tap = tl.load(taps + k * channels + c, mask=known, other=0.0).to(tl.float32)
-            mixed += _snake(v, a) * tap[None, :]
+            mixed += bend(v, a) * tap[None, :]
         w = tl.load(
             matrix + n[None, :] * channels + c[:, None], mask=(n < channels)[None, :] & known[:, None], other=0.0
         )
-        total = tl.dot(_snake(mixed, b).to(w.dtype), w, total, input_precision=PRECISION)
+        total = tl.dot(bend(mixed, b).to(w.dtype), w, total, input_precision=PRECISION)
     centre = _load_masked(x, tail, clip, t + keep // 2, n, start, length, time, channels, keep)
     shift = tl.load(bias + n, mask=n < channels, other=0.0).to(tl.float32)
     at = y + (clip * time + t)[:, None] * channels + n[None, :]

@@ -18,6 +18,7 @@ from torch import Tensor
 from opensnac.engine.span import DeviceSpan, Span
 from opensnac.model.attention import attend
 from opensnac.model.layers import TAPS, Signal, convolve, downsample, upsample
+from opensnac.model.operators import triton_applies
 
 Spans = Span | DeviceSpan
 Tails = list[Tensor]
@@ -74,6 +75,10 @@ class Snake(Layer):
 
 def snake(x: Signal, alpha: Tensor) -> Signal:
     """x + sin^2(alpha x) / alpha, alpha of shape (channels,)."""
+    if triton_applies(x):
+        from opensnac.model import triton
+
+        return triton.snake(x.contiguous(), alpha)
     return torch.addcmul(x, torch.sin(x * alpha).square_(), 1 / (alpha + 1e-9))
 
 
@@ -124,6 +129,10 @@ class Depthwise(Centred):
         return [len(self.bias)]
 
     def apply(self, x: Signal) -> Signal:
+        if triton_applies(x):
+            from opensnac.model import triton
+
+            return triton.depthwise(x.contiguous(), self.taps, self.bias, self.dilation)
         if x.device.type != "cpu" or torch.compiler.is_compiling():  # one library call, on channels-last memory
             weight = self.taps.T[:, None, None]
             y = F.conv2d(x.mT[:, :, None], weight, self.bias, dilation=(1, self.dilation), groups=len(self.bias))

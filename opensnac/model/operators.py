@@ -6,6 +6,9 @@ inside torch.compile and torch.export, plain PyTorch, which can be differentiate
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import os
 from typing import Any
 
 import torch
@@ -24,6 +27,10 @@ def snake(x: Signal, alpha: Float[Tensor, " channels"]) -> Signal:
     """x + sin^2(alpha x) / alpha."""
     if kernels_apply(x, alpha):
         return torch.ops.opensnac.snake(x, alpha)
+    if triton_applies(x):
+        from opensnac.model import triton
+
+        return triton.Snake.apply(x, alpha)
     return x + torch.sin(alpha * x).square() * (1 / (alpha + 1e-9))
 
 
@@ -33,12 +40,27 @@ def depthwise(
     """Each channel convolved with its own seven taps, `dilation` steps apart, centred, zeros outside."""
     if kernels_apply(x, taps, bias):
         return torch.ops.opensnac.depthwise(x, taps, bias, dilation)
+    if triton_applies(x):
+        from opensnac.model import triton
+
+        return triton.Depthwise.apply(x, taps, bias, dilation)
     if x.device.type == "cpu" and not torch.compiler.is_exporting() and not torch.jit.is_tracing():
         return _shifted_sum(x, taps, bias, dilation)
     # As an image one pixel high this is channels-last, which libraries take without a copy.
     image, weight = x.mT[:, :, None], taps.T[:, None, None]
     padding = (0, dilation * (kernels.TAPS // 2))
     return F.conv2d(image, weight, bias, padding=padding, dilation=(1, dilation), groups=x.shape[2])[:, :, 0].mT
+
+
+def triton_applies(x: Tensor) -> bool:
+    """Whether Triton's kernels take x: on a GPU, unless it is being traced or compiled."""
+    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return x.is_cuda and x.dim() == 3 and x.dtype != torch.float64 and not recorded and _have_triton()
+
+
+@functools.cache
+def _have_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None and os.environ.get("OPENSNAC_KERNELS") != "0"
 
 
 def _shifted_sum(x: Tensor, taps: Tensor, bias: Tensor, dilation: int) -> Tensor:
