@@ -61,6 +61,11 @@ def _norm(weight: Tensor) -> Tensor:
     return torch.norm_except_dim(weight.detach(), 2, 0)
 
 
+def _uniform(shape: tuple[int, ...], bound: float) -> Tensor:
+    values = torch.empty(shape)
+    return values if values.is_meta else values.uniform_(-bound, bound)  # slow on the meta device: in Python
+
+
 class Kernel(nn.Module):
     """A weight-normalised kernel (dim 0, dim 1, taps) of published shape, initialised as in PyTorch's convolutions."""
 
@@ -69,11 +74,9 @@ class Kernel(nn.Module):
     def __init__(self, shape: tuple[int, int, int], out_channels: int, fan_in: int, bias: bool = True) -> None:
         super().__init__()
         bound = 1 / math.sqrt(fan_in)
-        weight = torch.empty(shape).uniform_(-bound, bound)
+        weight = _uniform(shape, bound)
         self.bias: Tensor  # None for a Pointwise without bias
-        self.register_parameter(
-            "bias", nn.Parameter(torch.empty(out_channels).uniform_(-bound, bound)) if bias else None
-        )
+        self.register_parameter("bias", nn.Parameter(_uniform((out_channels,), bound)) if bias else None)
         self.parametrizations = nn.ModuleDict({"weight": WeightNorm(weight)})
 
     @property
@@ -150,16 +153,13 @@ class Convolution(Kernel):
 def convolve(padded: Signal, weight: Tensor, bias: Tensor, dilation: int) -> Signal:
     """Convolution of a padded signal (batch, time, channels) with a kernel of published shape."""
     time = padded.shape[1] - (TAPS - 1) * dilation
-
-    def windows(x: Signal) -> list[Signal]:
-        return [x[:, k * dilation : k * dilation + time] for k in range(TAPS)]
-
+    windows = [slice(k * dilation, k * dilation + time) for k in range(TAPS)]
     if weight.shape[0] == 1:  # products first: shifts seven values per step instead of all channels
-        products = windows(F.linear(padded, weight[0].T))
-        return bias + torch.cat([product[..., k : k + 1] for k, product in enumerate(products)], -1).sum(
-            -1, keepdim=True
-        )
-    return F.linear(torch.cat(windows(padded), dim=-1), weight.transpose(1, 2).flatten(1), bias)
+        products = F.linear(padded, weight[0].T)
+        shifted = [products[:, window, k : k + 1] for k, window in enumerate(windows)]
+        return bias + torch.cat(shifted, -1).sum(-1, keepdim=True)
+    shifted = [padded[:, window] for window in windows]
+    return F.linear(torch.cat(shifted, dim=-1), weight.transpose(1, 2).flatten(1), bias)
 
 
 class Downsample(Kernel):
