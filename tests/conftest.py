@@ -3,6 +3,8 @@
 And a browser for the tests of pages, if the system has one.
 """
 
+import functools
+import gc
 import multiprocessing
 import shutil
 import signal
@@ -11,6 +13,7 @@ from contextlib import contextmanager
 import configs
 import pytest
 import torch
+import typer.testing
 from jaxtyping import install_import_hook
 
 CHECKED = ("attention", "decoder", "encoder", "layers", "noise", "quantizer")
@@ -25,12 +28,21 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["opensnac.training.loop", "torch._dynamo", "torch.utils.tensorboard", "pystoi"])
 
+# The application for typer's runner is made once: that takes longer than most commands run.
+typer.testing._get_command = functools.cache(typer.testing._get_command)
+
 LONG = ("training", "serving", "benchmarks", "web", "cli", "corpus")  # tests that train, or wait for other processes
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start the long files first, so that parallel processes end at about the same time."""
     items.sort(key=lambda item: item.path.parent.name not in LONG)
+
+
+def pytest_collection_finish() -> None:
+    """Exclude what the imports have made from garbage collection, which would go through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")  # the first starts fastest
