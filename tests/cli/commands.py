@@ -1,8 +1,11 @@
-"""Commands as a user types them, run in this process."""
+"""Commands as a user types them, run in this process or in a fork."""
 
 from __future__ import annotations
 
 import io
+import os
+import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +48,24 @@ def refuse(code: int, *arguments: str | Path, stdin: bytes = b"") -> str:
     assert result.stderr.startswith("opensnac: ")
     assert result.stderr.count("\n") == 1
     return result.stderr
+
+
+def say_into(file: Path, words: list[str]) -> None:
+    """The command, in a process of its own, with its standard error in a file."""
+    with file.open("wb") as opened:
+        os.dup2(opened.fileno(), 2)
+    sys.argv = words
+    cli.main()
+
+
+def between_pipes(source: Connection, words: list[str], target: Connection) -> None:
+    """The command, in a process of its own, with its standard input and output at two pipes."""
+    for place, pipe in enumerate((source, target)):
+        os.dup2(pipe.fileno(), place)
+        pipe.close()
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    sys.argv = words
+    cli.main()
 
 
 def record(path: Path, num_samples: int = 3000, rate: int = 16000, channels: int = 1) -> Path:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 from dataclasses import replace
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from commands import record, refuse, run, succeed, tree, wav_bytes
+from commands import between_pipes, record, refuse, run, succeed, tree, wav_bytes
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from opensnac import bitstream
@@ -75,28 +74,32 @@ def test_pipes_carry_the_same_bytes_as_files(here: Path, model: list[str]) -> No
     assert flac == (here / "c.flac").read_bytes()
 
 
-def test_raw_samples_go_through_pipes_as_they_come(here: Path, model: list[str]) -> None:
+def test_raw_samples_go_through_pipes_as_they_come(here: Path, model: list[str], forks: BaseContext) -> None:
     """Encoder and decoder between two pipes: output begins before the input has ended."""
     samples = (3000 * np.sin(np.arange(48000) / 20)).astype("<i2").tobytes()
-    command = [sys.executable, "-m", "opensnac"]
-    encoder = subprocess.Popen(
-        [*command, "encode", "-", "--raw", "24000", "--live", *model], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    decoder = subprocess.Popen(
-        [*command, "decode", "-", "--format", "raw", *model], stdin=encoder.stdout, stdout=subprocess.PIPE
-    )
-    assert encoder.stdin is not None
-    assert encoder.stdout is not None
-    assert decoder.stdout is not None
-    encoder.stdout.close()
-    encoder.stdin.write(samples[:72000])
-    encoder.stdin.flush()
-    heard = decoder.stdout.read(2 * 24000)  # 1.5 s went in and the first second comes out before the end
-    encoder.stdin.write(samples[72000:])
-    encoder.stdin.close()
-    heard += decoder.stdout.read()
-    decoder.stdout.close()
-    assert (encoder.wait(), decoder.wait()) == (0, 0)
+    encode = ["opensnac", "encode", "-", "--raw", "24000", "--live", *model]
+    decode = ["opensnac", "decode", "-", "--format", "raw", *model]
+    (source, into), (coded, code), (out, sound) = (forks.Pipe(duplex=False) for _ in range(3))
+    both = [
+        forks.Process(target=between_pipes, args=arguments)
+        for arguments in ((source, encode, code), (coded, decode, sound))
+    ]
+    for process in both:
+        process.start()
+    for pipe in (source, code, coded, sound):
+        pipe.close()
+    with open(into.fileno(), "wb", closefd=False) as feed, open(out.fileno(), "rb", closefd=False) as ear:
+        feed.write(samples[:72000])
+        feed.flush()
+        heard = ear.read(2 * 24000)  # 1.5 s went in and the first second comes out before the end
+        feed.write(samples[72000:])
+        feed.flush()
+        into.close()
+        heard += ear.read()
+    out.close()
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
     (here / "a.raw").write_bytes(samples)
     succeed("encode", "a.raw", "--raw", "24000", *model)
     whole = succeed("decode", "a.snac", "-o", "-", "--format", "raw", *model).stdout_bytes

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import threading
 from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import pytest
-from commands import record, refuse, run, succeed, tree
-
-from opensnac.cli import main
+from commands import record, refuse, run, say_into, succeed, tree
 
 
 def test_names_with_any_character_get_distinct_outputs(here: Path, model: list[str]) -> None:
@@ -96,7 +93,7 @@ def test_two_runs_on_one_folder_write_complete_files(here: Path, model: list[str
     for number in range(6):
         record(here / f"in/{number}.wav", 20_000)
     words = ["opensnac", "encode", "in", "-o", "out", *model]
-    both = [forks.Process(target=_say_into, args=(here / f"{number}.txt", words)) for number in range(2)]
+    both = [forks.Process(target=say_into, args=(here / f"{number}.txt", words)) for number in range(2)]
     for process in both:
         process.start()
     for process in both:
@@ -108,10 +105,3 @@ def test_two_runs_on_one_folder_write_complete_files(here: Path, model: list[str
         failed = sum("exists; --force replaces it" in line for line in said.splitlines())
         assert process.exitcode == (failed > 0)
         assert "Traceback" not in said
-
-
-def _say_into(file: Path, words: list[str]) -> None:
-    """The command, with its standard error in a file."""
-    sys.argv = words
-    with file.open("w") as sys.stderr:
-        main()

@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
-from commands import record, succeed, tree, wav_bytes
+from commands import record, say_into, succeed, tree, wav_bytes
 
 from opensnac import __version__, processor
 from opensnac.cli.app import _stop
@@ -62,19 +63,22 @@ def test_a_closed_pipe_is_handled(here: Path, model: list[str]) -> None:
 
 @pytest.mark.parametrize(("sent", "code", "jobs"), [(signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 1)])
 def test_signals_leave_no_partial_files(
-    here: Path, model: list[str], sent: signal.Signals, code: int, jobs: int
+    here: Path, model: list[str], sent: signal.Signals, code: int, jobs: int, forks: BaseContext
 ) -> None:
     record(here / "in/0.wav")
     for name in ("in/1.wav", "in/2.wav"):
         record(here / name, 24000 * 600, 24000)
-    process = start("encode", "in", "-o", "out", "--jobs", str(jobs), *model)
+    said = here / "said.txt"
+    command = ["opensnac", "encode", "in", "-o", "out", "--jobs", str(jobs), *model]
+    process = forks.Process(target=say_into, args=(said, command))
+    process.start()
     while not (here / "out/0.snac").exists():
-        assert process.poll() is None, process.communicate()
+        assert process.is_alive(), said.read_text()
         time.sleep(0.05)
-    process.send_signal(sent)
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == code, said
-    assert b"Traceback" not in said
+    os.kill(process.pid, sent)
+    process.join(timeout=60)
+    assert process.exitcode == code, said.read_text()
+    assert "Traceback" not in said.read_text()
     assert tree(here / "out") == ["0.snac"]
 
 
@@ -112,7 +116,8 @@ def test_a_signal_while_libsndfile_reads_is_not_lost(sent: signal.Signals, raise
     def work() -> None:
         with soundfile.SoundFile(Interrupted(content.getvalue())) as file:
             file.read()
-        time.sleep(5)
+        for _ in range(500):  # until the signal is handled
+            time.sleep(0.01)
 
     before = signal.signal(sent, _stop)
     try:
