@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 if TYPE_CHECKING:
+    import torch
+
     from opensnac import SNAC
 
 Config = dict[str, Any]
@@ -74,20 +74,22 @@ SMALL = {"tiny": TINY, "odd_attention": ODD_ATTENTION, "odd_strides": ODD_STRIDE
 
 def model_of(config: Config, seed: int = 0) -> SNAC:
     """A model with distinct random weights, alphas, gains and biases included."""
+    import torch
+
     from opensnac import SNAC  # not before the hooks of conftest.py
 
     torch.manual_seed(seed)
     return scrambled(SNAC(**config)).eval()
 
 
-@torch.no_grad()
 def scrambled(model: torch.nn.Module) -> Any:
     """The model with random alphas, gains and norms, so that none keeps its initial 1 or 0."""
-    for name, value in model.named_parameters():
+    for name, parameter in model.named_parameters():
+        value = parameter.detach()
         if name.endswith("alpha"):
             value.uniform_(0.3, 3)
         elif name.endswith("original0"):
-            value.mul_(torch.empty_like(value).uniform_(0.7, 1.4))
+            value.mul_(value.new_empty(value.shape).uniform_(0.7, 1.4))
         elif "norm" in name:
-            value.add_(torch.empty_like(value).uniform_(-0.3, 0.3))
+            value.add_(value.new_empty(value.shape).uniform_(-0.3, 0.3))
     return model

@@ -14,7 +14,6 @@ from typing import Any
 
 import configs
 import pytest
-import torch
 import typer.testing
 from jaxtyping import install_import_hook
 
@@ -82,6 +81,8 @@ BROWSER_OPTIONS = [
 @pytest.fixture(autouse=True)
 def _threads_as_before():
     """Restore the number of threads after each test, as sums depend on it."""
+    import torch  # not above: the process that only gives out the tests does without
+
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
