@@ -27,7 +27,7 @@ from opensnac.streaming.tokens import TokenLayout
 MINUTES = float(os.environ.get("OPENSNAC_TEST_SERVING", "0"))  # of churn; the rest is thorough too
 THOROUGH = MINUTES > 0
 MODEL = "speech_24khz_tiny"
-SOUND_SECONDS = 3600 if THOROUGH else 20
+SOUND_SECONDS = 3600 if THOROUGH else 10
 CONNECTIONS = 1000 if THOROUGH else 100
 PLACES = 10  # for streams
 CHURN_SECONDS = 60 * MINUTES if THOROUGH else 1.2
