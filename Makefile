@@ -29,9 +29,9 @@ test-plain: $(VENV)/test.stamp  ## Run the tests of the model and the engine wit
 test-ray: $(VENV)/test.stamp  ## Run the test that starts Ray: half a minute
 	OPENSNAC_TEST_RAY=1 $(BIN)/pytest tests/corpus/test_corpus_ray.py
 
-test-triton: $(VENV)/test.stamp  ## Run the Triton kernel in Triton's interpreter
+test-triton: $(VENV)/test.stamp  ## Run a GPU's operators in Triton's interpreter
 	$(PIP_INSTALL) -e '.[triton]'
-	$(BIN)/pytest tests/engine/test_graph.py -k fused_units
+	$(BIN)/pytest tests/model/test_triton.py
 
 test-web: web  ## Run all browser tests: minutes
 	OPENSNAC_TEST_WEB=1 $(BIN)/pytest tests/web

@@ -2,9 +2,8 @@
 
     python benchmarks/gpu_inference.py --config speech_24khz --device cuda --out inference.json
 
-Models have random weights. Recordings: batches of ten seconds in float32, float16 and bfloat16, eager, with CUDA
-graphs, and with graphs of Triton's residual units (with --compiled also of inductor's code, which takes minutes per
-shape), and the reference's in float32. Streams: a step
+Models have random weights. Recordings: batches of ten seconds in float32, float16 and bfloat16, eager and with graphs
+(CUDA's; with --compiled also inductor's, which take minutes per shape), and the reference's in float32. Streams: a step
 of a DecoderPool, which on a GPU is one captured graph, and how many streams that would serve in real time. It also runs
 on a CPU, slowly (--seconds 1 --batches 1 --streams 4).
 """
@@ -66,21 +65,12 @@ def measure(
     model = bench_model(None, config)
     reference = reference_of(model).to(device)
     print_row(task="parity", **parity(model, reference, device))
-    forms: dict[str, dict[str, Any]] = {
-        "eager": {"backend": "torch"},
-        "graphs": {"backend": "torch", "graphs": True},
-        "Triton, graphs": {"backend": "triton", "graphs": True},
-        "compiled": {"backend": "torch", "graphs": "inductor"},
-    }
-    if not compiled:
-        del forms["compiled"]
-    if not device.startswith("cuda"):
-        del forms["Triton, graphs"]
+    forms = {"eager": False, "graphs": True} | ({"compiled": "inductor"} if compiled else {})
     kinds = [(form, dtype) for form in forms for dtype in TYPES]
 
     def engine_of(form: str, dtype: torch.dtype) -> Engine:
         """A new one each time, so that only one holds captured memory."""
-        return model.freeze(dtype=dtype, device=device, **forms[form])
+        return model.freeze(backend="torch", dtype=dtype, device=device, graphs=forms[form])
 
     for batch in batches:
         audio = 0.1 * torch.randn(batch, 1, round(seconds * model.sampling_rate), device=device)
@@ -94,10 +84,9 @@ def measure(
                 speed = {"times_real_time": round(batch * seconds / ours, 1), "ratio": round(theirs / ours, 2)}
                 print_row(task=task, batch=batch, form=f"{form} {name_of(dtype)}", **speed)
     for count in streams:
-        for form, dtype in kinds:
-            if form in ("eager", "Triton, graphs"):  # a pool's step is a graph in any case
-                name = f"{'PyTorch' if form == 'eager' else 'Triton'} {name_of(dtype)}"
-                print_row(task="streams", streams=count, form=name, **step_of(engine_of(form, dtype), count, rounds))
+        for dtype in TYPES:
+            step = step_of(engine_of("eager", dtype), count, rounds)  # a pool's step is a graph in any case
+            print_row(task="streams", streams=count, form=name_of(dtype), **step)
     return rows
 
 

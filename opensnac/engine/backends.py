@@ -1,10 +1,8 @@
-"""What an engine computes with: PyTorch on any device, C kernels on a CPU, Triton kernels on a GPU."""
+"""What an engine computes with: PyTorch on any device, with Triton's operators on a GPU, or C kernels on a CPU."""
 
 from __future__ import annotations
 
 import functools
-import importlib.util
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -48,18 +46,6 @@ class TorchBackend:
 
 
 @dataclass(frozen=True)
-class TritonBackend(TorchBackend):
-    """PyTorch's operators, except that each residual unit is one Triton kernel."""
-
-    name: str = "triton"
-
-    def prepare(self, layers: Sequence[Layer]) -> list[Layer]:
-        from opensnac.engine.fused import to_triton
-
-        return to_triton(layers)
-
-
-@dataclass(frozen=True)
 class KernelBackend(TorchBackend):
     """The C kernels: activations in float32, products in `dtype`, float32 or bfloat16."""
 
@@ -97,10 +83,8 @@ def choose(name: str | None, device: torch.device, dtype: torch.dtype) -> TorchB
         name = "c" if kernels_fit and _have_kernels() else "torch"
     if name == "torch":
         return TorchBackend(dtype)
-    if name == "triton":
-        return _triton(device, dtype)
     if name != "c":
-        raise BackendError(f"backend: expected 'c', 'torch' or 'triton', got {name!r}")
+        raise BackendError(f"backend: expected 'c' or 'torch', got {name!r}")
     if not kernels_fit:
         raise BackendError(f"the c backend: expected float32 or bfloat16 on cpu, got {dtype} on {device}; use 'torch'")
     if kernels.level() is None:
@@ -111,17 +95,6 @@ def choose(name: str | None, device: torch.device, dtype: torch.dtype) -> TorchB
         _warn(f"the kernels for this CPU ({kernels.level()}) have no bfloat16 products and compute in float32")
         dtype = torch.float32
     return KernelBackend(dtype)
-
-
-def _triton(device: torch.device, dtype: torch.dtype) -> TritonBackend:
-    """Triton's, on a GPU, or anywhere in its interpreter."""
-    if dtype == torch.float64:
-        raise BackendError("the triton backend sums in float32: expected float32, float16 or bfloat16, got float64")
-    if importlib.util.find_spec("triton") is None:
-        raise BackendError("the triton backend: expected the package triton, which is not installed; use 'torch'")
-    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise BackendError(f"the triton backend: expected a GPU, got {device}; use 'torch'")
-    return TritonBackend(dtype)
 
 
 def _have_kernels() -> bool:

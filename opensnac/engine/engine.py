@@ -27,7 +27,7 @@ def no_progress(share: float) -> None:
 class Engine:
     """A frozen model. `encode` and `decode` are those of SNAC, without checking whether the weights have changed.
 
-    `backend` is "c" (CPU kernels in float32), "torch" (any device and type) or "triton" (GPU); None takes the faster
+    `backend` is "c" (CPU kernels in float32) or "torch" (any device and type); None takes the faster
     available one of the first two. `dtype` float16 or bfloat16 computes in that type; the c backend multiplies in
     bfloat16 where the CPU can, and keeps the rest in float32. Input and output audio is float32 whatever the type
     inside. With `graphs` the other backends run whole signals in steps of a few shapes, which a GPU replays with one
@@ -208,7 +208,7 @@ class Engine:
 
     def _graph_runner(self, graphs: bool | str) -> GraphRunner:
         if self.backend.name == "c":
-            raise BackendError("the C kernels have no graphs: expected backend 'torch' or 'triton', got 'c'")
+            raise BackendError("the C kernels have no graphs: expected backend 'torch', got 'c'")
         return GraphRunner(None if graphs is True else str(graphs))
 
     def _frames_of_clips(self, lengths: Sequence[int] | None, samples: int, clips: int) -> list[int]:

@@ -182,7 +182,17 @@ def _snake_backward(x, alpha, dy, dx, partial, time, channels, STEPS: tl.constex
 
 @triton.jit
 def _depthwise_forward(
-    x, taps, bias, y, dilation, lead, length, time, channels, STEPS: tl.constexpr, COLUMNS: tl.constexpr  # noqa: N803
+    x,
+    taps,
+    bias,
+    y,
+    dilation,
+    lead,
+    length,
+    time,
+    channels,
+    STEPS: tl.constexpr,
+    COLUMNS: tl.constexpr,  # noqa: N803
 ):
     """`time` steps of y from `length` steps of x."""
     clip, t, c, known = _places(channels, STEPS, COLUMNS)
@@ -195,7 +205,16 @@ def _depthwise_forward(
 
 @triton.jit
 def _depthwise_backward(
-    x, taps, dy, dx, partial, dilation, time, channels, STEPS: tl.constexpr, COLUMNS: tl.constexpr  # noqa: N803
+    x,
+    taps,
+    dy,
+    dx,
+    partial,
+    dilation,
+    time,
+    channels,
+    STEPS: tl.constexpr,
+    COLUMNS: tl.constexpr,  # noqa: N803
 ):
     """The gradient of x, and each program's share of those of the taps and, last, the bias."""
     clip, t, c, known = _places(channels, STEPS, COLUMNS)

@@ -17,7 +17,7 @@ from opensnac.model.codec import Codes
 class DecoderPool:
     """Slots for `streams` decoder streams; those with a group of frames ready advance together.
 
-    Each stream gives what StreamDecoder gives, up to rounding. Needs an engine with backend "torch" or "triton";
+    Each stream gives what StreamDecoder gives, up to rounding. Needs an engine with backend "torch";
     opening and closing streams allocates and copies nothing. `compiler` is as in engine.graph.Step.
 
         pool = DecoderPool(model.freeze(backend="torch", device="cuda"), 64)
@@ -30,7 +30,7 @@ class DecoderPool:
     def __init__(self, model: Coder, streams: int, *, compiler: str | None = None) -> None:
         engine = frozen(model)
         if engine.backend.name == "c":
-            raise BackendError("pool: expected an engine with backend 'torch' or 'triton', got 'c'")
+            raise BackendError("pool: expected an engine with backend 'torch', got 'c'")
         self.engine, self.group = engine, engine.config.frame_multiple
         counts = [self.group // stride for stride in engine.config.vq_strides]
         codes = [torch.zeros(streams, count, dtype=torch.int64, device=engine.device) for count in counts]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -138,26 +137,7 @@ def test_values_unchecked_on_a_gpu_are_harmless(tiny: SNAC) -> None:
         tiny.freeze(backend="torch", device="meta").decode([code.numpy() for code in codes])  # seen before it is sent
 
 
-def test_fused_units_equal_pytorch() -> None:
-    pytest.importorskip("triton", reason="pip install triton")
-    script = Path(__file__).parent / "fused_units.py"
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].startswith("audio: ")
-
-
-def test_unavailable_triton_is_refused(tiny: SNAC, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(BackendError, match="expected the package triton"):
-        tiny.freeze(backend="triton")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    with pytest.raises(BackendError, match="expected a GPU, got cpu"):
-        tiny.freeze(backend="triton")
-    with pytest.raises(BackendError, match="expected float32, float16 or bfloat16, got float64"):
-        tiny.freeze(backend="triton", dtype=torch.float64)
-
-
 @pytest.mark.skipif(kernels.level() is None, reason="the kernels are not there or are switched off")
 def test_the_kernels_have_no_graphs(tiny: SNAC) -> None:
-    with pytest.raises(BackendError, match="expected backend 'torch' or 'triton', got 'c'"):
+    with pytest.raises(BackendError, match="expected backend 'torch', got 'c'"):
         tiny.freeze(graphs=True)
