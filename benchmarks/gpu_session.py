@@ -91,7 +91,7 @@ def throughput(config: TrainConfig, rounds: int, eager: bool) -> Iterator[dict[s
     facts = {"config": config.name, "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu"}
     yield from reference_throughput(config, clips, seconds, rounds, facts)
     forms = (False,) if eager else (False, True)
-    for adversarial, compiled, precision in itertools.product((True, False), forms, ("fp32", "bf16")):
+    for adversarial, compiled, precision in itertools.product((True, False), forms, ("fp32", "mixed")):
         task = facts | {"step": "full GAN" if adversarial else "generator only", "precision": precision}
         trainer = stage(dataclasses.replace(config, precision=precision), processes, adversarial)
         said = compile_if_faster(trainer, clips[: max(1, len(clips) // config.data.accumulate)]) if compiled else ""

@@ -76,14 +76,14 @@ class SNAC(Codec):
         backend: str | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
-        graphs: bool | str = False,
+        graphs: bool | str | None = None,
     ) -> Engine:
         """An engine with a copy of the current weights; later changes of the model do not affect it.
 
         `backend`, `dtype` and `graphs` are as in Engine; `device` defaults to the model's. BackendError for a
         combination that is not available here.
         """
-        if backend is dtype is device is None and not graphs:
+        if backend is dtype is device is graphs is None:
             return self._engine()
         return Engine(self, backend, dtype, device, graphs)
 

@@ -27,12 +27,12 @@ def no_progress(share: float) -> None:
 class Engine:
     """A frozen model. `encode` and `decode` are those of SNAC, without checking whether the weights have changed.
 
-    `backend` is "c" (CPU kernels in float32) or "torch" (any device and type); None takes the faster
-    available one of the first two. `dtype` float16 or bfloat16 computes in that type; the c backend multiplies in
-    bfloat16 where the CPU can, and keeps the rest in float32. Input and output audio is float32 whatever the type
-    inside. With `graphs` the other backends run whole signals in steps of a few shapes, which a GPU replays with one
-    launch each; a name such as "inductor" is the torch.compile backend that compiles them. BackendError for a
-    combination that is not available here.
+    `backend` is "c" (CPU kernels in float32) or "torch" (any device and type); None takes the faster available one.
+    `dtype` float16 or bfloat16 computes in that type; the c backend multiplies in bfloat16 where the CPU can, and keeps
+    the rest in float32. Input and output audio is float32 whatever the type inside. With `graphs` the torch backend
+    runs whole signals in steps of a few shapes, which a GPU replays with one launch each (None: on CUDA only); a name
+    such as "inductor" is the torch.compile backend that compiles them. BackendError for a combination that is not
+    available here.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Engine:
         backend: str | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
-        graphs: bool | str = False,
+        graphs: bool | str | None = None,
     ) -> None:
         weight = model.quantizer.scales[0].codebook.weight
         self.config: CodecConfig = model.config
@@ -54,6 +54,7 @@ class Engine:
             self._encoder_layers = kind.prepare(packing.encoder_layers(model, place))
             self._decoder_layers = kind.prepare(packing.decoder_layers(model, place))
             self._scales = kind.prepare_scales(packing.scales(model, place))
+        graphs = self.device.type == "cuda" if graphs is None else graphs
         self._run = in_pieces if not graphs else self._graph_runner(graphs).run
         strides, latent, code = (
             self.config.vq_strides,

@@ -34,6 +34,7 @@ class Step:
     captured as a CUDA graph, in the memory `pool` if given. On other devices it just runs.
     """
 
+    @torch.inference_mode(False)  # later calls update its tensors, in whatever mode they are made
     def __init__(
         self,
         stack: LayerStack,

@@ -107,6 +107,7 @@ class GraphRunner:
         outputs = [torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True)]
         return [y[:, first // stride : last // stride] for y, stride in zip(outputs, pipeline.out_strides, strict=True)]
 
+    @torch.inference_mode(False)
     def _step(self, pipeline: Pipeline, batch: int, size: int) -> Step:
         key = (id(pipeline), batch, size)
         if key not in self._steps:

@@ -191,7 +191,7 @@ def _depthwise_forward(
     length,
     time,
     channels,
-    STEPS: tl.constexpr,
+    STEPS: tl.constexpr,  # noqa: N803
     COLUMNS: tl.constexpr,  # noqa: N803
 ):
     """`time` steps of y from `length` steps of x."""
@@ -213,7 +213,7 @@ def _depthwise_backward(
     dilation,
     time,
     channels,
-    STEPS: tl.constexpr,
+    STEPS: tl.constexpr,  # noqa: N803
     COLUMNS: tl.constexpr,  # noqa: N803
 ):
     """The gradient of x, and each program's share of those of the taps and, last, the bias."""

@@ -27,6 +27,7 @@ class DecoderPool:
         play(pool.close(place))
     """
 
+    @torch.inference_mode(False)
     def __init__(self, model: Coder, streams: int, *, compiler: str | None = None) -> None:
         engine = frozen(model)
         if engine.backend.name == "c":

@@ -16,6 +16,7 @@ from opensnac.engine.span import DeviceSpan, Span
 from opensnac.engine.stack import LayerStack
 from opensnac.engine.whole import GraphRunner, bucket_size
 from opensnac.errors import BackendError, CodesError
+from opensnac.streaming.pool import DecoderPool
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=CUDA)]
@@ -24,7 +25,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=CUDA)]
 def pair_of(model: SNAC, device: str = "cpu") -> tuple[Engine, Engine]:
     """Engines in float64, where rounding flips no code: in pieces, and in steps of few shapes."""
     same = {"backend": "torch", "dtype": torch.float64, "device": device}
-    return model.freeze(**same), model.freeze(**same, graphs=True)
+    return model.freeze(**same, graphs=False), model.freeze(**same, graphs=True)
 
 
 def audio_of(samples: int, batch: int, device: str = "cpu") -> torch.Tensor:
@@ -71,6 +72,18 @@ def test_calls_do_not_depend_on_earlier_ones(tiny: SNAC) -> None:
     codes = plain.encode(short)
     graphs.decode(plain.encode(loud), seed=1)
     torch.testing.assert_close(graphs.decode(codes, seed=2), plain.decode(codes, seed=2), atol=1e-6, rtol=0)
+
+
+def test_a_step_made_in_inference_mode_serves_outside(tiny: SNAC) -> None:
+    graphs, audio = tiny.freeze(backend="torch", graphs=True), audio_of(300, 1)
+    with torch.inference_mode():
+        first, pool = graphs.decode(graphs.encode(audio)), DecoderPool(graphs, 1)
+    codes = graphs.encode(audio)
+    assert torch.equal(graphs.decode(codes), first)
+    counts = [tiny.config.frame_multiple // stride for stride in tiny.vq_strides]
+    place = pool.open()
+    pool.push({place: [code[:, :count] for code, count in zip(codes, counts, strict=True)]})
+    assert len(pool.close(place))
 
 
 def test_shapes_are_few(tiny: SNAC, monkeypatch: pytest.MonkeyPatch) -> None:
