@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import configs
+import hypothesis
 import pytest
 import typer.testing
 from jaxtyping import install_import_hook
@@ -24,6 +25,10 @@ install_import_hook(["opensnac.training.losses", "opensnac.training.discriminato
 
 # Started in the background by a shell, the tests would inherit an ignored SIGINT and pass it on.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("without_deadline", deadline=None)
+hypothesis.settings.load_profile("without_deadline")
 
 # Processes that tests start as forks come from one that has imported all of this, once.
 FORKS = multiprocessing.get_context("forkserver")

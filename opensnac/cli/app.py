@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import signal
@@ -63,7 +64,10 @@ def _stop(number: int, frame: FrameType | None) -> None:
     """Unwind, to clean up temporary files; a little later within soundfile's callbacks, which swallow exceptions."""
     while frame is not None:
         if frame.f_code.co_name.startswith("vio_") and frame.f_code.co_filename.endswith("soundfile.py"):
-            threading.Timer(0.01, signal.raise_signal, [number]).start()
+            again = functools.partial(signal.raise_signal, number)
+            if hasattr(signal, "pthread_kill"):  # wakes this thread too, should it wait in a system call by then
+                again = functools.partial(signal.pthread_kill, threading.get_ident(), number)
+            threading.Timer(0.01, again).start()
             return
         frame = frame.f_back
     if number == signal.SIGINT:

@@ -11,7 +11,7 @@ from typing import BinaryIO, cast
 
 import numpy as np
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from streams import SPEECH, Sample, assert_same_codes, sample, samples
 
@@ -111,7 +111,6 @@ def test_endless_bytes_after_the_end_are_not_read_to_their_end() -> None:
 
 
 @given(samples(), st.data())
-@settings(deadline=None)
 def test_overwritten_bytes_are_found(recording: Sample, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(recording.data) - 1))
     new = data.draw(st.binary(min_size=1, max_size=40))

@@ -126,7 +126,7 @@ def test_the_documented_reader_reads_the_golden_file() -> None:
 
 
 @given(samples())
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_the_documented_reader_agrees(recording: Sample) -> None:
     header = recording.header
     came = documented_reader(recording.data)

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from streams import SPEECH, Sample, assert_same_codes, random_codes, sample, samples
 
@@ -16,7 +16,6 @@ from opensnac.errors import BitstreamError, CodesError
 
 
 @given(samples())
-@settings(deadline=None)
 def test_recordings_round_trip(recording: Sample) -> None:
     back = read(io.BytesIO(recording.data))
     assert back.header == recording.header
@@ -27,7 +26,6 @@ def test_recordings_round_trip(recording: Sample) -> None:
 
 
 @given(samples(), st.data())
-@settings(deadline=None)
 def test_any_sequence_of_writes_and_flushes_keeps_the_codes(recording: Sample, data: st.DataObject) -> None:
     header = recording.header
     counts = header.codes_per_coarse_frame
@@ -48,7 +46,6 @@ def test_any_sequence_of_writes_and_flushes_keeps_the_codes(recording: Sample, d
 
 
 @given(samples())
-@settings(deadline=None)
 def test_writing_in_pieces_gives_the_same_bytes(recording: Sample) -> None:
     counts = recording.header.codes_per_coarse_frame
     file = io.BytesIO()

@@ -10,7 +10,7 @@ from opensnac.evaluation.matching import delay, loudness, match
 RATE = 24_000
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(shift=st.integers(-700, 700), gain=st.floats(0.1, 4))
 def test_delay_and_gain_are_undone(shift, gain):
     noise = 0.1 * np.random.default_rng(0).standard_normal(RATE).astype(np.float32)

@@ -177,7 +177,7 @@ def test_a_snake_of_alpha_zero() -> None:
     assert_close(heard, model.decode(codes))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(-(2**63), 2**63 - 1), st.integers(0, 2**62), st.integers(0, 5))
 def test_noise_is_the_models(seed: int, start: int, number: int) -> None:
     positions = start + np.arange(16)

@@ -19,7 +19,7 @@ def noise_audio(model: SNAC, samples: int, batch: int = 1, seed: int = 0) -> tor
     return 0.3 * torch.randn(batch, 1, samples, generator=torch.Generator().manual_seed(seed))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(samples=st.integers(1, 1000))
 def test_lengths(tiny: SNAC, samples: int) -> None:
     codes = tiny.encode(noise_audio(tiny, samples))

@@ -281,7 +281,7 @@ def test_wav_beyond_four_gigabytes_becomes_rf64() -> None:
 
 
 @given(num_samples=st.integers(1, 5000), there=RATES, back=RATES, channels=st.integers(1, 3))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_resampling_there_and_back_has_exact_lengths(num_samples: int, there: int, back: int, channels: int) -> None:
     samples = tone(num_samples, back, channels)
     coded = audio.resample(samples, back, there)

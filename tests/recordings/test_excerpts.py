@@ -29,7 +29,7 @@ def whole(content: bytes) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", LOSSLESS)
 @given(start=st.integers(0, 90_000), length=st.integers(1, 90_000))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_an_excerpt_is_a_slice(kind: str, start: int, length: int) -> None:
     content = LOSSLESS[kind]
     layout = scan(io.BytesIO(content))

@@ -20,7 +20,7 @@ from opensnac.streaming.arrays import ArrayDecoder
 
 @pytest.mark.parametrize("gather", [False, True])
 @given(lengths=st.lists(st.integers(0, 9), max_size=9), steps=st.integers(1, 5))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_pieces_are_the_signal_and_no_longer_than_asked(gather: bool, lengths: list[int], steps: int) -> None:
     fine = np.split(np.arange(8 * sum(lengths))[None], np.cumsum(lengths)[:-1] * 8, axis=1)
     pieces = [*transcode.in_pieces(([x[:, ::4], x] for x in fine), [4, 1], 4 * steps, gather)]

@@ -75,7 +75,7 @@ def decoded(stream: bytes, model: SNAC, **options: object) -> tuple[np.ndarray, 
     rate=st.sampled_from([8000, 11025, 16000, 24000, 44100, 48000, 96000]),
     channels=st.integers(1, 2),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_length_round_trips_exactly(model: SNAC, num_samples: int, rate: int, channels: int) -> None:
     samples, back = decoded(coded(speech(num_samples, channels), rate, model), model)
     assert (samples.shape, back) == ((channels, num_samples), rate)

@@ -61,7 +61,7 @@ def test_codes_and_audio_are_pytorchs(pair: tuple[SNAC, Codec], samples: int) ->
     assert heard.dtype == np.float32
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.data())
 def test_a_stream_gives_what_the_whole_gives(codec: Codec, data: st.DataObject) -> None:
     audio = noise(data.draw(st.integers(1, 2500), "samples"), 2)

@@ -84,7 +84,7 @@ SCHEDULE = st.lists(
 
 
 @pytest.mark.parametrize("name", configs.SMALL)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(schedule=SCHEDULE, workers=st.integers(1, 3), batch=st.integers(1, 4), gather=st.sampled_from([0.0, 0.002]))
 def test_decoding_is_as_if_alone(name: str, schedule: list[Any], workers: int, batch: int, gather: float) -> None:
     engine = engine_of(name)
@@ -117,7 +117,7 @@ def test_decoding_is_as_if_alone(name: str, schedule: list[Any], workers: int, b
 
 
 @pytest.mark.parametrize("name", configs.SMALL)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(lengths=st.lists(st.integers(1, 800), min_size=1, max_size=4), block=st.integers(30, 600), data=st.data())
 def test_encoding_is_as_if_alone(name: str, lengths: list[int], block: int, data: st.DataObject) -> None:
     engine = engine_of(name)

@@ -184,7 +184,7 @@ def test_an_archive_that_unpacks_to_more_than_it_says_is_not_unpacked() -> None:
 
 
 @given(st.data())
-@hypothesis_settings(deadline=None, max_examples=200)
+@hypothesis_settings(max_examples=200)
 def test_no_change_of_an_archive_breaks_its_reading(data: st.DataObject) -> None:
     whole = bytearray(archive(**SCALES, rate=np.array(24_000)))
     for at, value in data.draw(st.lists(st.tuples(st.integers(0, len(whole) - 1), st.integers(0, 255)), max_size=4)):

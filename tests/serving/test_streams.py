@@ -242,7 +242,7 @@ def test_what_is_wrong_is_said_and_ends_the_connection(
 @given(st.one_of(st.text(), st.recursive(st.none() | st.booleans() | st.floats() | st.text() | st.integers(),
        lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.just("type"), inner | st.just("start")))
        .map(json.dumps)))  # fmt: skip
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_no_text_breaks_the_reading_of_messages(text: str) -> None:
     for kind in (messages.DECODING, messages.ENCODING):
         with contextlib.suppress(messages.MessageError):
@@ -250,7 +250,6 @@ def test_no_text_breaks_the_reading_of_messages(text: str) -> None:
 
 
 @given(st.lists(st.integers(0, 448), max_size=12), st.lists(st.integers(0, 300), max_size=5), st.text(max_size=20))
-@settings(deadline=None)
 def test_text_cut_anywhere_holds_the_same_tokens(tokens: list[int], cuts: list[int], word: str) -> None:
     layout = TokenLayout((4, 2, 1), 64, 500)
     word = word.replace("custom_token_", "")

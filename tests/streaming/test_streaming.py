@@ -69,7 +69,7 @@ def stream_decode(decoder: StreamDecoder, codes: list[torch.Tensor], groups: lis
 
 
 @pytest.mark.parametrize("name", configs.SMALL)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(data=st.data(), samples=st.integers(1, 2500))
 def test_a_stream_equals_the_whole(name: str, data: st.DataObject, samples: int) -> None:
     model = model_of(name)
@@ -82,7 +82,7 @@ def test_a_stream_equals_the_whole(name: str, data: st.DataObject, samples: int)
 
 
 @pytest.mark.skipif(kernels.level() is None, reason="no C compiler, or the kernels are switched off")
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(data=st.data(), samples=st.integers(1, 2500))
 def test_with_the_kernels_not_a_bit_differs(data: st.DataObject, samples: int) -> None:
     if "vector" not in MODELS:
@@ -133,7 +133,7 @@ def test_unneeded_steps_are_not_computed(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("name", configs.SMALL)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(lengths=st.lists(st.integers(1, 2000), min_size=1, max_size=4))
 def test_a_batch_of_unequal_lengths_equals_single_runs(name: str, lengths: list[int]) -> None:
     model = model_of(name)

@@ -9,7 +9,7 @@ from functools import cache
 import configs
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from opensnac import SNAC
@@ -159,7 +159,6 @@ EDITS = st.lists(
 
 @pytest.mark.parametrize("name", [name for name in LAYOUTS if "range" not in name])
 @given(edits=EDITS)
-@settings(deadline=None)
 def test_edits_spoil_hardly_more_frames_than_they_are(name: str, edits: list[tuple[str, int, int]]) -> None:
     layout = LAYOUTS[name]
     whole, tokens = frames_of(layout)
@@ -186,7 +185,6 @@ def test_one_edit_anywhere_spoils_one_frame_and_moves_none(name: str, kind: str)
 
 
 @given(st.lists(st.integers(0, 600), max_size=60))
-@settings(deadline=None)
 def test_any_tokens_end_in_whole_frames(tokens: list[int]) -> None:
     for layout in LAYOUTS.values():
         stream = Recorded(layout)
@@ -200,7 +198,6 @@ def test_any_tokens_end_in_whole_frames(tokens: list[int]) -> None:
 
 @pytest.mark.parametrize("name", LAYOUTS)
 @given(edits=EDITS, where=st.integers(0, 1000))
-@settings(deadline=None)
 def test_a_saved_reader_continues(name: str, edits: list[tuple[str, int, int]], where: int) -> None:
     layout = LAYOUTS[name]
     tokens = [*edited(frames_of(layout)[1], edits, layout), -5]

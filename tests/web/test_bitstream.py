@@ -177,7 +177,7 @@ def test_the_golden_file_is_read_and_written(ask):
 
 
 @given(samples(), st.integers(1, 300), st.booleans())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_streams_are_those_of_python(ask, recording, size, flush):
     header = recording.header
     assert_read_alike(ask, [recording.data], size)
@@ -209,14 +209,14 @@ def test_streams_are_those_of_python(ask, recording, size, flush):
 
 
 @given(samples(), st.integers(1, 300), st.integers(0, 1 << 32))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_damage_is_reported_as_in_python(ask, recording, size, seed):
     chance = random.Random(seed)
     assert_read_alike(ask, [damaged(recording, chance) for _ in range(50)], size)
 
 
 @given(st.binary(max_size=100), st.booleans(), st.integers(1, 50))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_arbitrary_bytes_are_reported_as_in_python(ask, data, headed, size):
     assert_read_alike(ask, [(SPEECH.to_bytes() if headed else b"") + data], size)
 
@@ -241,7 +241,7 @@ def test_header_values_have_the_bounds_of_python(ask):
 
 
 @given(samples())
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_sample_counts_are_checked_as_in_python(ask, recording):
     header = recording.header
     frames = recording.codes[0].shape[1] * header.vq_strides[0]
