@@ -88,7 +88,7 @@ def test_ablate_prints_the_table(config: Path, tmp_path: Path) -> None:
         ("name.x=1", "name is not a section"),
         ("schedule.step=1", "unknown key 'step' in [schedule]"),
         ("schedule.best_by=taste", "best_by: expected mel or stft_distance or pesq_wb or stoi, got 'taste'"),
-        ("precision=fp8", "precision: expected fp32 or tf32 or bf16, got 'fp8'"),
+        ("precision=fp8", "precision: expected fp32 or tf32 or mixed or bf16, got 'fp8'"),
         ("data.workers=-1", "[data] workers: expected 0 or more, got -1"),
         ("augment.mix=2", "[augment] mix: expected a probability, got 2.0"),
         ("augment.speed_range=[0.5, 9]", "speed_range: expected speeds from 0.25 to 4, got 0.5 to 9.0"),
