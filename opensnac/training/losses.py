@@ -63,7 +63,7 @@ def log_mel(audio: Sound, sample_rate: int, window: int, bands: int) -> Float[Te
     filters = mel_filters(sample_rate, window, bands, spectrum.device)
     # sqrt of the power with a floor: the plain magnitude has no gradient at zero
     magnitude = (spectrum.real.square() + spectrum.imag.square()).clamp(min=1e-12).sqrt()
-    # In this order MKL sums a frame alike whatever the batch and the threads, and on one thread twice as fast.
+    # In this order MKL sums a frame alike whatever the batch and the number of threads.
     return (magnitude.mT @ filters).clamp(min=MEL_FLOOR).log10().mT
 
 
