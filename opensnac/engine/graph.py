@@ -57,7 +57,8 @@ class Step:
         if compiler is not None:
             self._call = torch.compile(self._advance, backend=compiler, fullgraph=True, dynamic=False)
         if device.type == "cuda":
-            self._record(pool)
+            with torch.cuda.device(device):
+                self._record(pool)
 
     @torch.no_grad()
     def advance(self) -> list[Tensor]:
@@ -93,6 +94,7 @@ class Step:
                 self.advance()
         torch.cuda.current_stream().wait_stream(beside)
         graph = torch.cuda.CUDAGraph()
-        with torch.no_grad(), torch.cuda.graph(graph, pool=pool):
+        # Other threads may allocate meanwhile, as those do that pin batches in training.
+        with torch.no_grad(), torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             self._outputs = self._call()
         self._graph = graph

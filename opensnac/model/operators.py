@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import warnings
 from typing import Any
 
 import torch
@@ -55,12 +56,23 @@ def depthwise(
 def triton_applies(x: Tensor) -> bool:
     """Whether Triton's kernels take x: on a GPU, unless it is being traced or compiled."""
     recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return x.is_cuda and x.dim() == 3 and x.dtype != torch.float64 and not recorded and _have_triton()
+    return x.is_cuda and x.dim() == 3 and x.dtype != torch.float64 and not recorded and _triton_runs(x.device)
 
 
 @functools.cache
-def _have_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None and os.environ.get("OPENSNAC_KERNELS") != "0"
+def _triton_runs(device: torch.device) -> bool:
+    """Whether Triton is there and can compile for a GPU, for which it needs a C compiler; warns once if it cannot."""
+    if importlib.util.find_spec("triton") is None or os.environ.get("OPENSNAC_KERNELS") == "0":
+        return False
+    try:
+        from opensnac.model import triton
+
+        triton.snake(torch.zeros(1, 1, kernels.WIDTH, device=device), torch.ones(kernels.WIDTH, device=device))
+    except Exception as error:  # whatever Triton raises, PyTorch does the work
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        warnings.warn(f"Triton does not run on {device} ({reason}): PyTorch is used, which is slower", stacklevel=2)
+        return False
+    return True
 
 
 def _shifted_sum(x: Tensor, taps: Tensor, bias: Tensor, dilation: int) -> Tensor:

@@ -34,7 +34,8 @@ class Snake(torch.autograd.Function):
         x, alpha = ctx.saved_tensors
         dx, partial = torch.empty_like(x), _partial(x, 1)
         if x.numel():
-            _snake_backward[_grid(x)](x, alpha, dy.contiguous(), dx, partial, *_sizes(x))
+            with torch.cuda.device_of(x):
+                _snake_backward[_grid(x)](x, alpha, dy.contiguous(), dx, partial, *_sizes(x))
         return dx, partial.sum(0)[0].to(alpha.dtype)
 
 
@@ -54,7 +55,8 @@ class Depthwise(torch.autograd.Function):
         x, taps, bias = ctx.saved_tensors
         dx, partial = torch.empty_like(x), _partial(x, TAPS + 1)
         if x.numel():
-            _depthwise_backward[_grid(x)](x, taps, dy.contiguous(), dx, partial, ctx.dilation, *_sizes(x))
+            with torch.cuda.device_of(x):
+                _depthwise_backward[_grid(x)](x, taps, dy.contiguous(), dx, partial, ctx.dilation, *_sizes(x))
         sums = partial.sum(0)
         return dx, sums[:TAPS].to(taps.dtype), sums[TAPS].to(bias.dtype), None
 
@@ -63,7 +65,8 @@ def snake(x: Tensor, alpha: Tensor) -> Tensor:
     """x + sin^2(alpha x) / alpha for contiguous x, without gradients."""
     y = torch.empty_like(x)
     if x.numel():
-        _snake_forward[_grid(x)](x, alpha, y, *_sizes(x))
+        with torch.cuda.device_of(x):  # Triton launches on the current one
+            _snake_forward[_grid(x)](x, alpha, y, *_sizes(x))
     return y
 
 
@@ -72,7 +75,8 @@ def depthwise(x: Tensor, taps: Tensor, bias: Tensor, dilation: int, lead: int = 
     batch, time, channels = x.shape
     y = x.new_empty(batch, max(0, time + 2 * lead - (TAPS - 1) * dilation), channels)
     if y.numel():
-        _depthwise_forward[_grid(y)](x, taps, bias, y, dilation, lead, time, *_sizes(y))
+        with torch.cuda.device_of(x):  # Triton launches on the current one
+            _depthwise_forward[_grid(y)](x, taps, bias, y, dilation, lead, time, *_sizes(y))
     return y
 
 
