@@ -22,7 +22,7 @@ PROTOCOL = "opensnac"  # WebSocket subprotocol; browsers send their token as ano
 BEARER = "bearer."
 LEAST_TOKEN = 16  # characters
 FIRST_REFUSAL = 400  # HTTP status
-UNREAD_BYTES, UNREAD_SECONDS = 1 << 20, 1.0  # of a refused request's body that are read
+UNREAD_BYTES, UNREAD_SECONDS = 1 << 25, 1.0  # of a refused request's body that are read
 
 
 def read_tokens(path: Path) -> tuple[str, ...]:
