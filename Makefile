@@ -31,7 +31,7 @@ test-ray: $(VENV)/test.stamp  ## Run the test that starts Ray: half a minute
 
 test-triton: $(VENV)/test.stamp  ## Run a GPU's operators in Triton's interpreter
 	$(PIP_INSTALL) -e '.[triton]'
-	$(BIN)/pytest tests/model/test_triton.py
+	$(BIN)/pytest tests/model/test_triton.py tests/engine/test_graph.py -k triton
 
 test-web: web  ## Run all browser tests: minutes
 	OPENSNAC_TEST_WEB=1 $(BIN)/pytest tests/web

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self, cast
 
-import torch
 from torch import Tensor
 
 from opensnac import kernels
@@ -56,10 +55,9 @@ def _to_c(layer: Layer, bfloat16: bool) -> Layer:
             one = len(matrix) == 1  # output channel: a dot product per step
             return Convolution.of(layer, matrix[0].contiguous() if one else kernels.packed(matrix, bfloat16))
         case layers.Downsample():
-            return Downsample.of(layer, kernels.packed(torch.cat((layer.first, layer.second), dim=1), bfloat16))
+            return Downsample.of(layer, kernels.packed(layer.matrix, bfloat16))
         case layers.Upsample():
-            packed = kernels.packed(torch.cat((layer.second, layer.first), dim=1), bfloat16)
-            return Upsample.of(replace(layer, bias=layer.bias.repeat(layer.stride)), packed)
+            return Upsample.of(layer, kernels.packed(layer.matrix, bfloat16))
         case layers.Attention():
             packed_in, packed_out = (kernels.packed(matrix, bfloat16) for matrix in (layer.to_qkv, layer.to_out))
             return Attention.of(layer, (packed_in, packed_out))
@@ -215,8 +213,8 @@ class Units(layers.Units):
         if self.last is None:
             return y, new_tails
         y[:, :room] = outer[0]
-        y, new = self.last.joined(y, room, span.shifted(-reach))
-        return y, [*new_tails, *new]
+        y, tail = span.shifted(-reach).masked(y, room)
+        return self.last.apply(y), [*new_tails, tail]
 
 
 def draw_noise(span: Span, layer: int, x: Signal) -> Tensor | None:

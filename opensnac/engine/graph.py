@@ -79,9 +79,12 @@ class Step:
         self.counts[1, place] = length
 
     def _advance(self) -> list[Tensor]:
-        y, new_tails = self.stack.step(self._preprocess(self.inputs), self.tails, DeviceSpan(*self.counts.unbind()))
-        for tail, new in zip(self.tails, new_tails, strict=True):
-            tail.copy_(torch.where(self.active[:, None, None], new, tail))
+        samples, ends, seeds, noisy = self.counts
+        span = DeviceSpan(samples, ends, seeds, noisy)
+        y, new_tails = self.stack.step(self._preprocess(self.inputs), self.tails, span)
+        active = self.active[:, None, None]
+        kept = [torch.where(active, new, tail) for new, tail in zip(new_tails, self.tails, strict=True)]
+        torch._foreach_copy_(self.tails, kept)
         self.counts[0].add_(self.active * self.samples)
         return self._postprocess(y)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from opensnac.engine.span import DeviceSpan, Span
 from opensnac.model.attention import attend
-from opensnac.model.layers import TAPS, Signal, convolve, downsample, upsample
+from opensnac.model.layers import TAPS, Signal, convolve
 from opensnac.model.operators import triton_applies
 
 Spans = Span | DeviceSpan
@@ -55,12 +55,8 @@ class Windowed(Layer):
     """Sees neighbouring steps, and zeros beyond a signal's ends; `apply` takes context and piece joined."""
 
     def __call__(self, x: Signal, tails: Tails, span: Spans) -> tuple[Signal, Tails]:
-        return self.joined(torch.cat((tails[0], x), dim=1), tails[0].shape[1], span)
-
-    def joined(self, x: Signal, keep: int, span: Spans) -> tuple[Signal, Tails]:
-        """As a call, for x with `keep` steps of context in front of it."""
-        x = span.mask(x, keep)
-        return self.apply(x), [x[:, x.shape[1] - keep :].clone()]
+        joined, tail = span.join(tails[0], x)
+        return self.apply(joined), [tail]
 
 
 @dataclass(frozen=True)
@@ -166,10 +162,9 @@ class Convolution(Centred):
 
 @dataclass(frozen=True)
 class Downsample(Windowed):
-    """One frame from two neighbouring blocks of `stride` steps: first and second (out, stride x in)."""
+    """One frame from two neighbouring blocks of `stride` steps: matrix (out, 2 x stride x in)."""
 
-    first: Tensor
-    second: Tensor
+    matrix: Tensor
     bias: Tensor
     stride: int
 
@@ -179,7 +174,7 @@ class Downsample(Windowed):
 
     @property
     def channels(self) -> list[int]:
-        return [self.first.shape[1] // self.stride]
+        return [self.matrix.shape[1] // (2 * self.stride)]
 
     @property
     def _lead(self) -> int:
@@ -194,15 +189,15 @@ class Downsample(Windowed):
         return (step + 2) * self.stride - 1 - self._lead
 
     def apply(self, x: Signal) -> Signal:
-        return downsample(x, self.first, self.second, self.bias)
+        blocks = x[:, : x.shape[1] // self.stride * self.stride].unflatten(1, (-1, self.stride)).flatten(2)
+        return F.linear(pairs(blocks), self.matrix, self.bias)
 
 
 @dataclass(frozen=True)
 class Upsample(Windowed):
-    """`stride` steps from two neighbouring frames: first (for the later one) and second (stride x out, in)."""
+    """`stride` steps from two neighbouring frames: matrix (stride x out, 2 x in), bias (stride x out)."""
 
-    first: Tensor
-    second: Tensor
+    matrix: Tensor
     bias: Tensor
     stride: int
 
@@ -212,7 +207,7 @@ class Upsample(Windowed):
 
     @property
     def channels(self) -> list[int]:
-        return [self.first.shape[1]]
+        return [self.matrix.shape[1] // 2]
 
     @property
     def _lead(self) -> int:
@@ -226,7 +221,12 @@ class Upsample(Windowed):
         return (step + self._lead) // self.stride
 
     def apply(self, x: Signal) -> Signal:
-        return upsample(x, self.first, self.second, self.bias)
+        return F.linear(pairs(x), self.matrix, self.bias).unflatten(2, (self.stride, -1)).flatten(1, 2)
+
+
+def pairs(x: Signal) -> Signal:
+    """Each step together with the next one: one product with both, instead of two whose sum is a third pass."""
+    return torch.cat((x[:, :-1], x[:, 1:]), dim=2)
 
 
 @dataclass(frozen=True)
@@ -278,13 +278,20 @@ class Units(Layer):
         return [channels for unit in self.units for channels in unit.conv.channels]
 
     def __call__(self, x: Signal, tails: Tails, span: Spans) -> tuple[Signal, Tails]:
+        if isinstance(span, DeviceSpan) and self._are_fused(x):
+            from opensnac.engine import fused
+
+            return fused.units(self, x, tails, span)
         x = self.with_noise(x, span)
         new_tails: Tails = []
         for unit, tail in zip(self.units, tails, strict=True):
-            x = span.mask(torch.cat((tail, x), dim=1), tail.shape[1])
-            new_tails.append(x[:, x.shape[1] - tail.shape[1] :].clone())
+            x, new = span.join(tail, x)
+            new_tails.append(new)
             x, span = unit.apply(x), span.shifted(-unit.conv.reach)
         return x if self.alpha is None else snake(x, self.alpha), new_tails
+
+    def _are_fused(self, x: Signal) -> bool:
+        return triton_applies(x) and all(isinstance(unit.conv, Depthwise) for unit in self.units)
 
     def with_noise(self, x: Signal, span: Spans) -> Signal:
         """x with its noise added, if there is any."""

@@ -89,11 +89,11 @@ def _layer(module: nn.Module, place: Place) -> run.Layer:
         case layers.Convolution():
             return run.Convolution(place(module.weight), place(module.bias), module.dilation)
         case layers.Downsample():
-            first, second = module.weight.transpose(1, 2).flatten(1).chunk(2, dim=1)
-            return run.Downsample(place(first), place(second), place(module.bias), module.stride)
+            return run.Downsample(place(module.weight.transpose(1, 2).flatten(1)), place(module.bias), module.stride)
         case layers.Upsample():
-            first, second = module.weight.permute(2, 1, 0).flatten(0, 1).chunk(2)
-            return run.Upsample(place(first), place(second), place(module.bias), module.stride)
+            later, earlier = module.weight.permute(2, 1, 0).flatten(0, 1).chunk(2)
+            matrix, bias = torch.cat((earlier, later), dim=1), module.bias.repeat(module.stride)
+            return run.Upsample(place(matrix), place(bias), module.stride)
         case attention.LocalAttention():
             norm = (place(module.norm.weight), place(module.norm.bias), module.norm.eps)
             matrices = place(module.to_qkv.weight), place(module.to_out.weight)

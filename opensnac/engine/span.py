@@ -13,6 +13,7 @@ from torch import Tensor
 
 from opensnac.model.layers import Signal
 from opensnac.model.noise import position_noise
+from opensnac.model.operators import triton_applies
 
 Draw = Callable[[list[tuple[int, int]]], Tensor]
 ENDLESS = 2**62  # length of a signal whose end is not known yet
@@ -39,15 +40,21 @@ class Span:
         """The span `steps` steps later in each signal."""
         return replace(self, starts=[start + steps for start in self.starts])
 
-    def mask(self, x: Signal, early: int) -> Signal:
-        """x, which begins `early` steps before the piece, zeroed outside its signals, in place."""
+    def join(self, context: Signal, x: Signal) -> tuple[Signal, Signal]:
+        """As `masked`, for the piece x and the context in front of it."""
+        return self.masked(torch.cat((context, x), dim=1), context.shape[1])
+
+    def masked(self, x: Signal, early: int) -> tuple[Signal, Signal]:
+        """x, which begins `early` steps before the piece, zeroed outside its signals, in place; and the next context,
+        its last `early` steps.
+        """
         for i, (start, length) in enumerate(zip(self.starts, self.lengths, strict=True)):
             first = start - early
             if first < 0:
                 x[i, :-first] = 0
             if length is not None and length < first + x.shape[1]:
                 x[i, max(0, length - first) :] = 0
-        return x
+        return x, x[:, x.shape[1] - early :].clone()
 
     def noise(self, layer: int, x: Signal, draw: Draw | None = None) -> Tensor | None:
         """Noise (batch or 1, steps) for x, by each signal's position and seed; steps before 0 get the value at 0.
@@ -76,10 +83,13 @@ class Span:
 class DeviceSpan:
     """A Span as tensors on the signals' device, (batch,) or (1,) for all: no control flow depends on their values."""
 
-    starts: Tensor
-    lengths: Tensor  # ENDLESS where unknown, beyond any position
+    samples: Tensor  # the first step of each signal's piece, before `in_steps`
+    ends: Tensor  # the signals' lengths, likewise; ENDLESS where unknown, beyond any position
     seeds: Tensor
     noisy: Tensor | None  # 1 with noise, 0 without; None where no signal has any
+    early: int = 0  # added to `samples`
+    tick: int = 1  # samples per step
+    offset: int = 0  # added to the first step
 
     @classmethod
     def of(cls, span: Span, device: torch.device) -> DeviceSpan:
@@ -90,19 +100,39 @@ class DeviceSpan:
         starts, lengths, seeds, noisy = to_device(counts, device)
         return cls(starts, lengths, seeds, noisy if counts[3].any() else None)
 
+    @property
+    def starts(self) -> Tensor:
+        """The first step of each signal's piece."""
+        return (self.samples + self.early) // self.tick + self.offset
+
+    @property
+    def lengths(self) -> Tensor:
+        """The signals' lengths."""
+        return self.ends // self.tick
+
     def in_steps(self, offset: int, tick: int) -> DeviceSpan:
         """As Span.in_steps."""
-        return replace(self, starts=offset + self.starts // tick, lengths=self.lengths // tick)
+        return replace(self, early=self.offset, tick=tick, offset=offset)
 
     def shifted(self, steps: int) -> DeviceSpan:
         """The span `steps` steps later in each signal."""
-        return replace(self, starts=self.starts + steps)
+        return replace(self, offset=self.offset + steps)
 
-    def mask(self, x: Signal, early: int) -> Signal:
-        """x, which begins `early` steps before the piece, zeroed outside its signals."""
+    def join(self, context: Signal, x: Signal) -> tuple[Signal, Signal]:
+        """As Span.join."""
+        if triton_applies(x):
+            from opensnac.engine import fused
+
+            joined, _, context = fused.join(context, x, self)
+            return joined, context
+        return self.masked(torch.cat((context, x), dim=1), context.shape[1])
+
+    def masked(self, x: Signal, early: int) -> tuple[Signal, Signal]:
+        """As Span.masked."""
         position = self.starts[:, None] - early + torch.arange(x.shape[1], device=x.device)
         inside = (position >= 0) & (position < self.lengths[:, None])
-        return torch.where(inside[..., None], x, 0)
+        x = torch.where(inside[..., None], x, 0)
+        return x, x[:, x.shape[1] - early :].clone()
 
     def noise(self, layer: int, x: Signal) -> Tensor | None:
         """Noise (batch or 1, steps) for x, as Span.noise."""

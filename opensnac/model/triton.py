@@ -35,7 +35,7 @@ class Snake(torch.autograd.Function):
         dx, partial = torch.empty_like(x), _partial(x, 1)
         if x.numel():
             with torch.cuda.device_of(x):
-                _snake_backward[_grid(x)](x, alpha, dy.contiguous(), dx, partial, *_sizes(x))
+                _snake_backward[grid(x)](x, alpha, dy.contiguous(), dx, partial, *sizes(x))
         return dx, partial.sum(0)[0].to(alpha.dtype)
 
 
@@ -56,7 +56,7 @@ class Depthwise(torch.autograd.Function):
         dx, partial = torch.empty_like(x), _partial(x, TAPS + 1)
         if x.numel():
             with torch.cuda.device_of(x):
-                _depthwise_backward[_grid(x)](x, taps, dy.contiguous(), dx, partial, ctx.dilation, *_sizes(x))
+                _depthwise_backward[grid(x)](x, taps, dy.contiguous(), dx, partial, ctx.dilation, *sizes(x))
         sums = partial.sum(0)
         return dx, sums[:TAPS].to(taps.dtype), sums[TAPS].to(bias.dtype), None
 
@@ -66,26 +66,31 @@ def snake(x: Tensor, alpha: Tensor) -> Tensor:
     y = torch.empty_like(x)
     if x.numel():
         with torch.cuda.device_of(x):  # Triton launches on the current one
-            _snake_forward[_grid(x)](x, alpha, y, *_sizes(x))
+            _snake_forward[grid(x)](x, alpha, y, *sizes(x))
     return y
 
 
-def depthwise(x: Tensor, taps: Tensor, bias: Tensor, dilation: int, lead: int = 0) -> Tensor:
-    """The convolution of contiguous x and contiguous taps, without gradients; `lead` zeros are added on both sides."""
+def depthwise(
+    x: Tensor, taps: Tensor, bias: Tensor, dilation: int, lead: int = 0, alpha: Tensor | None = None
+) -> Tensor:
+    """The convolution of contiguous x and contiguous taps, without gradients; `lead` zeros are added on both sides.
+
+    With `alpha`, Snake of it.
+    """
     batch, time, channels = x.shape
     y = x.new_empty(batch, max(0, time + 2 * lead - (TAPS - 1) * dilation), channels)
     if y.numel():
         with torch.cuda.device_of(x):  # Triton launches on the current one
-            _depthwise_forward[_grid(y)](x, taps, bias, y, dilation, lead, time, *_sizes(y))
+            _depthwise_forward[grid(y)](x, taps, bias, alpha, y, dilation, lead, time, *sizes(y))
     return y
 
 
-def _grid(x: Tensor) -> tuple[int, int, int]:
+def grid(x: Tensor) -> tuple[int, int, int]:
     """Programs along time, channels and batch."""
     return triton.cdiv(x.shape[1], STEPS), triton.cdiv(x.shape[2], _columns(x)), x.shape[0]
 
 
-def _sizes(x: Tensor) -> tuple[int, ...]:
+def sizes(x: Tensor) -> tuple[int, ...]:
     """The kernels' last arguments: steps and channels of the signal, and of one program."""
     return x.shape[1], x.shape[2], STEPS, _columns(x)
 
@@ -96,7 +101,7 @@ def _columns(x: Tensor) -> int:
 
 def _partial(x: Tensor, rows: int) -> Tensor:
     """Room for sums over each program's steps: (programs, rows, channels)."""
-    along_time, _, batch = _grid(x)
+    along_time, _, batch = grid(x)
     return x.new_empty(along_time * batch, rows, x.shape[2], dtype=torch.float32)
 
 
@@ -118,8 +123,9 @@ def _load(signal, clip, t, c, known, time, channels):
 
 @triton.jit
 def _store(signal, value, clip, t, c, known, time, channels):
+    """Store the values that lie inside the signal."""
     place = (clip * time + t)[:, None] * channels + c[None, :]
-    tl.store(signal + place, value, mask=(t < time)[:, None] & known[None, :])
+    tl.store(signal + place, value, mask=((t >= 0) & (t < time))[:, None] & known[None, :])
 
 
 @triton.jit
@@ -189,6 +195,7 @@ def _depthwise_forward(
     x,
     taps,
     bias,
+    alpha,
     y,
     dilation,
     lead,
@@ -198,12 +205,14 @@ def _depthwise_forward(
     STEPS: tl.constexpr,  # noqa: N803
     COLUMNS: tl.constexpr,  # noqa: N803
 ):
-    """`time` steps of y from `length` steps of x."""
+    """`time` steps of y from `length` steps of x; Snake of them, if there is an `alpha`."""
     clip, t, c, known = _places(channels, STEPS, COLUMNS)
     total = tl.zeros((STEPS, COLUMNS), tl.float32) + _vector(bias, c, known)
     for k in tl.static_range(7):
         v = _load(x, clip, t + (k * dilation - lead), c, known, length, channels)
         total += v * _vector(taps + k * channels, c, known)
+    if alpha is not None:
+        total = bend(total, _vector(alpha, c, known))
     _store(y, total, clip, t, c, known, time, channels)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from opensnac.engine.codec import Coder, frozen
 from opensnac.engine.graph import Step
-from opensnac.engine.span import Span
+from opensnac.engine.span import Span, to_device
 from opensnac.errors import BackendError, CodesError, OpensnacError
 from opensnac.model.codec import Codes
 
@@ -63,8 +63,10 @@ class DecoderPool:
             shapes, wanted = [code.numel() for code in scales], [held.shape[1] for held in self._step.inputs]
             if place not in self._pushed or shapes != wanted:
                 raise CodesError(f"place {place}: expected an open stream and {wanted} codes, got {shapes}")
-            for held, code in zip(self._step.inputs, scales, strict=True):
-                held[place] = code.flatten().to(held.device, non_blocking=True)
+        places = self._places([*codes])
+        for held, scale in zip(self._step.inputs, zip(*codes.values(), strict=True), strict=False):
+            rows = [code.flatten().to(scale[0].device) for code in scale]
+            held[places] = torch.stack(rows).to(held.device, non_blocking=True)
         return self._advance([*codes])
 
     def close(self, place: int) -> Tensor:
@@ -79,12 +81,16 @@ class DecoderPool:
 
     def _advance(self, places: Sequence[int], end: int | None = None) -> dict[int, Tensor]:
         """One step of the streams in `places`; returns their new samples, up to `end` if given."""
+        at = self._places(places)
         self._step.active.zero_()
-        self._step.active[list(places)] = True
+        self._step.active[at] = True
         (y,), samples = self._step.advance(), {}
-        for place in places:
+        for place, heard in zip(places, y[at, :, 0].float(), strict=True):
             first = self._pushed[place] - self._late
             stop = self._step.samples if end is None else min(self._step.samples, end - first)
-            samples[place] = y[place, max(0, -first) : stop, 0].float().clone()
+            samples[place] = heard[max(0, -first) : stop]
             self._pushed[place] += self._step.samples
         return samples
+
+    def _places(self, places: Sequence[int]) -> Tensor:
+        return to_device(torch.tensor(places, dtype=torch.int64), self.engine.device)

@@ -127,6 +127,15 @@ def test_positions_on_the_device_equal_those_on_the_cpu(small: SNAC, monkeypatch
                 torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
 
 
+def test_triton_s_layers_equal_pytorch_s() -> None:
+    """Streams at different positions, with contexts, ends and noise, in Triton's interpreter."""
+    pytest.importorskip("triton", reason="pip install triton")
+    script = Path(__file__).parent / "triton_layers.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "done"
+
+
 def test_pieces_are_as_long_as_the_device_allows(tiny: SNAC, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = tiny.freeze(backend="torch", device="meta")._encoding
     group = tiny.config.frame_multiple * tiny.hop_length
