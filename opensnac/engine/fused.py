@@ -91,7 +91,7 @@ def _join(
     STEPS: tl.constexpr,  # noqa: N803
     COLUMNS: tl.constexpr,  # noqa: N803
 ):
-    """`keep` steps of context, then x, whose clips are `stride` values apart; `each` is 1 for a count per clip, or 0."""
+    """`keep` steps of context, then x, whose clips are `stride` values apart; `each` is 1 for counts per clip, or 0."""
     clip, t, c, known = _places(channels, STEPS, COLUMNS)
     position = (tl.load(samples + clip * each) + early) // tick + offset - keep + t
     later = t - keep
