@@ -30,9 +30,9 @@ from opensnac.model import pretrained
 from opensnac.training import losses
 from opensnac.training.benchmark import measure, stage
 from opensnac.training.checkpoint import SLIM, average_of
-from opensnac.training.compiling import compile_if_faster, timed
 from opensnac.training.config import TrainConfig
 from opensnac.training.discriminators import Discriminators
+from opensnac.training.forms import compiled_parts, recorded_parts, timed, use
 from opensnac.training.loop import Run, crop_samples, find_config
 from opensnac.training.processes import Processes
 
@@ -90,18 +90,20 @@ def throughput(config: TrainConfig, rounds: int, eager: bool) -> Iterator[dict[s
     seconds = clips.numel() / config.model.sampling_rate
     facts = {"config": config.name, "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu"}
     yield from reference_throughput(config, clips, seconds, rounds, facts)
-    forms = (False,) if eager else (False, True)
-    for adversarial, compiled, precision in itertools.product((True, False), forms, ("fp32", "mixed")):
-        task = facts | {"step": "full GAN" if adversarial else "generator only", "precision": precision}
+    makers = {"graphs": recorded_parts} if device.type == "cuda" else {}
+    makers |= {} if eager else {"compiled": compiled_parts}
+    for adversarial, form, precision in itertools.product((True, False), ("eager", *makers), ("fp32", "mixed")):
+        row = facts | {"step": "full GAN" if adversarial else "generator only", "precision": precision, "form": form}
         trainer = stage(dataclasses.replace(config, precision=precision), processes, adversarial)
-        said = compile_if_faster(trainer, clips[: max(1, len(clips) // config.data.accumulate)]) if compiled else ""
-        if said.startswith("not compiled"):
-            yield task | {"form": "compiled", "audio_seconds_per_second": None, "note": said}
+        try:
+            if form in makers:
+                use(trainer, makers[form](trainer, clips))
+            speed = measure(trainer, itertools.repeat(clips.cpu()), rounds)
+        except Exception as error:  # whatever a compiler raises, the other forms are measured
+            yield row | {"audio_seconds_per_second": None, "note": (str(error).splitlines() or [""])[0]}
             continue
-        speed = measure(trainer, itertools.repeat(clips.cpu()), rounds, said)
-        row = task | {"form": "compiled" if compiled else "eager"}
         row["audio_seconds_per_second"] = round(speed.audio_seconds_per_second, 2)
-        yield row | {"parts_ms": {part: round(1000 * s, 2) for part, s in speed.parts.items()}, "note": said}
+        yield row | {"parts_ms": {part: round(1000 * s, 2) for part, s in speed.parts.items()}, "note": ""}
         del trainer
 
 

@@ -15,8 +15,8 @@ from opensnac.engine.codec import SNAC
 from opensnac.errors import ConfigError, OpensnacError
 from opensnac.files import atomic_file
 from opensnac.training import loop
-from opensnac.training.compiling import timed
 from opensnac.training.config import CONFIGS, TrainConfig, changed, read_toml, toml_value
+from opensnac.training.forms import timed
 from opensnac.training.processes import Processes
 from opensnac.training.validation import find_clips, validate
 

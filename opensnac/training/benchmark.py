@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from opensnac.training.compiling import compile_if_faster, finish
 from opensnac.training.config import TrainConfig
 from opensnac.training.data import read_ahead
+from opensnac.training.forms import finish, take_fastest_form
 from opensnac.training.loop import crop_samples, find_crops, require_divisible
 from opensnac.training.processes import Processes
 from opensnac.training.step import Trainer
@@ -25,12 +25,12 @@ PARTS = ("data", "generator", "discriminators", "losses", "backward", "optimiser
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds of audio per second; seconds per step, by part, measured in separate steps; the result of compiling."""
+    """Seconds of audio per second; seconds per step, by part, measured in separate steps; which form it had."""
 
     audio_seconds_per_second: float
     step_seconds: float
     parts: dict[str, float]
-    compiled: str = ""
+    form: str = ""
 
 
 class Stopwatch:
@@ -51,7 +51,7 @@ class Stopwatch:
 def run_benchmark(config: TrainConfig, rounds: int = ROUNDS) -> dict[str, Speed]:
     """Measure a configuration on its own data, with and without discriminators, and print a table.
 
-    With `compile` the compiled form is measured if it is faster.
+    The form measured is the fastest one (forms.py).
     """
     processes = Processes(config.device)
     require_divisible(config, processes.count)
@@ -63,16 +63,14 @@ def run_benchmark(config: TrainConfig, rounds: int = ROUNDS) -> dict[str, Speed]
         steps = range(2 * rounds + WARM_UP + 1)
         batches = read_ahead(crops, size, share, steps, config.data.workers, processes.device.type == "cuda")
         trainer = stage(config, processes, discriminators=name != "generator alone")
-        compiled = ""
-        if config.compile:
-            part = len(share) // config.data.accumulate
-            compiled = compile_if_faster(trainer, crops.draw(range(part)).to(processes.device))
-        speeds[name] = measure(trainer, (batch for batch, _ in batches), rounds, compiled)
+        part = len(share) // config.data.accumulate
+        form = take_fastest_form(trainer, crops.draw(range(part)).to(processes.device), config.compile)
+        speeds[name] = measure(trainer, (batch for batch, _ in batches), rounds, form)
     if processes.is_first:
         Console().print(table(config, processes, speeds))
         for name, speed in speeds.items():
-            if speed.compiled:
-                print(f"{name}: {speed.compiled}")
+            if speed.form:
+                print(f"{name}: {speed.form}")
     return speeds
 
 
@@ -84,7 +82,7 @@ def stage(config: TrainConfig, processes: Processes, discriminators: bool) -> Tr
     return Trainer(dataclasses.replace(config, schedule=schedule), processes)
 
 
-def measure(trainer: Trainer, batches: Iterator[Tensor], rounds: int, compiled: str = "") -> Speed:
+def measure(trainer: Trainer, batches: Iterator[Tensor], rounds: int, form: str = "") -> Speed:
     """Time whole steps, then as many by part: timing parts on a GPU needs synchronisation."""
     processes, config = trainer.processes, trainer.config
     device = processes.device
@@ -107,7 +105,7 @@ def measure(trainer: Trainer, batches: Iterator[Tensor], rounds: int, compiled: 
         step()
     seconds = samples * processes.count / config.model.sampling_rate
     parts = {part: total / rounds for part, total in watch.seconds.items()}
-    return Speed(seconds / taken, taken / rounds, parts, compiled)
+    return Speed(seconds / taken, taken / rounds, parts, form)
 
 
 def table(config: TrainConfig, processes: Processes, speeds: dict[str, Speed]) -> Table:

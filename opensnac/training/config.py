@@ -143,7 +143,7 @@ class TrainConfig:
     # Of matrix products. tf32: 10-bit mantissa on a GPU; mixed: tf32, and the discriminators in bfloat16; bf16: all in
     # bfloat16, to which the decoder's audio is rounded too.
     precision: str = "fp32"
-    compile: bool = False  # torch.compile, if it turns out to be faster
+    compile: bool = False  # try torch.compile too; a GPU tries graphs anyway; the fastest form is used
     init: str = ""  # a bundled model, folder, hub id or slim checkpoint to start from
     adapt: bool = False  # init may have another layout: what fits is kept, and codebooks are initialised from data
     freeze: tuple[str, ...] = ()  # encoder, codebooks, or both, which keeps existing tokens valid

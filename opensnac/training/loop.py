@@ -14,9 +14,9 @@ from opensnac.errors import ConfigError, OpensnacError
 from opensnac.model import pretrained
 from opensnac.training import checkpoint, codebooks
 from opensnac.training.checkpoint import CHECKPOINT, SLIM
-from opensnac.training.compiling import compile_if_faster
 from opensnac.training.config import CONFIGS, TrainConfig
 from opensnac.training.data import CODEBOOKS, Crops, read_ahead
+from opensnac.training.forms import take_fastest_form
 from opensnac.training.log import Log
 from opensnac.training.losses import MEL_WINDOWS
 from opensnac.training.processes import Processes
@@ -84,8 +84,8 @@ class Run:
             self.log.say(f"resuming from step {self.trainer.step}" if found else f"no {CHECKPOINT} in {out}: a new run")
         self.log.say(self._describe())
         self._report_broken()
-        if config.compile:
-            self.log.say(compile_if_faster(self.trainer, self._clips_of_a_part()))
+        if config.compile or self.processes.device.type == "cuda":
+            self.log.say(take_fastest_form(self.trainer, self._clips_of_a_part(), config.compile))
         steps = range(self.trainer.step, max(self.trainer.step, config.schedule.steps))
         share, on_gpu = self.processes.share(config.data.batch_size), self.processes.device.type == "cuda"
         self._batches = read_ahead(self.crops, config.data.batch_size, share, steps, config.data.workers, on_gpu)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -66,10 +66,23 @@ class Trainer:
         self.ema_parameters: list[Tensor] = list(self.ema.parameters())
         self.generator_gradients = GradientAverage(self.generator_parameters, self.processes)
         self.discriminator_gradients = GradientAverage(self.discriminator_parameters, self.processes)
-        # What a step calls: the modules, or their compiled forms.
+        # What a step calls: modules and methods, or another form of them (forms.py).
         self.encode: Callable[[Tensor], Tensor] = self.generator.encoder
         self.decode: Callable[[Tensor, Tensor], Tensor] = self.generator.decoder
         self.discriminate: Callable[[Tensor], losses.Features] = self.discriminators
+        self.tell_apart: Callable[[Tensor, Tensor], tuple[Tensor, losses.Features]] = self.discriminator_loss
+        self.judge: Callable[[Tensor, losses.Features], dict[str, Tensor]] = self.adversarial_losses
+        self.compare: Callable[..., dict[str, Tensor]] = self.spectral_losses
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether a step is one pass of one process."""
+        return self.config.data.accumulate == 1 and self.processes.count == 1
+
+    @property
+    def is_adversarial(self) -> bool:
+        """Whether this run trains discriminators, now or later."""
+        return self.config.schedule.discriminate_from < self.config.schedule.steps
 
     def training_step(self, audio: Tensor, noise_seeds: Tensor, progress: float) -> dict[str, Tensor]:
         """Train on this process's share of a batch, (clips, 1, samples), with a noise seed per clip.
@@ -82,33 +95,22 @@ class Trainer:
         self._set_rates(progress)
         for parameter in (*self.generator_parameters, *self.discriminator_parameters):
             parameter.grad = None
-        levels = None  # of the whole batch, if it is processed in parts
-        if self.config.losses.complex and (parts > 1 or self.processes.count > 1):
-            levels = self.processes.mean(losses.complex_levels(audio))
+        levels: tuple[Tensor, ...] = ()  # of the whole batch, if it is processed in parts
+        if self.config.losses.complex and not self.is_whole:
+            levels = (self.processes.mean(losses.complex_levels(audio)),)
         reports: list[dict[str, Tensor]] = []
         seen: list[Quantized] = []
         for part, clips, seeds in zip(range(parts), audio.chunk(parts), noise_seeds.chunk(parts), strict=True):
             is_last = part == parts - 1  # after it gradients are complete
             values: dict[str, Tensor] = {}
-            audio_hat, quantized = self._reconstruct(clips, seeds)
+            audio_hat, quantized = self.reconstruct(clips, seeds)
             self.mark("generator")
             if self.step >= schedule.discriminate_from:
-                real = self._discriminator_step(clips, audio_hat.detach(), values, is_last)
+                values["discriminator"], real = self.discriminator_step(clips, audio_hat.detach(), is_last)
                 if self.step >= schedule.adversarial_from:
-                    fake = self._discriminate_fake(audio_hat)
-                    values["adversarial"] = losses.adversarial_loss(fake)
-                    values["feature"] = losses.feature_loss(fake, real)
+                    values |= self.adversarial_step(audio_hat, real)
             self.mark("discriminators")
-            decoded, original = losses.Spectra(audio_hat), losses.Spectra(clips)
-            values["mel"] = losses.mel_loss(decoded, original, self.config.model.sampling_rate)
-            if self.config.losses.dc:
-                values["dc"] = losses.dc_loss(audio_hat, clips)
-            if self.config.losses.complex:
-                values["complex"] = losses.complex_loss(decoded, original, levels)
-            if self.config.losses.loudness:
-                values["loudness"] = loudness_loss(audio_hat, clips, self.config.model.sampling_rate)
-            if self.config.losses.tones:
-                values["tones"] = self._tone_loss(decoded, original)
+            values |= self.compare(audio_hat, clips, *levels)
             if quantized is not None:
                 seen.append(quantized)
                 values["codebook"] = losses.codebook_loss(quantized.z_e, quantized.z_q)
@@ -117,7 +119,7 @@ class Trainer:
             self.mark("losses")
             if is_last:
                 self.generator_gradients.begin()
-            self._backward(torch.stack(weighted).sum() / parts)
+            self.backward(torch.stack(weighted).sum() / parts)
             self.mark("backward")
             reports.append({name: value.detach() for name, value in values.items()})
 
@@ -143,27 +145,48 @@ class Trainer:
         torch.set_float32_matmul_precision("high" if precision in ("tf32", "mixed") else "highest")
         rounded = precision == "bf16" or (precision == "mixed" and discriminators)
         try:
-            with torch.autocast(self.processes.device.type, torch.bfloat16, enabled=rounded):
+            # Without a cache, which graphs do not allow: weight norm makes new weights at every call anyway.
+            kind = self.processes.device.type
+            with torch.autocast(kind, torch.bfloat16, enabled=rounded, cache_enabled=False):
                 yield
         finally:
             torch.set_float32_matmul_precision(before)
 
-    def _reconstruct(self, clips: Tensor, seeds: Tensor) -> tuple[Tensor, Quantized | None]:
+    def reconstruct(self, clips: Tensor, seeds: Tensor) -> tuple[Tensor, Quantized | None]:
         """Clips through the codec, without quantisation at the start of training."""
         quantized = None
         with self.matrix_precision():
-            latent = self.encode(clips)
+            latent = self.encode(clips).float()  # codes are chosen in full precision
         if self.step >= self.quantize_from:
-            quantized = self.generator.quantizer(latent.float())  # codes are chosen in full precision
+            quantized = self.generator.quantizer(latent)
             latent = quantized.latent
         with self.matrix_precision():
             audio_hat = self.decode(latent, seeds)
         return audio_hat.float(), quantized
 
-    def _backward(self, loss: Tensor) -> None:
-        """Backward pass; bfloat16 carries over from the forward pass, but tf32 must be set again."""
-        with self.matrix_precision() if self.config.precision in ("tf32", "mixed") else nullcontext():
+    def spectral_losses(self, audio_hat: Tensor, clips: Tensor, levels: Tensor | None = None) -> dict[str, Tensor]:
+        """The losses that compare decoded and original clips, by name; `levels` as in losses.complex_loss."""
+        wanted, rate = self.config.losses, self.config.model.sampling_rate
+        decoded, original = losses.Spectra(audio_hat), losses.Spectra(clips)
+        values = {"mel": losses.mel_loss(decoded, original, rate)}
+        if wanted.dc:
+            values["dc"] = losses.dc_loss(audio_hat, clips)
+        if wanted.complex:
+            values["complex"] = losses.complex_loss(decoded, original, levels)
+        if wanted.loudness:
+            values["loudness"] = loudness_loss(audio_hat, clips, rate)
+        if wanted.tones:
+            values["tones"] = self._tone_loss(decoded, original)
+        return values
+
+    def backward(self, loss: Tensor) -> None:
+        """Backward pass."""
+        with self.backward_precision():
             loss.backward()
+
+    def backward_precision(self) -> AbstractContextManager[None]:
+        """As matrix_precision, for a backward pass: tf32 must be set again, bfloat16 carries over from the forward."""
+        return self.matrix_precision() if self.config.precision in ("tf32", "mixed") else nullcontext()
 
     def _tone_loss(self, decoded: losses.Spectra, original: losses.Spectra) -> Tensor:
         """The tone loss of the mean spectrum over all processes; gradients flow into this one's clips."""
@@ -171,27 +194,41 @@ class Trainer:
         elsewhere = self.processes.mean(power_hat.detach()) - power_hat.detach()
         return losses.tone_loss(power_hat + elsewhere, self.processes.mean(power))
 
-    def _discriminator_step(
-        self, clips: Tensor, audio_hat: Tensor, values: dict[str, Tensor], is_last: bool
-    ) -> losses.Features:
-        """Compute the discriminators' gradients; returns their features of the real clips."""
+    def discriminator_step(self, clips: Tensor, audio_hat: Tensor, is_last: bool) -> tuple[Tensor, losses.Features]:
+        """Compute the discriminators' gradients; returns their loss, and their features of the real clips."""
+        loss, real = self.tell_apart(clips, audio_hat)
+        if is_last:
+            self.discriminator_gradients.begin()
+        self.backward(loss / self.config.data.accumulate)
+        return loss, without_gradients(real)
+
+    def discriminator_loss(self, clips: Tensor, audio_hat: Tensor) -> tuple[Tensor, losses.Features]:
+        """The discriminators' loss, and their features of the real clips, which have no gradients."""
         with self.matrix_precision(discriminators=True):
             features = self.discriminate(torch.cat([clips, audio_hat]))
         both = [[layer.chunk(2) for layer in layers] for layers in features]
         real, fake = ([[layer[side] for layer in layers] for layers in both] for side in (0, 1))
-        values["discriminator"] = losses.discriminator_loss(fake, real)
-        if is_last:
-            self.discriminator_gradients.begin()
-        self._backward(values["discriminator"] / self.config.data.accumulate)
-        return [[layer.detach() for layer in layers] for layers in real]
+        return losses.discriminator_loss(fake, real), without_gradients(real)
 
-    def _discriminate_fake(self, audio_hat: Tensor) -> losses.Features:
-        """The discriminators' features of the generator's audio, with their weights before this step."""
-        self.discriminators.requires_grad_(False)
+    def adversarial_step(self, audio_hat: Tensor, real: losses.Features) -> dict[str, Tensor]:
+        """The adversarial losses, with the discriminators' weights before this step."""
+        with self.discriminators_fixed():
+            return self.judge(audio_hat, real)
+
+    def adversarial_losses(self, audio_hat: Tensor, real: losses.Features) -> dict[str, Tensor]:
+        """What the discriminators find in the generator's audio, by name; `real` are their features of the clips."""
         with self.matrix_precision(discriminators=True):
-            features = self.discriminate(audio_hat)
-        self.discriminators.requires_grad_(True)
-        return features
+            fake = self.discriminate(audio_hat)
+        return {"adversarial": losses.adversarial_loss(fake), "feature": losses.feature_loss(fake, real)}
+
+    @contextmanager
+    def discriminators_fixed(self) -> Iterator[None]:
+        """A context in which gradients go through the discriminators, not to their weights."""
+        self.discriminators.requires_grad_(False)
+        try:
+            yield
+        finally:
+            self.discriminators.requires_grad_(True)
 
     def _shared_norms(self) -> dict[str, Tensor]:
         """Average the gradients over all processes and clip them; returns their norms before clipping."""
@@ -240,3 +277,8 @@ class Trainer:
     def sync_ema(self) -> None:
         """Set the average to the current weights, after these were replaced."""
         self.ema.load_state_dict(self.generator.state_dict())
+
+
+def without_gradients(features: losses.Features) -> losses.Features:
+    """The same values, detached."""
+    return [[layer.detach() for layer in layers] for layers in features]
