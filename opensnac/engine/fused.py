@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from opensnac.model.layers import Signal
-from opensnac.model.triton import _load, _places, _store, _vector, bend, depthwise, grid, sizes
+from opensnac.model.triton import bend, depthwise, grid, load, places, sizes, store, vector
 
 if TYPE_CHECKING:
     from opensnac.engine.layers import Depthwise, Tails, Units
@@ -92,24 +92,24 @@ def _join(
     COLUMNS: tl.constexpr,  # noqa: N803
 ):
     """`keep` steps of context, then x, whose clips are `stride` values apart; `each` is 1 for counts per clip, or 0."""
-    clip, t, c, known = _places(channels, STEPS, COLUMNS)
+    clip, t, c, known = places(channels, STEPS, COLUMNS)
     position = (tl.load(samples + clip * each) + early) // tick + offset - keep + t
     later = t - keep
-    value = _load(context, clip, t, c, known, keep, channels)
-    value += _load(x + clip * (stride - (time - keep) * channels), clip, later, c, known, time - keep, channels)
+    value = load(context, clip, t, c, known, keep, channels)
+    value += load(x + clip * (stride - (time - keep) * channels), clip, later, c, known, time - keep, channels)
     if added is not None:
-        more = _load(added, clip, later, c, known, time - keep, channels)
+        more = load(added, clip, later, c, known, time - keep, channels)
         if noisy is not None:
             more *= (_noise(tl.load(seeds + clip * each), layer, position) * tl.load(noisy + clip * each))[:, None]
         value += more
     inside = (position >= 0) & (position < tl.load(ends + clip * each) // tick)
     value = tl.where(inside[:, None], value, 0.0)
     if alpha is not None:
-        _store(bent, bend(value, _vector(alpha, c, known)), clip, t, c, known, time, channels)
+        store(bent, bend(value, vector(alpha, c, known)), clip, t, c, known, time, channels)
     if joined is not None:
-        _store(joined, value, clip, t, c, known, time, channels)
+        store(joined, value, clip, t, c, known, time, channels)
     recent = t - (time - keep)
-    _store(kept, value, clip, recent, c, known, keep, channels)
+    store(kept, value, clip, recent, c, known, keep, channels)
 
 
 @triton.jit

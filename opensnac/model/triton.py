@@ -106,7 +106,7 @@ def _partial(x: Tensor, rows: int) -> Tensor:
 
 
 @triton.jit
-def _places(channels, STEPS: tl.constexpr, COLUMNS: tl.constexpr):  # noqa: N803
+def places(channels, STEPS: tl.constexpr, COLUMNS: tl.constexpr):  # noqa: N803
     """This program's clip, steps, channels, and which of the channels exist."""
     t = tl.program_id(0) * STEPS + tl.arange(0, STEPS)
     c = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -114,7 +114,7 @@ def _places(channels, STEPS: tl.constexpr, COLUMNS: tl.constexpr):  # noqa: N803
 
 
 @triton.jit
-def _load(signal, clip, t, c, known, time, channels):
+def load(signal, clip, t, c, known, time, channels):
     """A signal's values in float32, zero outside it."""
     inside = (t >= 0) & (t < time)
     place = (clip * time + t)[:, None] * channels + c[None, :]
@@ -122,7 +122,7 @@ def _load(signal, clip, t, c, known, time, channels):
 
 
 @triton.jit
-def _store(signal, value, clip, t, c, known, time, channels):
+def store(signal, value, clip, t, c, known, time, channels):
     """Store the values that lie inside the signal."""
     place = (clip * time + t)[:, None] * channels + c[None, :]
     tl.store(signal + place, value, mask=((t >= 0) & (t < time))[:, None] & known[None, :])
@@ -136,7 +136,7 @@ def _store_sum(partial, value, row: tl.constexpr, rows: tl.constexpr, clip, c, k
 
 
 @triton.jit
-def _vector(values, c, known):
+def vector(values, c, known):
     return tl.load(values + c, mask=known, other=1.0).to(tl.float32)[None, :]
 
 
@@ -173,20 +173,20 @@ def bend(v, alpha):
 
 @triton.jit
 def _snake_forward(x, alpha, y, time, channels, STEPS: tl.constexpr, COLUMNS: tl.constexpr):  # noqa: N803
-    clip, t, c, known = _places(channels, STEPS, COLUMNS)
-    v = _load(x, clip, t, c, known, time, channels)
-    _store(y, bend(v, _vector(alpha, c, known)), clip, t, c, known, time, channels)
+    clip, t, c, known = places(channels, STEPS, COLUMNS)
+    v = load(x, clip, t, c, known, time, channels)
+    store(y, bend(v, vector(alpha, c, known)), clip, t, c, known, time, channels)
 
 
 @triton.jit
 def _snake_backward(x, alpha, dy, dx, partial, time, channels, STEPS: tl.constexpr, COLUMNS: tl.constexpr):  # noqa: N803
-    clip, t, c, known = _places(channels, STEPS, COLUMNS)
-    v, d = _load(x, clip, t, c, known, time, channels), _load(dy, clip, t, c, known, time, channels)
-    a = _vector(alpha, c, known)
+    clip, t, c, known = places(channels, STEPS, COLUMNS)
+    v, d = load(x, clip, t, c, known, time, channels), load(dy, clip, t, c, known, time, channels)
+    a = vector(alpha, c, known)
     r, scale = _within_half_turn(v * a), 1 / (a + 1e-9)
     s = _sine(r)
     double = 2 * s * _cosine(r)  # sin(2 a v)
-    _store(dx, d * (1 + double * (a * scale)), clip, t, c, known, time, channels)
+    store(dx, d * (1 + double * (a * scale)), clip, t, c, known, time, channels)
     _store_sum(partial, d * (double * v - s * s * scale) * scale, 0, 1, clip, c, known, channels)
 
 
@@ -206,14 +206,14 @@ def _depthwise_forward(
     COLUMNS: tl.constexpr,  # noqa: N803
 ):
     """`time` steps of y from `length` steps of x; Snake of them, if there is an `alpha`."""
-    clip, t, c, known = _places(channels, STEPS, COLUMNS)
-    total = tl.zeros((STEPS, COLUMNS), tl.float32) + _vector(bias, c, known)
+    clip, t, c, known = places(channels, STEPS, COLUMNS)
+    total = tl.zeros((STEPS, COLUMNS), tl.float32) + vector(bias, c, known)
     for k in tl.static_range(7):
-        v = _load(x, clip, t + (k * dilation - lead), c, known, length, channels)
-        total += v * _vector(taps + k * channels, c, known)
+        v = load(x, clip, t + (k * dilation - lead), c, known, length, channels)
+        total += v * vector(taps + k * channels, c, known)
     if alpha is not None:
-        total = bend(total, _vector(alpha, c, known))
-    _store(y, total, clip, t, c, known, time, channels)
+        total = bend(total, vector(alpha, c, known))
+    store(y, total, clip, t, c, known, time, channels)
 
 
 @triton.jit
@@ -230,13 +230,13 @@ def _depthwise_backward(
     COLUMNS: tl.constexpr,  # noqa: N803
 ):
     """The gradient of x, and each program's share of those of the taps and, last, the bias."""
-    clip, t, c, known = _places(channels, STEPS, COLUMNS)
-    v = _load(x, clip, t, c, known, time, channels)
+    clip, t, c, known = places(channels, STEPS, COLUMNS)
+    v = load(x, clip, t, c, known, time, channels)
     total = tl.zeros((STEPS, COLUMNS), tl.float32)
     for k in tl.static_range(7):
-        d = _load(dy, clip, t - (k - 3) * dilation, c, known, time, channels)
-        total += d * _vector(taps + k * channels, c, known)
+        d = load(dy, clip, t - (k - 3) * dilation, c, known, time, channels)
+        total += d * vector(taps + k * channels, c, known)
         _store_sum(partial, v * d, k, 8, clip, c, known, channels)
         if k == 3:
             _store_sum(partial, d, 7, 8, clip, c, known, channels)
-    _store(dx, total, clip, t, c, known, time, channels)
+    store(dx, total, clip, t, c, known, time, channels)
