@@ -137,6 +137,7 @@ def _store_sum(partial, value, row: tl.constexpr, rows: tl.constexpr, clip, c, k
 
 @triton.jit
 def vector(values, c, known):
+    """One value for each channel `c`, as a row in float32; 1 where `known` is false."""
     return tl.load(values + c, mask=known, other=1.0).to(tl.float32)[None, :]
 
 
