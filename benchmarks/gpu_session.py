@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from opensnac.model import pretrained
+from opensnac.spectra import distances
 from opensnac.training import losses
 from opensnac.training.benchmark import measure, stage
 from opensnac.training.checkpoint import SLIM, average_of
@@ -138,7 +139,7 @@ class ReferenceStep:
 
     def __call__(self, clips: Tensor) -> None:
         audio_hat, _ = self.model(clips)
-        total = self.config.losses.mel * losses.mel_loss(audio_hat, clips, self.config.model.sampling_rate)
+        total = self.config.losses.mel * distances.mel_loss(audio_hat, clips, self.config.model.sampling_rate)
         if self.discriminators is not None and self.discriminator_optimizer is not None:
             self.discriminator_optimizer.zero_grad()
             loss = losses.discriminator_loss(self.discriminators(audio_hat.detach()), self.discriminators(clips))

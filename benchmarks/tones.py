@@ -24,7 +24,7 @@ from opensnac.errors import OpensnacError
 from opensnac.evaluation.codecs import by_name
 from opensnac.evaluation.evaluate import find_clips
 from opensnac.recordings import audio
-from opensnac.training.losses import mean_power
+from opensnac.spectra.distances import mean_power
 
 RATE, WINDOW = 24_000, 2048
 NEIGHBOURS = 41  # bins

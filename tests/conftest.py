@@ -21,7 +21,9 @@ from jaxtyping import install_import_hook
 CHECKED = ("attention", "decoder", "encoder", "layers", "noise", "quantizer")
 
 install_import_hook([f"opensnac.model.{name}" for name in CHECKED], "beartype.beartype")
-install_import_hook(["opensnac.training.losses", "opensnac.training.discriminators"], "beartype.beartype")
+install_import_hook(
+    ["opensnac.training.losses", "opensnac.spectra.distances", "opensnac.training.discriminators"], "beartype.beartype"
+)
 
 # Started in the background by a shell, the tests would inherit an ignored SIGINT and pass it on.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from opensnac import __version__
 from opensnac.errors import OpensnacError
-from opensnac.evaluation import matching, mel, metrics, page, recognition, report, spectral, summary
+from opensnac.evaluation import matching, metrics, page, recognition, report, spectral, summary
 from opensnac.evaluation.code import code_of
 from opensnac.evaluation.codecs import DEFAULT_CODECS, Codec, by_name
 from opensnac.evaluation.codecs.base import peak_memory
@@ -29,6 +29,7 @@ from opensnac.evaluation.workers import map_in_processes
 from opensnac.recordings import audio
 from opensnac.recordings.jobs import LeftOut, Search
 from opensnac.recordings.mixing import mix_down
+from opensnac.spectra import mel
 
 DEFAULT_PLAYERS = 6  # clips with players and spectrograms on the page
 WARM_UP_RATE = 24_000  # Hz; one second

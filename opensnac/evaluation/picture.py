@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from opensnac.evaluation.mel import HTK
 from opensnac.files import atomic_file
+from opensnac.spectra.mel import HTK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,7 @@ import functools
 
 import numpy as np
 
-from opensnac.evaluation import mel
+from opensnac.spectra import mel
 
 MEL_RESOLUTIONS = ((2048, 150), (512, 40))  # samples in the window, mel bands
 STFT_WINDOWS = (2048, 1024, 512)  # samples

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from opensnac.engine.codec import SNAC
+from opensnac.spectra import distances
 from opensnac.training import losses
 from opensnac.training.config import TrainConfig, to_toml
 from opensnac.training.discriminators import Discriminators
@@ -85,7 +86,7 @@ def activation_bytes(
         discriminators.requires_grad_(False)
         fooling = _saved_bytes(lambda: discriminators(audio_hat.requires_grad_()), parameters)
     measuring = _saved_bytes(
-        lambda: losses.mel_loss(audio_hat.requires_grad_(), audio, config.model.sampling_rate), parameters
+        lambda: distances.mel_loss(audio_hat.requires_grad_(), audio, config.model.sampling_rate), parameters
     )
     return generating + max(discriminating, fooling + measuring)
 

@@ -12,13 +12,13 @@ import torch
 from opensnac import kernels
 from opensnac.errors import ConfigError, OpensnacError
 from opensnac.model import pretrained
+from opensnac.spectra.distances import MEL_WINDOWS
 from opensnac.training import checkpoint, codebooks
 from opensnac.training.checkpoint import CHECKPOINT, SLIM
 from opensnac.training.config import CONFIGS, TrainConfig
 from opensnac.training.data import CODEBOOKS, Crops, read_ahead
 from opensnac.training.forms import take_fastest_form
 from opensnac.training.log import Log
-from opensnac.training.losses import MEL_WINDOWS
 from opensnac.training.processes import Processes
 from opensnac.training.sources import find_recordings, report_broken
 from opensnac.training.step import Trainer

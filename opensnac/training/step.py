@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from opensnac.engine.codec import SNAC
 from opensnac.model.quantizer import Quantized
+from opensnac.spectra import distances
+from opensnac.spectra.loudness import loudness_loss
 from opensnac.training import losses
 from opensnac.training.codebooks import CodebookHealth, ema_update
 from opensnac.training.config import TrainConfig
 from opensnac.training.discriminators import Discriminators
 from opensnac.training.gradients import GradientAverage
-from opensnac.training.loudness import loudness_loss
 from opensnac.training.optimizers import generator_optimizers
 from opensnac.training.processes import Processes
 
@@ -97,7 +98,7 @@ class Trainer:
             parameter.grad = None
         levels: tuple[Tensor, ...] = ()  # of the whole batch, if it is processed in parts
         if self.config.losses.complex and not self.is_whole:
-            levels = (self.processes.mean(losses.complex_levels(audio)),)
+            levels = (self.processes.mean(distances.complex_levels(audio)),)
         reports: list[dict[str, Tensor]] = []
         seen: list[Quantized] = []
         for part, clips, seeds in zip(range(parts), audio.chunk(parts), noise_seeds.chunk(parts), strict=True):
@@ -165,14 +166,14 @@ class Trainer:
         return audio_hat.float(), quantized
 
     def spectral_losses(self, audio_hat: Tensor, clips: Tensor, levels: Tensor | None = None) -> dict[str, Tensor]:
-        """The losses that compare decoded and original clips, by name; `levels` as in losses.complex_loss."""
+        """The losses that compare decoded and original clips, by name; `levels` as in distances.complex_loss."""
         wanted, rate = self.config.losses, self.config.model.sampling_rate
-        decoded, original = losses.Spectra(audio_hat), losses.Spectra(clips)
-        values = {"mel": losses.mel_loss(decoded, original, rate)}
+        decoded, original = distances.Spectra(audio_hat), distances.Spectra(clips)
+        values = {"mel": distances.mel_loss(decoded, original, rate)}
         if wanted.dc:
             values["dc"] = losses.dc_loss(audio_hat, clips)
         if wanted.complex:
-            values["complex"] = losses.complex_loss(decoded, original, levels)
+            values["complex"] = distances.complex_loss(decoded, original, levels)
         if wanted.loudness:
             values["loudness"] = loudness_loss(audio_hat, clips, rate)
         if wanted.tones:
@@ -188,11 +189,11 @@ class Trainer:
         """As matrix_precision, for a backward pass: tf32 must be set again, bfloat16 carries over from the forward."""
         return self.matrix_precision() if self.config.precision in ("tf32", "mixed") else nullcontext()
 
-    def _tone_loss(self, decoded: losses.Spectra, original: losses.Spectra) -> Tensor:
+    def _tone_loss(self, decoded: distances.Spectra, original: distances.Spectra) -> Tensor:
         """The tone loss of the mean spectrum over all processes; gradients flow into this one's clips."""
-        power_hat, power = losses.mean_power(decoded), losses.mean_power(original)
+        power_hat, power = distances.mean_power(decoded), distances.mean_power(original)
         elsewhere = self.processes.mean(power_hat.detach()) - power_hat.detach()
-        return losses.tone_loss(power_hat + elsewhere, self.processes.mean(power))
+        return distances.tone_loss(power_hat + elsewhere, self.processes.mean(power))
 
     def discriminator_step(self, clips: Tensor, audio_hat: Tensor, is_last: bool) -> tuple[Tensor, losses.Features]:
         """Compute the discriminators' gradients; returns their loss, and their features of the real clips."""

@@ -15,8 +15,8 @@ from torch import Tensor
 from opensnac.engine.codec import SNAC
 from opensnac.errors import ConfigError
 from opensnac.evaluation.metrics import METRICS
+from opensnac.spectra.distances import MEL_WINDOWS, Audio, mel_loss
 from opensnac.training.config import Source
-from opensnac.training.losses import MEL_WINDOWS, Audio, mel_loss
 from opensnac.training.processes import Processes
 from opensnac.training.sources import BrokenRecordingError, Recording, find_recordings, read_mono, report_broken
 

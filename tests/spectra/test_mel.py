@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from opensnac.evaluation import mel
+from opensnac.spectra import mel
 
 RATES = (8000, 24000, 44100)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from opensnac.evaluation.metrics import pesq_wideband
 from opensnac.recordings import audio
-from opensnac.training.loudness import auditory_model, loudness, loudness_loss
+from opensnac.spectra.loudness import auditory_model, loudness, loudness_loss
 
 RATE = 24000
 EXAMPLE = Path(__file__).parents[2] / "examples" / "lj_speech.flac"

@@ -1,0 +1,1 @@
+"""Spectra of audio, and differentiable distances between original and decoded ones."""
