@@ -28,6 +28,7 @@ class ModelCache:
     """Models by name, each loaded once, thread-safe. If `only` is given, it is used for every name.
 
     `runtime` is "torch" or "onnx"; None for PyTorch if installed. `reduced` multiplies in bfloat16 (PyTorch only).
+    `rounds` refines codes (RefiningEncoder), in float32 on PyTorch.
     `trusted` names hub models that may be downloaded when a stream asks for them, OWNER/* all of an owner's. `workers`
     threads share the cores. ConfigError for an unavailable device, BackendError for what a runtime does not support.
     """
@@ -40,16 +41,20 @@ class ModelCache:
         trusted: Sequence[str] = (),
         runtime: str | None = None,
         workers: int = 1,
+        rounds: int = 0,
     ) -> None:
         self.runtime = runtime or ("torch" if find_spec("torch") else "onnx")
         if self.runtime not in RUNTIMES:
             raise BackendError(f"runtime: expected {' or '.join(RUNTIMES)}, got {runtime!r}")
         if self.runtime == "torch":
             check_device(device)
-        elif reduced or device != "cpu":
-            what = "products in bfloat16" if reduced else f"device {device!r}"
+        elif reduced or rounds or device != "cpu":
+            what = "products in bfloat16" if reduced else "refined codes" if rounds else f"device {device!r}"
             raise BackendError(f"runtime onnx: expected float32 on cpu, got {what}; use the runtime torch")
+        if rounds and reduced:
+            raise BackendError("refined codes: expected products in float32, got bfloat16; leave out one of the two")
         self._only, self._reduced, self._device, self._trusted = only, reduced, device, tuple(trusted)
+        self._rounds = rounds
         self._threads = max(1, (os.cpu_count() or 1) // workers)
         self._models: dict[str, Engine | Codec] = {}
         self._lock = threading.Lock()
@@ -96,6 +101,12 @@ class ModelCache:
         from opensnac.engine.codec import SNAC
 
         model = SNAC.from_pretrained(wanted, **options)
+        if self._rounds:
+            from opensnac.streaming.arrays import ArrayCodec
+            from opensnac.streaming.refining import RefiningEncoder
+
+            model.to(self._device)
+            return ArrayCodec(model, RefiningEncoder(model, self._rounds))
         return model.freeze(dtype=torch.bfloat16 if self._reduced else None, device=self._device)
 
 

@@ -10,22 +10,27 @@ import torch
 from numpy.typing import NDArray
 
 from opensnac.engine.codec import Coder, frozen
+from opensnac.streaming.refining import RefiningEncoder
 from opensnac.streaming.streams import StreamDecoder, StreamEncoder
 
 Arrays = list[NDArray[Any]]
 
 
 class ArrayCodec:
-    """A PyTorch model with the interface that files are coded with; `opensnac.runtime.Codec` has it without PyTorch."""
+    """A PyTorch model with the interface that files are coded with; `opensnac.runtime.Codec` has it without PyTorch.
 
-    def __init__(self, model: Coder) -> None:
+    Its encoder is a StreamEncoder unless a RefiningEncoder of the model is given.
+    """
+
+    def __init__(self, model: Coder, encoder: RefiningEncoder | None = None) -> None:
         self.engine = frozen(model)
+        self._encoder = encoder or StreamEncoder(self.engine)
         self.name, self.fingerprint, self.config = self.engine.name, self.engine.fingerprint, self.engine.config
         self.piece_samples = self.engine.piece_samples
 
     def stream_encoder(self, streams: int = 1) -> ArrayEncoder:
         """An encoder for `streams` parallel streams of samples."""
-        return ArrayEncoder(StreamEncoder(self.engine), streams)
+        return ArrayEncoder(self._encoder, streams)
 
     def stream_decoder(self, streams: int = 1, *, seed: int = 0, noise: bool = True) -> ArrayDecoder:
         """A decoder for `streams` parallel streams of codes; the noise is as in `SNAC.decode`."""
@@ -35,8 +40,9 @@ class ArrayCodec:
 class ArrayEncoder:
     """Samples in, codes out."""
 
-    def __init__(self, encoder: StreamEncoder, streams: int) -> None:
-        self._encoder, self._state = encoder, encoder.start(streams)
+    def __init__(self, encoder: StreamEncoder | RefiningEncoder, streams: int) -> None:
+        self._encoder: Any = encoder
+        self._state = encoder.start(streams)
 
     def push(self, audio: NDArray[np.float32]) -> Arrays:
         """Take (streams, samples); returns the codes that are final, (streams, n) of each scale."""

@@ -10,7 +10,7 @@ from opensnac.evaluation.codecs.amr import AmrWb
 from opensnac.evaluation.codecs.base import Codec, Coded, Original
 from opensnac.evaluation.codecs.lyra import Lyra
 from opensnac.evaluation.codecs.programs import Codec2, Opus, Speex
-from opensnac.evaluation.codecs.snac import Opensnac
+from opensnac.evaluation.codecs.snac import Opensnac, Refined
 from opensnac.evaluation.codecs.transformers import Dac, Encodec, Mimi
 
 __all__ = ["DEFAULT_CODECS", "FAMILIES", "Codec", "Coded", "by_name"]
@@ -22,6 +22,7 @@ _NUMBER_AND_MODEL = _NUMBER + "(@.+)?"
 # Prefix before the colon -> the form of what follows, an example, and the class.
 FAMILIES: dict[str, tuple[str, str, Callable[[str], Codec]]] = {
     "opensnac": (".+", "opensnac:FOLDER_OR_HUB_ID", Opensnac),
+    "refined": ("[1-9][0-9]*(@.+)?", "refined:8[@FOLDER_OR_HUB_ID]", Refined),
     "opus": (_NUMBER + "(@music|@speech)?", "opus:6", Opus),
     "codec2": (".+", "codec2:1200", Codec2),
     "speex": (_NUMBER, "speex:6", Speex),

@@ -14,14 +14,23 @@ import opensnac
 from opensnac import __version__, bitstream
 from opensnac.errors import OpensnacError
 from opensnac.evaluation.code import code_of
-from opensnac.evaluation.codecs.base import Codec, Coded, fit
+from opensnac.evaluation.codecs.base import Codec, Coded, fit, split_choice
 from opensnac.recordings import audio
 
 if TYPE_CHECKING:
     from opensnac import Engine
+    from opensnac.recordings.codec import Model
 
 
-CODEC = ("bitstream", "engine", "kernels", "model", "recordings", "streaming")  # packages that process a clip
+CODEC = (
+    "bitstream",
+    "engine",
+    "kernels",
+    "model",
+    "recordings",
+    "spectra",
+    "streaming",
+)  # packages that process a clip
 
 
 @functools.cache
@@ -46,6 +55,11 @@ class Opensnac(Codec):
 
         return SNAC.from_pretrained(self._model_name).freeze()
 
+    @functools.cached_property
+    def encoder(self) -> Model:
+        """What encodes, made on first use."""
+        return self.model
+
     def missing(self) -> str | None:
         try:
             _ = self.model
@@ -65,9 +79,9 @@ class Opensnac(Codec):
         with tempfile.TemporaryDirectory() as folder:
             original, coded, decoded = (Path(folder) / name for name in ("in.wav", "coded.snac", "out.wav"))
             audio.write(original, clip[None], sample_rate)
-            _ = self.model  # loading is not part of the time
+            _ = self.encoder  # loading is not part of the time
             start = time.perf_counter()
-            transcode.encode_file(original, coded, self.model)
+            transcode.encode_file(original, coded, self.encoder)
             middle = time.perf_counter()
             transcode.decode_file(coded, decoded, self.model)
             end = time.perf_counter()
@@ -83,3 +97,20 @@ class Opensnac(Codec):
                 codes=[scale.ravel() for scale in codes],
                 codebook_size=self.model.config.codebook_size,
             )
+
+
+class Refined(Opensnac):
+    """The same with refined codes: `ROUNDS` or `ROUNDS@MODEL`."""
+
+    def __init__(self, choice: str) -> None:
+        rounds, model = split_choice(choice)
+        super().__init__(model)
+        self.name = f"refined:{choice}"
+        self._rounds = int(rounds)
+
+    @functools.cached_property
+    def encoder(self) -> Model:
+        """The refining encoder."""
+        from opensnac.recordings.model_cache import ModelCache
+
+        return ModelCache(self._model_name, rounds=self._rounds).get()
