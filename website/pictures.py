@@ -29,6 +29,7 @@ ROOMS = {
     "streaming": "live encoding, decoding, tokens",
     "engine": "runs a trained model",
     "model": "the trainable model",
+    "spectra": "distances of sounds",
     "kernels": "arithmetic in C",
     "bitstream": "the .snac format",
     "runtime": "the codec without PyTorch",

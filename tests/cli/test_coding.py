@@ -27,6 +27,17 @@ def test_a_recording_round_trips_in_its_own_folder(here: Path, model: list[str])
     assert (samples.shape, rate) == ((3000, 2), 16000)
 
 
+def test_refined_codes_have_the_form_of_plain_ones(here: Path, model: list[str]) -> None:
+    record(here / "a.wav", channels=2)
+    for name, options in (("plain", ()), ("refined", ("--refine", "6"))):
+        succeed("encode", "a.wav", "-o", f"{name}.snac", *options, *model)
+        succeed("decode", f"{name}.snac", *model)
+    plain, refined = (bitstream.read(io.BytesIO((here / f"{name}.snac").read_bytes())) for name in ("plain", "refined"))
+    assert plain.header == refined.header
+    assert any((a != b).any() for a, b in zip(plain.codes, refined.codes, strict=True))
+    assert soundfile.info("plain.wav").frames == soundfile.info("refined.wav").frames == 3000
+
+
 @pytest.mark.parametrize("ending", ["wav", "flac", "ogg"])
 def test_the_format_is_the_names_or_the_options(here: Path, model: list[str], ending: str) -> None:
     record(here / "a.wav")

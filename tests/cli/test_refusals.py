@@ -153,6 +153,8 @@ def test_a_model_that_is_not_there(here: Path, model: list[str]) -> None:
         (["decode", "a.snac", "-o", "b.wav", "--format", "ogg"], "b.wav: expected a name that ends in .ogg"),
         (["decode", "a.snac", "--format", "mp3"], "--format: expected wav, flac, ogg or raw, got 'mp3'"),
         (["info", "missing.snac"], "missing.snac: no such file or folder"),
+        (["encode", "a.wav", "--refine", "2", "--live"], "--refine: expected without --live, got both"),
+        (["encode", "a.wav", "--refine", "2", "--together", "9"], "--refine: expected without --together, got both"),
     ],
 )
 def test_wrong_use(here: Path, arguments: list[str], message: str) -> None:

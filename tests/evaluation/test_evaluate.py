@@ -50,13 +50,15 @@ def measured(monkeypatch):
 
 def test_one_call_writes_scores_rates_and_codebook_use(folder, few_metrics, model_folder, tmp_path, capfd, forks):
     name = f"opensnac:{model_folder}"
-    results = evaluate_folder(folder, [name, "opensnac:nowhere"], tmp_path / "out", jobs=1)
+    codecs = [name, "opensnac:nowhere", f"refined:1@{model_folder}"]
+    results = evaluate_folder(folder, codecs, tmp_path / "out", jobs=1)
 
     assert results == json.loads((tmp_path / "out" / "results.json").read_text())
     assert all(key in SCHEMA for key in results)
     assert (results["clips"], results["seconds"]) == (2, pytest.approx(2.4))
-    original, ours = results["codecs"]
+    original, ours, refined = results["codecs"]
     assert original["codec"] == "original"
+    assert (refined["name"], refined["bits_per_second"]) == ("refined:1@tiny", ours["bits_per_second"])
     assert original["scores"]["mel_distance"] == {"mean": 0, "low": 0, "high": 0, "count": 2}
     assert original["bits_per_second"] is None
     lines = [json.loads(line) for line in (tmp_path / "out" / "clips.jsonl").read_text().split("\n") if line]
