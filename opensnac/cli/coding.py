@@ -84,7 +84,7 @@ def encode(
             min=0,
             metavar="ROUNDS",
             help="Decode, compare and improve the codes this many times: nearer to the original at the same bitrate; "
-            "8 take about the recording's duration on two cores.",
+            "8 take one and a half times as long as the recording on two cores.",
         ),
     ] = 0,
     device: Device = "cpu",

@@ -38,8 +38,8 @@ def evaluate(
     """Compare the quality of codecs on a folder of recordings.
 
     Sub-folders are labels (speech, music, ...) with results of their own. Codecs: opensnac, opensnac:MODEL,
-    opus:KILOBITS, codec2:BITS, speex:KILOBITS, amrwb:KILOBITS, lyra:KILOBITS@FOLDER, and encodec:, dac: or
-    mimi:KILOBITS\\[@MODEL]. A killed run resumes when started again.
+    refined:ROUNDS\\[@MODEL], opus:KILOBITS, codec2:BITS, speex:KILOBITS, amrwb:KILOBITS, lyra:KILOBITS@FOLDER, and
+    encodec:, dac: or mimi:KILOBITS\\[@MODEL]. A killed run resumes when started again.
     """
     with reporting():
         from opensnac.evaluation.evaluate import evaluate_folder

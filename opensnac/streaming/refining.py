@@ -48,6 +48,8 @@ class RefiningEncoder:
     def __init__(self, model: SNAC, rounds: int) -> None:
         if rounds < 1:
             raise OpensnacError(f"rounds: expected at least 1, got {rounds}")
+        if not isinstance(model, SNAC):
+            raise OpensnacError(f"model: expected a SNAC, which has gradients, got {type(model).__name__}")
         self.rounds, self.engine = rounds, model.freeze()
         with torch.inference_mode(False):
             self._model = copy.deepcopy(model).float().eval().requires_grad_(False)

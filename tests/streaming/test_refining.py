@@ -82,10 +82,13 @@ def test_a_window_is_never_farther_from_the_original(encoder: RefiningEncoder, m
     assert refined <= plain * (1 + 1e-4)
 
 
-def test_the_model_is_left_alone(model: SNAC, speech: torch.Tensor) -> None:
-    before = model.fingerprint
+def test_the_model_is_left_alone(model: SNAC, speech: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refining, "WINDOW_SECONDS", 0.0)
+    before, some = model.fingerprint, speech[..., :20_000]
+    plain = RefiningEncoder(model, 1).encode(some)
     with torch.inference_mode():
-        codes = RefiningEncoder(model, 1).encode(speech[..., :9_000])
+        codes = RefiningEncoder(model, 1).encode(some)
+    assert all(torch.equal(a, b) for a, b in zip(plain, codes, strict=True))
     assert model.fingerprint == before
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
     assert not codes[0].requires_grad
@@ -94,6 +97,8 @@ def test_the_model_is_left_alone(model: SNAC, speech: torch.Tensor) -> None:
 def test_what_cannot_be_refined_is_refused(model: SNAC) -> None:
     with pytest.raises(OpensnacError, match="rounds: expected at least 1, got 0"):
         RefiningEncoder(model, 0)
+    with pytest.raises(OpensnacError, match="expected a SNAC, which has gradients, got Engine"):
+        RefiningEncoder(model.freeze(), 1)  # type: ignore[arg-type]
     encoder = RefiningEncoder(model, 1)
     with pytest.raises(AudioError, match="before its first sample"):
         encoder.flush(encoder.start())

@@ -127,7 +127,20 @@ def test_a_missing_program_says_how_to_install_it(name, line, monkeypatch, tmp_p
 
 
 @pytest.mark.parametrize(
-    "name", ["", "mp3", "opus", "opus:fast", "opus:6@noise", "codec2", "originals", "opensnac:", "lyra", "dac:big", "refined:0"]
+    "name",
+    [
+        "",
+        "mp3",
+        "opus",
+        "opus:fast",
+        "opus:6@noise",
+        "codec2",
+        "originals",
+        "opensnac:",
+        "lyra",
+        "dac:big",
+        "refined:0",
+    ],
 )
 def test_an_unknown_codec_is_refused_with_the_known_forms(name):
     with pytest.raises(OpensnacError, match=f"expected a codec opensnac, .*opus:6.*codec2:1200.*, got {name!r}"):
