@@ -22,15 +22,8 @@ if TYPE_CHECKING:
     from opensnac.recordings.codec import Model
 
 
-CODEC = (
-    "bitstream",
-    "engine",
-    "kernels",
-    "model",
-    "recordings",
-    "spectra",
-    "streaming",
-)  # packages that process a clip
+# Packages that process a clip.
+CODEC = ("bitstream", "engine", "kernels", "model", "recordings", "spectra", "streaming")
 
 
 @functools.cache
