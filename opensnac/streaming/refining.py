@@ -76,8 +76,8 @@ class RefiningEncoder:
         state.audio = torch.cat([state.audio, audio], dim=-1)
         none = torch.zeros(1, 0, dtype=torch.int64, device=self.engine.device)
         parts = [[[none] * len(self.engine.config.vq_strides)] for _ in audio]
-        while state.audio.shape[-1] >= self._start(state) + self.window + self.look_ahead:
-            end = self._start(state) + self.window
+        while state.audio.shape[-1] >= self._known(state) + self.window + self.look_ahead:
+            end = self._known(state) + self.window
             for known, codes in zip(parts, self._coded(state, end), strict=True):
                 known.append(codes)
             state.audio = state.audio[..., end - self.look_ahead :]
@@ -97,7 +97,7 @@ class RefiningEncoder:
         clips = [_joined([*both]) for both in zip(self.push(audio, state), self.flush(state), strict=True)]
         return _joined(clips, dim=0)
 
-    def _start(self, state: Window) -> int:
+    def _known(self, state: Window) -> int:
         """Samples that are coded already."""
         return state.before.shape[-1] * self.engine.hop_length
 
