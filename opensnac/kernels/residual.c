@@ -20,7 +20,8 @@ typedef struct {
     const float *dy;
     float *middle;  /* the gradient at the depthwise convolution's output, from the first pass to the second */
     float *dx;
-    float *partial; /* (batch x jobs, channels + 11, channels): of the matrix, the taps, their bias, beta, bias, alpha */
+    float *partial; /* (batch x jobs, channels + 11, channels): of the matrix, the taps, their bias, beta, bias, alpha;
+                       or NULL, if only dx is wanted */
 } Residual;
 
 typedef struct {
@@ -107,6 +108,7 @@ INLINE void back_to_middle(const Residual *run, Tile tile, idx c, const float *w
         store(mixed + t * channels + c, s.value);
         store(middle + t * channels, g * s.by_v);
     }
+    if (!sums) return;
     for (idx t = 0; t < rows; t++) {
         vec g = load(middle + t * channels);
         of_bias = of_bias + g;
@@ -121,28 +123,31 @@ static void middle_tile(const Residual *run, Tile tile, float *matrix, float *sc
     idx channels = run->channels, rows = tile.end - tile.begin, panels = (channels + COLUMNS - 1) / COLUMNS;
     const float *dy = run->dy + tile.clip + tile.begin * channels;
     float *gradient = scratch, *mixed = gradient + tile_of(channels) * channels, *wide = mixed + tile_of(channels) * channels;
-    float *sums = matrix + channels * channels, *of_bias = sums + (TAPS + 2) * channels;
+    float *sums = matrix ? matrix + channels * channels : NULL;
     product((Rows){dy, channels, 0}, run->w, (Target){gradient, channels}, rows, channels, channels, 0, panels);
     for (idx c = 0; c < channels; c += LANES) {
         first_snake(run, tile, c, wide);
         back_to_middle(run, tile, c, wide, gradient, mixed, sums);
     }
+    if (!matrix) return;
     outer((Matrix){matrix, channels}, dy, channels, mixed, channels, rows, channels, channels);
     for (idx c = 0; c < channels; c += LANES) {
         vec sum = splat(0);
         for (idx t = 0; t < rows; t++) sum = sum + load(dy + t * channels + c);
-        add_to(of_bias + c, sum);
+        add_to(sums + (TAPS + 2) * channels + c, sum);
     }
 }
 
+/* Where a job sums its gradients of weights; NULL if they are not wanted. */
 static float *gradients_of(const Residual *run, idx job) {
+    if (!run->partial) return NULL;
     return run->partial + job * (run->channels + VECTORS_OF_GRADIENTS) * run->channels;
 }
 
 static void middle_job(const void *arguments, idx job, float *scratch) {
     const Residual *run = arguments;
     float *gradients = gradients_of(run, job);
-    memset(gradients, 0, (run->channels + VECTORS_OF_GRADIENTS) * run->channels * sizeof *gradients);
+    if (gradients) memset(gradients, 0, (run->channels + VECTORS_OF_GRADIENTS) * run->channels * sizeof *gradients);
     Tile span = span_at(run, job);
     for (Tile tile = next_tile(run, span, span.begin); tile.begin < tile.end; tile = next_tile(run, span, tile.end))
         middle_tile(run, tile, gradients, scratch);
@@ -175,7 +180,7 @@ static void input_job(const void *arguments, idx job, float *scratch) {
     (void)scratch;
     Tile span = span_at(run, job);
     idx channels = run->channels, reach = TAPS / 2 * run->dilation;
-    float *of_alpha = gradients_of(run, job + 1) - channels;
+    float *next = gradients_of(run, job + 1), *of_alpha = next ? next - channels : NULL;
     for (idx begin = span.begin; begin < span.end; begin += STRIP) {
         idx end = min_(span.end, begin + STRIP);
         idx from = max_(begin, min_(end, reach)), to = max_(from, min_(end, run->time - reach));
@@ -183,7 +188,7 @@ static void input_job(const void *arguments, idx job, float *scratch) {
             vec sum = back_to_x(run, span, c, begin, from, 0, splat(0));
             sum = back_to_x(run, span, c, from, to, 1, sum);
             sum = back_to_x(run, span, c, to, end, 0, sum);
-            add_to(of_alpha + c, by_alpha(sum, run->alpha + c));
+            if (of_alpha) add_to(of_alpha + c, by_alpha(sum, run->alpha + c));
         }
     }
 }

@@ -30,7 +30,7 @@ def neighbours(x: Blocks, first: Matrix, second: Matrix, bias: Tensor) -> Float[
 torch.library.define("opensnac::neighbours", "(Tensor x, Tensor first, Tensor second, Tensor bias) -> Tensor")
 torch.library.define(
     "opensnac::neighbours_backward",
-    "(Tensor dy, Tensor x, Tensor first, Tensor second) -> (Tensor, Tensor, Tensor, Tensor)",
+    "(Tensor dy, Tensor x, Tensor first, Tensor second, bool of_weights) -> (Tensor, Tensor[])",
 )
 
 
@@ -44,7 +44,9 @@ def _neighbours(x: Tensor, first: Tensor, second: Tensor, bias: Tensor) -> Tenso
 
 
 @torch.library.impl("opensnac::neighbours_backward", "CPU")
-def _neighbours_backward(dy: Tensor, x: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, ...]:
+def _neighbours_backward(
+    dy: Tensor, x: Tensor, first: Tensor, second: Tensor, of_weights: bool
+) -> tuple[Tensor, list[Tensor]]:
     x = check("x", x, (None, None, None))
     (batch, blocks, values), columns = x.shape, first.shape[0]
     dy = check("dy", dy, (batch, max(0, blocks - 1), columns))
@@ -52,9 +54,9 @@ def _neighbours_backward(dy: Tensor, x: Tensor, first: Tensor, second: Tensor) -
     row = dy.new_zeros(1 + batch * blocks, columns)
     row[1:].view(batch, blocks, columns)[:, :-1] = dy
     matrix = torch.cat([kernels.packed(second.T), kernels.packed(first.T)], dim=1)
-    dx = kernels.linear(row[None], matrix, values, rows=batch * blocks)
+    dx = kernels.linear(row[None], matrix, values, rows=batch * blocks).contiguous().view(x.shape)
     later, flat = row[1:], x.flatten(0, 1)
-    return dx.contiguous().view(x.shape), later.T @ flat, later[:-1].T @ flat[1:], later.sum(0)
+    return dx, [later.T @ flat, later[:-1].T @ flat[1:], later.sum(0)] if of_weights else []
 
 
 @torch.library.register_fake("opensnac::neighbours")
@@ -63,18 +65,22 @@ def _fake(x: Tensor, first: Tensor, second: Tensor, bias: Tensor) -> Tensor:
 
 
 @torch.library.register_fake("opensnac::neighbours_backward")
-def _fake_gradients(dy: Tensor, x: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, ...]:
-    matrix = x.new_empty(first.shape)
-    return x.new_empty(x.shape), matrix, torch.empty_like(matrix), x.new_empty(first.shape[:1])
+def _fake_gradients(
+    dy: Tensor, x: Tensor, first: Tensor, second: Tensor, of_weights: bool
+) -> tuple[Tensor, list[Tensor]]:
+    shapes = (first.shape, first.shape, first.shape[:1]) if of_weights else ()
+    return x.new_empty(x.shape), [x.new_empty(shape) for shape in shapes]
 
 
 def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:3])
 
 
-def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor, ...]:
+def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     refuse_double_backward()
-    return torch.ops.opensnac.neighbours_backward(dy, *ctx.saved_tensors)
+    of_weights = any(ctx.needs_input_grad[1:])
+    dx, gradients = torch.ops.opensnac.neighbours_backward(dy, *ctx.saved_tensors, of_weights)
+    return dx, *(gradients or (None,) * 3)
 
 
 torch.library.register_autograd("opensnac::neighbours", _gradients, setup_context=_setup_context)

@@ -51,7 +51,7 @@ WEIGHTS = "Tensor alpha, Tensor taps, Tensor taps_bias, Tensor beta, Tensor matr
 torch.library.define("opensnac::residual", f"(Tensor x, {WEIGHTS}, Tensor bias, int dilation) -> Tensor")
 torch.library.define(
     "opensnac::residual_backward",
-    f"(Tensor dy, Tensor x, {WEIGHTS}, int dilation) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    f"(Tensor dy, Tensor x, {WEIGHTS}, int dilation, bool of_weights) -> (Tensor, Tensor[])",
 )
 
 
@@ -68,17 +68,29 @@ def _residual(
 
 @torch.library.impl("opensnac::residual_backward", "CPU")
 def _residual_backward(
-    dy: Tensor, x: Tensor, alpha: Tensor, taps: Tensor, taps_bias: Tensor, beta: Tensor, matrix: Tensor, dilation: int
-) -> tuple[Tensor, ...]:
+    dy: Tensor,
+    x: Tensor,
+    alpha: Tensor,
+    taps: Tensor,
+    taps_bias: Tensor,
+    beta: Tensor,
+    matrix: Tensor,
+    dilation: int,
+    of_weights: bool,
+) -> tuple[Tensor, list[Tensor]]:
     x = check_signal("x", x)
     dy, unit = check("dy", dy, x.shape), _checked(x, UnitWeights(alpha, taps, taps_bias, beta, matrix, taps_bias))
     (batch, time, channels), middle, dx = x.shape, torch.empty_like(x), torch.empty_like(x)
-    partial = x.new_empty(batch * query("residual_jobs", time, channels), channels + kernels.TAPS + 4, channels)
+    jobs, partial = batch * query("residual_jobs", time, channels), None
+    if of_weights:
+        partial = x.new_empty(jobs, channels + kernels.TAPS + 4, channels)
     signals = (None, dy, middle, dx, partial)
     _run("residual_backward", x, unit, kernels.packed(unit.matrix.T), dilation, signals)
+    if partial is None:
+        return dx, []
     dmatrix, dtaps, *vectors = (part.clone() for part in partial.sum(0).split([channels, kernels.TAPS, 1, 1, 1, 1]))
     dtaps_bias, dbeta, dbias, dalpha = (vector[0] for vector in vectors)
-    return dx, dalpha, dtaps, dtaps_bias, dbeta, dmatrix, dbias
+    return dx, [dalpha, dtaps, dtaps_bias, dbeta, dmatrix, dbias]
 
 
 def _checked(x: Tensor, unit: UnitWeights) -> UnitWeights:
@@ -104,10 +116,10 @@ def _fake_residual(x: Tensor, *weights: Any) -> Tensor:
 
 
 @torch.library.register_fake("opensnac::residual_backward")
-def _fake_gradients(dy: Tensor, x: Tensor, *weights: Any) -> tuple[Tensor, ...]:
-    alpha, taps, taps_bias, beta, matrix, _ = weights
-    parameters = (alpha, taps, taps_bias, beta, matrix, taps_bias)
-    return _fake_residual(x), *(parameter.new_empty(parameter.shape) for parameter in parameters)
+def _fake_gradients(dy: Tensor, x: Tensor, *others: Any) -> tuple[Tensor, list[Tensor]]:
+    alpha, taps, taps_bias, beta, matrix, _, of_weights = others
+    parameters = (alpha, taps, taps_bias, beta, matrix, taps_bias) if of_weights else ()
+    return _fake_residual(x), [parameter.new_empty(parameter.shape) for parameter in parameters]
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -117,7 +129,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     refuse_double_backward()
-    return *torch.ops.opensnac.residual_backward(dy, *ctx.saved_tensors, ctx.dilation), None
+    of_weights = any(ctx.needs_input_grad[1:])
+    dx, gradients = torch.ops.opensnac.residual_backward(dy, *ctx.saved_tensors, ctx.dilation, of_weights)
+    return dx, *(gradients or (None,) * len(UnitWeights._fields)), None
 
 
 torch.library.register_autograd("opensnac::residual", _gradients, setup_context=_setup_context)

@@ -81,6 +81,17 @@ def test_gradients_of_neighbours(batch: int, blocks: int, values: int, columns: 
         assert float((ours - truth).abs().max() / truth.abs().max()) < 3e-6
 
 
+@pytest.mark.parametrize("form", ["residual", "neighbours"])
+def test_the_input_gets_the_same_gradient_where_weights_need_none(form: str) -> None:
+    x = torch.randn(2, 4500, 48, requires_grad=True)
+    weights = random_unit(48) if form == "residual" else (*torch.randn(2, 48, 48), torch.randn(48))
+    trained = [weight.clone().requires_grad_() for weight in weights]
+    operator, dilation = getattr(torch.ops.opensnac, form), (3,) if form == "residual" else ()
+    outputs = [operator(x, *given, *dilation) for given in (weights, trained)]
+    of_x, of_all = (torch.autograd.grad(y.square().sum(), x)[0] for y in outputs)
+    assert torch.equal(of_x, of_all)
+
+
 def test_snake_of_large_input_stays_exact() -> None:
     x, alpha = torch.linspace(-3000, 3000, 1600).reshape(1, -1, 16), torch.full((16,), 2.5)
     truth = operators.snake(x.double(), alpha.double())
@@ -115,10 +126,13 @@ def test_opcheck() -> None:
         torch.library.opcheck(ops.depthwise.default, (*leaves(odd, taps, bias), 3), test_utils=utils)
         torch.library.opcheck(ops.residual.default, (*leaves(odd, *random_unit(48)), 3), test_utils=utils)
     torch.library.opcheck(ops.depthwise.default, (*leaves(x, taps), None, 3))
-    torch.library.opcheck(ops.residual_backward.default, (x, x, *random_unit(48)[:5], 3))
+    for of_weights in (False, True):
+        torch.library.opcheck(ops.residual_backward.default, (x, x, *random_unit(48)[:5], 3, of_weights))
     matrices = torch.randn(2, 20, 48)
     torch.library.opcheck(ops.neighbours.default, leaves(x, *matrices, torch.randn(20)))
-    torch.library.opcheck(ops.neighbours_backward.default, (torch.randn(2, 299, 20), x, *matrices))
+    for of_weights in (False, True):
+        inputs = (torch.randn(2, 299, 20), x, *matrices, of_weights)
+        torch.library.opcheck(ops.neighbours_backward.default, inputs)
     torch.library.opcheck(ops.snake_backward.default, (x, x, alpha))
     torch.library.opcheck(ops.depthwise_backward.default, (x, x, taps, 3))
 
