@@ -5,16 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from opensnac.cli.app import CORPORA, Model, command
-from opensnac.cli.reporting import FAILED, needs_extra, reporting, shown
+from opensnac.cli.reporting import FAILED, needs_extra, progress_bar, reporting, shown
 from opensnac.recordings.jobs import UsageError
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
 
 LINE_EVERY = 60.0  # seconds between lines of progress without a terminal
 SHOWN = 5  # failed recordings listed at the end
@@ -200,7 +197,7 @@ class _ProgressReporter:
         self._start = self._line = time.monotonic()
 
     def __enter__(self) -> _ProgressReporter:
-        self._bar = _bar()
+        self._bar = progress_bar()
         self._bar.__enter__()
         self._task = self._bar.add_task("listing recordings", total=None)
         return self
@@ -262,21 +259,6 @@ def _tried_again(failed: int, mended: int, lost: int) -> str:
     if failed:
         found.append(f"{_recordings(failed)} had failed, of which {'some' if mended else 'none'} can be encoded now")
     return "; ".join(found) + (f"; making {lost + mended:,} shards again" if lost or mended else "")
-
-
-def _bar() -> Progress:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-        transient=True,
-    )
 
 
 @command(CORPORA, "opensnac detokenize corpus/ --rows 1,5 -o heard/")

@@ -41,7 +41,7 @@ def run_jobs(
 
     `finished` is the number of jobs that were already done. Exits with 1 if any job fails.
     """
-    with _progress_bar() as bar:
+    with progress_bar() as bar:
         progress = _Progress(bar, batch)
 
         def fail(job: Job, error: Exception) -> None:
@@ -86,7 +86,8 @@ class _Progress:
             self._bar.update(self._task, description=shown(job.name), completed=self._done)
 
 
-def _progress_bar() -> Progress:
+def progress_bar() -> Progress:
+    """A bar on stderr that disappears at the end; nothing without a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 

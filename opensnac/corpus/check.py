@@ -9,11 +9,11 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from opensnac.bitstream import Header
 from opensnac.corpus.loading import Excluded
 from opensnac.corpus.plan import Plan
 from opensnac.corpus.readers import Corpus, Tokens
 from opensnac.corpus.rows import Row
+from opensnac.corpus.shards import header_of
 from opensnac.corpus.tokenize import FAILED
 from opensnac.corpus.work import Job, Worker
 from opensnac.errors import OpensnacError
@@ -100,17 +100,7 @@ def _wrong(corpus: Corpus, row: Tokens) -> str | None:
     if "--drop-repeated-frames" in corpus.facts["command"].split():
         return None
     rate = row.facts["sampling_rate"]
-    needed = Header(
-        model_name="any",
-        weights_hash=corpus.facts["fingerprint"][:16],
-        sampling_rate=config.sampling_rate,
-        original_rate=rate,
-        channels=1,
-        hop_length=config.hop_length,
-        vq_strides=config.vq_strides,
-        codebook_size=config.codebook_size,
-        frame_multiple=config.frame_multiple,
-    )
+    needed = header_of(rate, ("any", corpus.facts["fingerprint"]), config)
     (count,) = frames
     if not needed.fits(count, row.facts["num_samples"]):
         return f"expected frames for {row.facts['num_samples']} samples at {rate} Hz, got {count}"

@@ -121,9 +121,17 @@ def snac_bytes(
     codes: Sequence[np.ndarray], num_samples: int, rate: int, model: tuple[str, str], config: CodecConfig
 ) -> bytes:
     """A row as a `.snac` file; `model` is its name and fingerprint."""
-    header = Header(
-        model_name=model[0],
-        weights_hash=model[1][: bitstream.WEIGHTS_HASH_DIGITS],
+    file = io.BytesIO()
+    bitstream.write(file, header_of(rate, model, config), [code[None].astype(np.int64) for code in codes], num_samples)
+    return file.getvalue()
+
+
+def header_of(rate: int, model: tuple[str, str], config: CodecConfig) -> Header:
+    """The header of a row's `.snac` file; `model` is its name and fingerprint."""
+    name, fingerprint = model
+    return Header(
+        model_name=name,
+        weights_hash=fingerprint[: bitstream.WEIGHTS_HASH_DIGITS],
         sampling_rate=config.sampling_rate,
         original_rate=rate,
         channels=1,
@@ -132,9 +140,6 @@ def snac_bytes(
         codebook_size=config.codebook_size,
         frame_multiple=config.frame_multiple,
     )
-    file = io.BytesIO()
-    bitstream.write(file, header, [code[None].astype(np.int64) for code in codes], num_samples)
-    return file.getvalue()
 
 
 def end_token(layout: TokenLayout) -> int:

@@ -97,9 +97,14 @@ class Pointwise(Layer):
 
 
 class Centred(Windowed):
-    """Has a receptive field of `reach` steps on both sides."""
+    """Seven taps, `dilation` steps apart."""
 
-    reach: int
+    dilation: int
+
+    @property
+    def reach(self) -> int:
+        """The receptive field on each side, in steps."""
+        return self.dilation * (TAPS // 2)
 
     def context(self, offset: int) -> tuple[list[int], int]:
         return [2 * self.reach], offset - self.reach
@@ -115,10 +120,6 @@ class Depthwise(Centred):
     taps: Tensor
     bias: Tensor
     dilation: int = 1
-
-    @property
-    def reach(self) -> int:  # type: ignore[override]
-        return self.dilation * (TAPS // 2)
 
     @property
     def channels(self) -> list[int]:
@@ -145,10 +146,6 @@ class Convolution(Centred):
     weight: Tensor
     bias: Tensor
     dilation: int = 1
-
-    @property
-    def reach(self) -> int:  # type: ignore[override]
-        return self.dilation * (TAPS // 2)
 
     @property
     def channels(self) -> list[int]:

@@ -66,7 +66,6 @@ class Protocol:
             start["resume"] = saved[0]["reader"] if kind == "decode" else True
         self.first: list[str | bytes] = [json.dumps(start), *([] if saved is None else [saved[1]])]
         self._type = TYPES.get(options.get("format", "pcm16"))
-        self._wants_tokens = options.get("output") == "int32"
 
     def message(self, what: Any) -> str | bytes:
         """The message that carries tokens, their text, or samples."""
