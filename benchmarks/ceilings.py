@@ -18,8 +18,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from opensnac.errors import OpensnacError
@@ -38,7 +36,7 @@ SHOWN = ("pesq_wb", "stoi", "visqol_audio", "visqol_speech", "dnsmos", "distill_
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Print the table."""
+    """Print the table, in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--codec", default="opensnac", help="as `opensnac evaluate` takes it")
@@ -49,13 +47,11 @@ def main(arguments: list[str] | None = None) -> None:
     metrics, clips = options.metric or SHOWN, find_clips(options.folder)
     measure = functools.partial(scores, codec=options.codec, seconds=options.seconds, metrics=metrics)
     measured = list(map_in_processes(measure, clips, options.jobs))
-    table = Table("from the original", title=f"{options.codec}, {len(clips)} clips")
-    for name in metrics:
-        table.add_column(name, justify="right")
+    print(f"| from the original | {' | '.join(METRICS[name].label for name in metrics)} |")
+    print("| --- " * (1 + len(metrics)) + "|")
     for part in measured[0]:
         means = np.nanmean([clip[part] for clip in measured], axis=0)
-        table.add_row(part, *(f"{mean:.3f}" for mean in means))
-    Console().print(table)
+        print(f"| {part} | {' | '.join(f'{mean:.3f}' for mean in means)} |")
 
 
 def scores(path: Path, codec: str, seconds: float, metrics: Sequence[str]) -> dict[str, list[float]]:
