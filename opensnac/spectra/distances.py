@@ -15,8 +15,6 @@ MEL_WINDOWS = (32, 64, 128, 256, 512, 1024, 2048)
 MEL_BANDS = (5, 10, 20, 40, 80, 160, 320)
 MEL_FLOOR = 1e-5
 POINTS_OF_A_BIN = 64  # in the shortest windows bands are narrower than bins
-LEVEL_WINDOW, LEVEL_BANDS = 512, 80
-LEVEL_SECONDS = (0.085, 0.34)  # over which levels are averaged, in decibels
 COMPLEX_WINDOWS = (256, 512, 1024)
 TONE_WINDOW, TONE_NEIGHBOURS = 2048, 41  # samples; bins in the moving average that a line is compared with
 TONE_MARGIN_DB = 3.0  # about the error of a mean over one batch
@@ -75,22 +73,6 @@ def mel_loss(audio_hat: Sound, audio: Sound, sample_rate: int) -> Tensor:
         with torch.no_grad():
             target = log_mel(audio, sample_rate, window, bands)
         total = total + F.l1_loss(log_mel(audio_hat, sample_rate, window, bands), target)
-    return total
-
-
-def level_loss(audio_hat: Sound, audio: Sound, sample_rate: int) -> Tensor:
-    """Sum over two durations of the mean absolute difference of log mel magnitudes averaged over that time.
-
-    In a mel loss an error that persists counts no more than one that changes from frame to frame, as noise does.
-    """
-    audio_hat, audio = Spectra.of(audio_hat), Spectra.of(audio)
-    with torch.no_grad():
-        target = log_mel(audio, sample_rate, LEVEL_WINDOW, LEVEL_BANDS)
-    apart = log_mel(audio_hat, sample_rate, LEVEL_WINDOW, LEVEL_BANDS) - target
-    total = audio.audio.new_zeros(())
-    for seconds in LEVEL_SECONDS:
-        frames = min(apart.shape[-1], 2 * max(1, round(seconds * sample_rate / (LEVEL_WINDOW // 2))))
-        total = total + F.avg_pool1d(apart, frames, max(1, frames // 2)).abs().mean()
     return total
 
 

@@ -19,11 +19,11 @@ from opensnac.engine.codec import SNAC
 from opensnac.errors import AudioError, OpensnacError
 from opensnac.model.checks import checked_audio
 from opensnac.model.codec import Audio, Codes, Latent, Quantized
-from opensnac.spectra.distances import MEL_WINDOWS, Sound, Spectra, complex_loss, level_loss, mel_loss
+from opensnac.spectra.distances import MEL_WINDOWS, Sound, Spectra, complex_loss, mel_loss
 from opensnac.spectra.loudness import loudness_loss
 from opensnac.streaming.streams import StreamDecoder, StreamEncoder
 
-MEL, LEVELS, LOUDNESS, COMPLEX, COMMITMENT = 15.0, 100.0, 22.0, 5.0, 0.1  # weights of the distances
+MEL, LOUDNESS, COMPLEX, COMMITMENT = 15.0, 22.0, 5.0, 0.1  # weights of the distances
 STEP, BETAS = 0.03, (0.8, 0.95)  # Adam's first step, a share of the latent's standard deviation; the last is near zero
 WINDOW_SECONDS = 4.0
 
@@ -151,7 +151,6 @@ def distance(decoded: Sound, original: Sound, sample_rate: int) -> Tensor:
     decoded, original = Spectra.of(decoded), Spectra.of(original)
     return (
         MEL * mel_loss(decoded, original, sample_rate)
-        + LEVELS * level_loss(decoded, original, sample_rate)
         + LOUDNESS * loudness_loss(decoded.audio, original.audio, sample_rate)
         + COMPLEX * complex_loss(decoded, original)
     )

@@ -76,7 +76,6 @@ class LossConfig:
     mel: float = 15.0
     dc: float = 0.0  # DC offset of clips, which mel losses hardly see; not in that recipe
     complex: float = 0.0  # spectra with phase; not in that recipe
-    levels: float = 0.0  # mel levels averaged over time; not in that recipe
     loudness: float = 0.0  # differences by PESQ's hearing model; not in that recipe
     tones: float = 0.0  # steady tones that the original does not have; not in that recipe
     feature: float = 2.0

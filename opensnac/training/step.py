@@ -170,8 +170,6 @@ class Trainer:
         wanted, rate = self.config.losses, self.config.model.sampling_rate
         decoded, original = distances.Spectra(audio_hat), distances.Spectra(clips)
         values = {"mel": distances.mel_loss(decoded, original, rate)}
-        if wanted.levels:
-            values["levels"] = distances.level_loss(decoded, original, rate)
         if wanted.dc:
             values["dc"] = losses.dc_loss(audio_hat, clips)
         if wanted.complex:
