@@ -45,6 +45,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     options = parser.parse_args(arguments)
     metrics, clips = options.metric or SHOWN, find_clips(options.folder)
+    for absent in filter(None, (METRICS[name].missing() for name in metrics)):
+        raise OpensnacError(absent)
     measure = functools.partial(scores, codec=options.codec, seconds=options.seconds, metrics=metrics)
     measured = list(map_in_processes(measure, clips, options.jobs))
     print(f"| from the original | {' | '.join(METRICS[name].label for name in metrics)} |")
