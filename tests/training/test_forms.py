@@ -193,4 +193,6 @@ def test_a_recorded_step_is_an_eager_one(
     for plain, ours in zip(*reports, strict=True):
         assert plain.keys() == ours.keys()
         for name, value in plain.items():
-            torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+            # Losses of absolute differences: their gradients change sign where rounding does.
+            rtol = 1e-3 if name == "gradient_norm" else 1e-4
+            torch.testing.assert_close(ours[name], value, rtol=rtol, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
