@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from opensnac.errors import TensorError
 from opensnac.model import operators
@@ -81,6 +83,19 @@ def test_gradients_of_neighbours(batch: int, blocks: int, values: int, columns: 
         assert float((ours - truth).abs().max() / truth.abs().max()) < 3e-6
 
 
+class OfWeights(TorchDispatchMode):
+    """Notes whether each backward operator was asked for the gradients of weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[bool] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.ops.opensnac.residual_backward.default, torch.ops.opensnac.neighbours_backward.default):
+            self.asked.append(args[-1])
+        return func(*args, **(kwargs or {}))
+
+
 @pytest.mark.parametrize("form", ["residual", "neighbours"])
 def test_the_input_gets_the_same_gradient_where_weights_need_none(form: str) -> None:
     x = torch.randn(2, 4500, 48, requires_grad=True)
@@ -88,8 +103,10 @@ def test_the_input_gets_the_same_gradient_where_weights_need_none(form: str) -> 
     trained = [weight.clone().requires_grad_() for weight in weights]
     operator, dilation = getattr(torch.ops.opensnac, form), (3,) if form == "residual" else ()
     outputs = [operator(x, *given, *dilation) for given in (weights, trained)]
-    of_x, of_all = (torch.autograd.grad(y.square().sum(), x)[0] for y in outputs)
+    with OfWeights() as mode:
+        of_x, of_all = (torch.autograd.grad(y.square().sum(), x)[0] for y in outputs)
     assert torch.equal(of_x, of_all)
+    assert mode.asked == [False, True]
 
 
 def test_snake_of_large_input_stays_exact() -> None:
