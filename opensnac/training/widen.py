@@ -1,8 +1,9 @@
 """Initialise a wider model from a narrower, trained one: the same audio and codes, with more capacity.
 
-After Net2Net (Chen et al., arXiv 1511.05641): every channel is duplicated, and the weights that read it are divided
-among the copies. Equal copies would get equal gradients, so the divisions differ: random numbers that sum to zero over
-a channel's copies are added, which leaves the output unchanged and gives each copy its own gradients.
+After Net2Net (Chen et al., arXiv 1511.05641): channels are copied in turn until the wider layer is full, and the weights
+that read a channel are divided among its copies. Equal copies would get equal gradients, so the divisions differ: random
+numbers that sum to zero over a channel's copies are added, which leaves the output unchanged and gives each copy its own
+gradients.
 """
 
 from __future__ import annotations
@@ -23,22 +24,27 @@ DIFFERENCE = 0.5  # RMS of the random differences between copies' weights, relat
 
 
 def can_widen(narrow: CodecConfig, wide: CodecConfig) -> bool:
-    """Whether two configurations differ only in their widths, and those of `wide` are whole multiples."""
+    """Whether two configurations differ only in their widths, and those of `wide` are large enough.
+
+    With attention they must be whole multiples: its layer norm wants as many copies of each channel.
+    """
     came, wanted = narrow.to_dict(), wide.to_dict()
     same = all(came[key] == wanted[key] for key in came if key not in (*WIDTHS, "latent_dim"))
-    return same and all(wanted[key] % came[key] == 0 for key in WIDTHS)
+    even = narrow.attn_window_size is None or all(wanted[key] % came[key] == 0 for key in WIDTHS)
+    return same and even and all(wanted[key] >= came[key] for key in WIDTHS)
 
 
 @torch.no_grad()
 def widen(model: SNAC, config: CodecConfig, random: torch.Generator) -> SNAC:
     """A model of `config` that computes what `model` does; the random differences are drawn from `random`.
 
-    ModelError unless the configurations differ only in encoder_dim and decoder_dim, by whole multiples.
+    ModelError unless the configurations differ only in encoder_dim and decoder_dim, which must not be smaller, and with
+    attention whole multiples.
     """
     if not can_widen(model.config, config):
+        least = "at least" if model.config.attn_window_size is None else "whole multiples of"
         raise ModelError(
-            f"widen: expected whole multiples of {_widths(model.config)} and otherwise the same configuration, "
-            f"got {_widths(config)}"
+            f"widen: expected {least} {_widths(model.config)} and otherwise the same configuration, got {_widths(config)}"
         )
     wide = SNAC.from_config(config)
     for name, layer in wide.named_modules():
@@ -74,16 +80,22 @@ def _widen_kernel(before: Kernel, layer: Kernel, random: torch.Generator) -> Non
 
 
 def _copies(values: Tensor, shape: Sequence[int]) -> Tensor:
-    """The values repeated to fill the shape."""
-    return values.repeat([new // old for new, old in zip(shape, values.shape, strict=True)])
+    """The values repeated in each dimension until they fill the shape."""
+    for dimension, (new, old) in enumerate(zip(shape, values.shape, strict=True)):
+        values = values.index_select(dimension, torch.arange(new) % old)
+    return values
 
 
 def _divided(weight: Tensor, shape: Sequence[int], incoming: int, random: torch.Generator) -> Tensor:
     """A weight over copies of its channels, divided unequally among the copies along dimension `incoming`."""
-    count = shape[incoming] // weight.shape[incoming]
-    shared = _copies(weight, shape) / count
-    if count == 1:
+    new, old = shape[incoming], weight.shape[incoming]
+    shared = _copies(weight, shape)
+    if new == old:
         return shared
-    others = torch.randn(shape, generator=random).unflatten(incoming, (count, -1))
-    others = (others - others.mean(incoming, keepdim=True)).flatten(incoming, incoming + 1)
+    place = torch.arange(new) % old
+    counts = torch.bincount(place).view([-1 if d == incoming else 1 for d in range(len(shape))])
+    others = torch.randn(shape, generator=random)
+    sums = torch.zeros_like(others.narrow(incoming, 0, old)).index_add_(incoming, place, others)
+    others -= (sums / counts).index_select(incoming, place)
+    shared = shared / counts.index_select(incoming, place)
     return shared + others * (DIFFERENCE * shared.square().mean().sqrt())

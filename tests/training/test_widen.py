@@ -27,11 +27,12 @@ ATTENTIVE = PLAIN | {
 LAYOUTS = {"plain": PLAIN, "attentive": ATTENTIVE}
 
 
-def pair(layout: str, encoder: int, decoder: int) -> tuple[SNAC, SNAC]:
+def pair(layout: str, encoder: float, decoder: float) -> tuple[SNAC, SNAC]:
     """A model with random weights, and the same with its widths multiplied."""
     torch.manual_seed(1)
     values = LAYOUTS[layout]
-    wider = values | {"encoder_dim": encoder * values["encoder_dim"], "decoder_dim": decoder * values["decoder_dim"]}
+    widths = {"encoder_dim": encoder, "decoder_dim": decoder}
+    wider = values | {key: round(times * values[key]) for key, times in widths.items()}
     narrow = SNAC.from_config(CodecConfig.from_dict(values)).eval()
     for name, parameter in narrow.named_parameters():
         if name.endswith("alpha"):  # as after training: all different
@@ -39,15 +40,21 @@ def pair(layout: str, encoder: int, decoder: int) -> tuple[SNAC, SNAC]:
     return narrow, widen(narrow, CodecConfig.from_dict(wider), torch.Generator().manual_seed(2)).eval()
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(("encoder", "decoder"), [(1, 2), (2, 1), (3, 2)])
-def test_a_wider_model_is_the_same_function(layout: str, encoder: int, decoder: int) -> None:
+WHOLE, PARTLY = [(1, 2), (2, 1), (3, 2)], [(1.5, 1), (1, 1.25), (1.5, 2.75)]
+
+
+@pytest.mark.parametrize(
+    ("layout", "encoder", "decoder"),
+    [(layout, *times) for layout in LAYOUTS for times in WHOLE] + [("plain", *times) for times in PARTLY],
+)
+def test_a_wider_model_is_the_same_function(layout: str, encoder: float, decoder: float) -> None:
     narrow, wide = pair(layout, encoder, decoder)
     group = narrow.config.hop_length * narrow.config.frame_multiple
     audio = 0.3 * torch.randn(2, 1, 5 * group, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         latent, wider = narrow.encoder(audio), wide.encoder(audio)
-        torch.testing.assert_close(wider, latent.repeat(1, encoder, 1), rtol=1e-4, atol=1e-5)
+        copies = torch.arange(wider.shape[1]) % latent.shape[1]
+        torch.testing.assert_close(wider, latent[:, copies], rtol=1e-4, atol=1e-5)
         codes, same = narrow.quantizer(latent).codes, wide.quantizer(wider).codes
         assert all((a == b).float().mean() > 0.99 for a, b in zip(codes, same, strict=True))
         heard, again = (model.decoder(model.quantizer.from_codes(codes), 7) for model in (narrow, wide))
@@ -88,12 +95,19 @@ def test_a_run_starts_from_a_narrower_model(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="expected weight norm for training"):
         loop.train(TrainConfig.from_dict(values | {"init": str(tmp_path / "folded")}), tmp_path / "refused")
 
-    values["model"] = values["model"] | {"decoder_dim": 96}
+    values["model"] = values["model"] | {"decoder_dim": 32}
     with pytest.raises(ModelError, match="expected that of .model., got encoder_dim 16"):
         loop.train(TrainConfig.from_dict(values), tmp_path / "other")
 
 
-def test_other_widths_are_refused() -> None:
-    narrow, _ = pair("plain", 1, 1)
-    with pytest.raises(ModelError, match="multiples of encoder_dim 4 and decoder_dim 32.*got encoder_dim 6"):
-        widen(narrow, CodecConfig.from_dict(PLAIN | {"encoder_dim": 6}), torch.Generator())
+@pytest.mark.parametrize(
+    ("layout", "widths", "message"),
+    [
+        ("plain", {"encoder_dim": 2}, "at least encoder_dim 4 and decoder_dim 64.*got encoder_dim 2"),
+        ("attentive", {"decoder_dim": 192}, "multiples of encoder_dim 16 and decoder_dim 128.*decoder_dim 192"),
+    ],
+)
+def test_other_widths_are_refused(layout: str, widths: dict[str, int], message: str) -> None:
+    _, model = pair(layout, 1, 2)
+    with pytest.raises(ModelError, match=message):
+        widen(model, CodecConfig.from_dict(LAYOUTS[layout] | widths), torch.Generator())
