@@ -84,7 +84,9 @@ def recorded_parts(trainer: Trainer, clips: Tensor) -> Parts:
     model, discriminators = trainer.generator, trainer.discriminators
     seeds, decoded = torch.arange(len(clips), device=clips.device), torch.zeros_like(clips, requires_grad=True)
     with trainer.matrix_precision():
-        latent = model.encoder(clips).detach().float().requires_grad_()
+        with torch.no_grad():
+            latent = model.encoder(clips).float()
+        latent.requires_grad_()
         generator = _Part(model.encoder, model.encoder), _Part(model.decoder, model.decoder)
         parts = dict(zip(("encode", "decode"), make(generator, ((clips,), (latent, seeds))), strict=True))
     with trainer.backward_precision():
