@@ -1,9 +1,9 @@
 """Initialise a wider model from a narrower, trained one: the same audio and codes, with more capacity.
 
-After Net2Net (Chen et al., arXiv 1511.05641): channels are copied in turn until the wider layer is full, and the weights
-that read a channel are divided among its copies. Equal copies would get equal gradients, so the divisions differ: random
-numbers that sum to zero over a channel's copies are added, which leaves the output unchanged and gives each copy its own
-gradients.
+After Net2Net (Chen et al., arXiv 1511.05641): channels are copied in turn until the wider layer is full, and the
+weights that read a channel are divided among its copies. Equal copies would get equal gradients, so the divisions
+differ: random numbers that sum to zero over a channel's copies are added, which leaves the output unchanged and gives
+each copy its own gradients.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def widen(model: SNAC, config: CodecConfig, random: torch.Generator) -> SNAC:
     if not can_widen(model.config, config):
         least = "at least" if model.config.attn_window_size is None else "whole multiples of"
         raise ModelError(
-            f"widen: expected {least} {_widths(model.config)} and otherwise the same configuration, got {_widths(config)}"
+            f"widen: expected {least} {_widths(model.config)} and otherwise the same configuration, "
+            f"got {_widths(config)}"
         )
     wide = SNAC.from_config(config)
     for name, layer in wide.named_modules():

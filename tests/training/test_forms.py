@@ -173,7 +173,7 @@ def _recorded(call: Callable[..., Any], args: tuple[Tensor, ...]) -> Callable[..
 
 @pytest.mark.filterwarnings(
     "ignore:The AccumulateGrad node's stream does not match"
-)  # seen once on a GPU, to no effect
+)  # harmless
 @pytest.mark.parametrize("device", ["cpu", CUDA])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "mixed"])
 def test_a_recorded_step_is_an_eager_one(
@@ -196,6 +196,6 @@ def test_a_recorded_step_is_an_eager_one(
     for plain, ours in zip(*reports, strict=True):
         assert plain.keys() == ours.keys()
         for name, value in plain.items():
-            # Losses of absolute differences: their gradients change sign where rounding does, and a GPU sums in any order.
+            # Losses of absolute differences: their gradients change sign where rounding does. A GPU sums in any order.
             rtol = 1e-3 if name == "gradient_norm" or device == "cuda" else 1e-4
             torch.testing.assert_close(ours[name], value, rtol=rtol, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
