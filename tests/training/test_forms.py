@@ -171,9 +171,7 @@ def _recorded(call: Callable[..., Any], args: tuple[Tensor, ...]) -> Callable[..
     return replay
 
 
-@pytest.mark.filterwarnings(
-    "ignore:The AccumulateGrad node's stream does not match"
-)  # harmless
+@pytest.mark.filterwarnings("ignore:The AccumulateGrad node's stream does not match")  # harmless
 @pytest.mark.parametrize("device", ["cpu", CUDA])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "mixed"])
 def test_a_recorded_step_is_an_eager_one(
