@@ -16,7 +16,7 @@ import json
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from opensnac import SNAC, Engine
 from opensnac.showcase.bench import bench_model
 from opensnac.streaming.pool import DecoderPool
 
-TYPES = (torch.float16, torch.float32, torch.bfloat16)
+TYPES = {"float16": torch.float16, "float32": torch.float32, "bfloat16": torch.bfloat16}
 PARITY_SECONDS = 2.0
 
 
@@ -37,12 +37,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 8, 32])
     parser.add_argument("--streams", type=int, nargs="*", default=[1, 64, 512])
+    parser.add_argument("--types", nargs="+", choices=TYPES, default=[*TYPES])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--compiled", action="store_true", help="also graphs of compiled code")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     sizes = options.seconds, options.batches, options.streams, options.rounds
-    rows = measure(options.config, options.device, *sizes, compiled=options.compiled)
+    rows = measure(options.config, options.device, *sizes, options.types, options.compiled)
     if options.out:
         options.out.write_text(json.dumps(rows, indent=2) + "\n")
 
@@ -54,6 +55,7 @@ def measure(
     batches: list[int],
     streams: list[int],
     rounds: int,
+    types: Iterable[str] = TYPES,
     compiled: bool = False,
 ) -> list[dict[str, Any]]:
     """Measure all rows, and print each as it is measured."""
@@ -83,25 +85,20 @@ def measure(
                     theirs[task, batch] = timed(lambda v=value, call=call: call(v), device, rounds)
                     speed = {"times_real_time": round(batch * seconds / theirs[task, batch], 1)}
                     print_row(task=task, batch=batch, form="reference", **speed)
-                for dtype in TYPES:
-                    call = getattr(engine_of(form, dtype), task)
+                for name in types:
+                    call = getattr(engine_of(form, TYPES[name]), task)
                     ours = timed(lambda v=value, call=call: call(v, check=False), device, rounds)
                     speed = {"times_real_time": round(batch * seconds / ours, 1)}
                     ratio = round(theirs[task, batch] / ours, 2)
-                    print_row(task=task, batch=batch, form=f"{form} {name_of(dtype)}", **speed, ratio=ratio)
+                    print_row(task=task, batch=batch, form=f"{form} {name}", **speed, ratio=ratio)
 
     recordings("graphs")  # what is used comes first, in case the time does not suffice for all
-    for count, dtype in itertools.product(streams, TYPES):
-        step = step_of(engine_of("eager", dtype), count, rounds)  # a pool's step is a graph in any case
-        print_row(task="streams", streams=count, form=name_of(dtype), **step)
+    for count, name in itertools.product(streams, types):
+        step = step_of(engine_of("eager", TYPES[name]), count, rounds)  # a pool's step is a graph in any case
+        print_row(task="streams", streams=count, form=name, **step)
     for form in [*forms][1:]:
         recordings(form)
     return rows
-
-
-def name_of(dtype: torch.dtype) -> str:
-    """A type's name without its module."""
-    return str(dtype).removeprefix("torch.")
 
 
 def reference_of(model: SNAC) -> torch.nn.Module:

@@ -9,7 +9,7 @@ from typing import Any
 from opensnac.config import CodecConfig
 from opensnac.errors import ConfigError, ModelError
 
-DEFAULT_MODEL = "speech_24khz_small"
+DEFAULT_MODEL = "speech_24khz_medium"
 SHORT_NAMES = {"speech": DEFAULT_MODEL, "music": "music_32khz_small"}  # of bundled models, by what they are for
 BUNDLE = Path(__file__).parent / "weights"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")

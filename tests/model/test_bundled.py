@@ -16,9 +16,9 @@ from opensnac.models import DEFAULT_MODEL, SHORT_NAMES, bundled_models, locate
 from opensnac.recordings import audio
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-LARGEST_BYTES = 15_000_000
+LARGEST_BYTES = 30_000_000
 BFLOAT16 = pytest.mark.skipif(not kernels.has_bfloat16(), reason="the kernels here do not multiply in bfloat16")
-STOI_FLOOR = {"lj_speech.flac": 0.89, "thorsten.flac": 0.878}  # a little below the weights' scores
+STOI_FLOOR = {"lj_speech.flac": 0.9, "thorsten.flac": 0.878}  # a little below the weights' scores
 
 
 def test_the_default_is_bundled_and_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
