@@ -264,13 +264,18 @@ def info(
 
 @command(CODE, "opensnac models")
 def models() -> None:
-    """List the models available without a download: bundled ones, and those in the hub's cache."""
+    """List the models available without a download: bundled ones, and those in the hub's cache.
+
+    Larger ones are better and slower.
+    """
     with reporting():
         from opensnac.models import DEFAULT_MODEL, SHORT_NAMES, bundled_models, cached_models
 
         short = {full: f", --model {name}" for name, full in SHORT_NAMES.items()}
-        for name in bundled_models():
-            print(f"{name}  bundled{', default' if name == DEFAULT_MODEL else ''}{short.get(name, '')}")
+        for name, folder in bundled_models().items():
+            size = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e6
+            mark = ", default" if name == DEFAULT_MODEL else ""
+            print(f"{name}  bundled, {size:.0f} MB{mark}{short.get(name, '')}")
         for name in cached_models():
             print(f"{name}  cached")
         print(f"\nBackend on this CPU: {processor.backend()}.")

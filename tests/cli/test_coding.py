@@ -172,14 +172,15 @@ def test_info_of_many_files_is_one_line_of_json_each(here: Path, model: list[str
     assert [json.loads(line)["file"] for line in lines] == ["in/a.snac", "in/b.snac", "in/a.snac"]
 
 
-def test_models_are_listed_with_the_default_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_are_listed_with_the_default_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from opensnac import models, processor
 
     monkeypatch.setattr(models, "DEFAULT_MODEL", "second")
-    monkeypatch.setattr(models, "bundled_models", lambda: {"first": Path(), "second": Path()})
+    (tmp_path / "model.safetensors").write_bytes(bytes(1_600_000))
+    monkeypatch.setattr(models, "bundled_models", lambda: {"first": tmp_path / "missing", "second": tmp_path})
     monkeypatch.setattr(models, "cached_models", lambda: ["someone/their_model"])
     lines = succeed("models").stdout.splitlines()
-    assert lines[:3] == ["first  bundled", "second  bundled, default", "someone/their_model  cached"]
+    assert lines[:3] == ["first  bundled, 0 MB", "second  bundled, 2 MB, default", "someone/their_model  cached"]
     assert lines[3:] == ["", f"Backend on this CPU: {processor.backend()}."]
 
 
