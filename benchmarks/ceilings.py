@@ -60,6 +60,8 @@ def scores(path: Path, codec: str, seconds: float, metrics: Sequence[str]) -> di
     """The metrics of a clip's decoded audio and of its mixtures with the original."""
     recording, rate = audio.read(path)
     original = audio.resample(recording.mean(0, keepdims=True), rate, RATE)[0, : round(seconds * RATE)]
+    if len(original) <= WINDOW // 2:
+        raise OpensnacError(f"{path}: expected more than {WINDOW // 2} samples at {RATE} Hz, got {len(original)}")
     decoded = by_name(codec)(original, RATE).audio
     found = {}
     for part, mixture in mixtures(spectrum(original), spectrum(decoded)):

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
+
+from opensnac.errors import OpensnacError
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "ceilings.py"
 specification = importlib.util.spec_from_file_location("ceilings", SCRIPT)
@@ -43,3 +46,9 @@ def test_levels_over_a_longer_time_leave_what_is_shorter() -> None:
     middle = slice(17, -17)
     left = ceilings.with_levels(original, flickering, 33)[:, middle]
     torch.testing.assert_close(left, flickering[:, middle], rtol=0.05, atol=1e-4)
+
+
+def test_too_short_a_clip_is_an_error(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "short.wav", np.zeros(512), 24_000)
+    with pytest.raises(OpensnacError, match=r"short.wav: expected more than 512 samples at 24000 Hz, got 512"):
+        ceilings.main([str(tmp_path), "--metric", "stoi", "--jobs", "1"])
