@@ -51,4 +51,4 @@ def test_levels_over_a_longer_time_leave_what_is_shorter() -> None:
 def test_too_short_a_clip_is_an_error(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "short.wav", np.zeros(512), 24_000)
     with pytest.raises(OpensnacError, match=r"short.wav: expected more than 512 samples at 24000 Hz, got 512"):
-        ceilings.main([str(tmp_path), "--metric", "stoi", "--jobs", "1"])
+        ceilings.scores(tmp_path / "short.wav", codec="opensnac", seconds=5, metrics=["stoi"])
