@@ -266,7 +266,7 @@ def info(
 def models() -> None:
     """List the models available without a download: bundled ones, and those in the hub's cache.
 
-    Larger ones are better and slower.
+    Of the speech models the larger ones are better and slower.
     """
     with reporting():
         from opensnac.models import DEFAULT_MODEL, SHORT_NAMES, bundled_models, cached_models

@@ -171,7 +171,7 @@ def _recorded(call: Callable[..., Any], args: tuple[Tensor, ...]) -> Callable[..
     return replay
 
 
-@pytest.mark.filterwarnings("ignore:The AccumulateGrad node's stream does not match")  # harmless
+@pytest.mark.filterwarnings("ignore:The AccumulateGrad node's stream does not match")  # the steps agree
 @pytest.mark.parametrize("device", ["cpu", CUDA])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "mixed"])
 def test_a_recorded_step_is_an_eager_one(
@@ -194,6 +194,7 @@ def test_a_recorded_step_is_an_eager_one(
     for plain, ours in zip(*reports, strict=True):
         assert plain.keys() == ours.keys()
         for name, value in plain.items():
-            # Losses of absolute differences: their gradients change sign where rounding does. A GPU sums in any order.
-            rtol = 1e-3 if name == "gradient_norm" or device == "cuda" else 1e-4
+            # Losses of absolute differences: their gradients change sign where rounding does. A GPU sums in any order,
+            # and with Triton and in mixed precision a loss has differed by 1.06e-4.
+            rtol = 1e-3 if name == "gradient_norm" or (device, precision) == ("cuda", "mixed") else 1e-4
             torch.testing.assert_close(ours[name], value, rtol=rtol, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
